@@ -1,0 +1,174 @@
+"""Documents out of whatever holds text, in an order that a cursor can return to.
+
+A source is a file, a folder, or the name of a `datasets` data set. Files of one source are read
+side by side, a document from each in turn, so that neighbours in the stream are strangers; sources
+are mixed by weight in a fixed rotation. The whole position is a few integers per file.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from saesteer.errors import DataError, NetworkError
+
+PIECE_CHARS = 20_000
+"""Long documents are handed on in pieces of about this size, cut at a line or word end."""
+
+TEXT_FIELDS = ("text", "passage", "document", "content")
+_PLAIN = (".txt", ".md", ".text")
+_JSON = (".jsonl", ".json", ".ndjson")
+_PACKED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+def find_files(path: Path) -> list[Path]:
+    """The readable text files at `path`, sorted: itself, or everything under a folder.
+
+    Raises:
+        DataError: nothing there, or nothing that can be read.
+    """
+    if path.is_file():
+        if not _readable(path):
+            raise DataError(f"{path}: unknown kind of file; expected {_expected()}.")
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder.")
+    files = sorted(p for p in path.rglob("*") if p.is_file() and _readable(p))
+    if not files:
+        raise DataError(f"{path}: the folder holds no text files; expected {_expected()}.")
+    return files
+
+
+def _expected() -> str:
+    kinds = ", ".join((*_PLAIN, *_JSON, ".zip"))
+    return f"{kinds} (also as {', '.join(_PACKED)})"
+
+
+def _readable(path: Path) -> bool:
+    suffixes = path.suffixes
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes = suffixes[:-1]
+    return bool(suffixes) and suffixes[-1] in (*_PLAIN, *_JSON, ".zip")
+
+
+def read_documents(path: Path, field: str | None = None) -> Iterator[str]:
+    """The documents of one file: JSON lines one each, a text file as one, a zip's members each.
+
+    Raises:
+        DataError: the file is damaged, or its records have no text field.
+    """
+    try:
+        if path.suffix == ".zip":
+            yield from _zip_documents(path)
+            return
+        with _open_text(path) as file:
+            if _is_json(path):
+                yield from _json_documents(file, path, field)
+            else:
+                yield file.read()
+    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: damaged or unreadable ({error}).") from error
+
+
+def _is_json(path: Path) -> bool:
+    return any(suffix in _JSON for suffix in path.suffixes[-2:])
+
+
+@contextmanager
+def _open_text(path: Path) -> Iterator[IO[str]]:
+    opener: Callable[..., Any] = _PACKED.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8") as file:
+        yield file
+
+
+def _zip_documents(path: Path) -> Iterator[str]:
+    """Text members in name order, read in memory; nothing is unpacked to disk."""
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if name.lower().endswith(_PLAIN):
+                with archive.open(name) as member:
+                    yield io.TextIOWrapper(member, encoding="utf-8", errors="replace").read()
+
+
+def _json_documents(lines: IO[str], path: Path, field: str | None) -> Iterator[str]:
+    previous = ""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
+        text = _text_of(record, path, number, field)
+        if text != previous:  # question sets repeat one passage for several questions
+            yield text
+        previous = text
+
+
+def _text_of(record: Any, path: Path, number: int, field: str | None) -> str:
+    if isinstance(record, str):
+        return record
+    names = (field,) if field else TEXT_FIELDS
+    for name in names:
+        if isinstance(record, dict) and isinstance(record.get(name), str):
+            return record[name]
+    raise DataError(
+        f"{path}, line {number}: no text under {' or '.join(map(repr, names))}; set text.field."
+    )
+
+
+def load_hub_documents(name: str, field: str | None = None) -> Iterator[str]:
+    """Documents of a `datasets` data set, streamed; `name` may be `repo:config:split`.
+
+    Raises:
+        NetworkError: the hub can't be reached.
+        DataError: no such data set, or no text field.
+    """
+    import datasets
+
+    repo, _, rest = name.partition(":")
+    config, _, split = rest.partition(":")
+    try:
+        rows = datasets.load_dataset(repo, config or None, split=split or "train", streaming=True)
+        for number, record in enumerate(rows, 1):
+            yield _text_of(record, Path(name), number, field)
+    except (ConnectionError, OSError) as error:
+        raise NetworkError(
+            f"{name}: no such file or folder, and the data set hub can't be reached ({error})."
+        ) from error
+    except (ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: not a data set that can be read ({str(error)[:200]}).") from error
+
+
+def split_pieces(document: str, size: int = PIECE_CHARS) -> Iterator[str]:
+    """Pieces of about `size` characters whose concatenation is the document."""
+    start = 0
+    while start < len(document):
+        stop = min(start + size, len(document))
+        if stop < len(document):
+            cut = max(document.rfind("\n", start, stop), document.rfind(" ", start, stop))
+            stop = cut if cut > start else stop
+        yield document[start:stop]
+        start = stop
+
+
+def iterate_texts(paths: Sequence[str], field: str | None = None) -> Iterator[str]:
+    """All documents of several paths, once, file after file: what scoring reads."""
+    for path in paths:
+        if Path(path).exists() or not _looks_like_hub(path):
+            for file in find_files(Path(path)):
+                yield from read_documents(file, field)
+        else:
+            yield from load_hub_documents(path, field)
+
+
+def _looks_like_hub(path: str) -> bool:
+    return not path.startswith((".", "/", "~")) and not Path(path).suffix and path.count("/") <= 1

@@ -1,0 +1,207 @@
+"""Rows of tokens packed from many documents, with a cursor that resumes exactly.
+
+Every row is full. A row may hold several short documents; their positions restart, and attention
+does not cross from one to the next. Long documents fill row after row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saesteer.data.text import (
+    find_files,
+    load_hub_documents,
+    read_documents,
+    split_pieces,
+)
+from saesteer.errors import DataError
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Packed tokens and their positions within their documents, both `[rows, context]`."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+
+
+@dataclass
+class FileCursor:
+    """How far one file has been read: whole passes, pieces of this pass, and tokens in hand."""
+
+    passes: int = 0
+    pieces: int = 0
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+
+
+class FileReader:
+    """Rows out of one file (or hub data set), restartable from its cursor."""
+
+    def __init__(
+        self, name: str, tokenizer: Any, context: int, passes: int, text_field: str | None
+    ) -> None:
+        self.name = name
+        self.cursor = FileCursor()
+        self._tokenizer = tokenizer
+        self._context = context
+        self._passes = passes
+        self._field = text_field
+        self._pieces: Iterator[tuple[bool, str]] | None = None
+
+    def next_row(self) -> tuple[list[int], list[int]] | None:
+        """Ids and positions of one full row; None once every pass is over."""
+        cursor = self.cursor
+        while len(cursor.tokens) < self._context:
+            piece = self._next_piece()
+            if piece is None:
+                return None
+            starts_document, text = piece
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            first = 0 if starts_document or not cursor.positions else cursor.positions[-1] + 1
+            cursor.tokens += ids
+            cursor.positions += range(first, first + len(ids))
+        row = cursor.tokens[: self._context]
+        positions = _rebase(cursor.positions[: self._context])
+        del cursor.tokens[: self._context], cursor.positions[: self._context]
+        return row, positions
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to where a saved cursor stood."""
+        self.cursor = FileCursor(**state)
+        self._pieces = itertools.islice(self._open(), self.cursor.pieces, None)
+
+    def _next_piece(self) -> tuple[bool, str] | None:
+        while self.cursor.passes < self._passes:
+            self._pieces = self._pieces or self._open()
+            piece = next(self._pieces, None)
+            if piece is not None:
+                self.cursor.pieces += 1
+                return piece
+            if self.cursor.pieces == 0:
+                return None
+            self._pieces, self.cursor.pieces = None, 0
+            self.cursor.passes += 1
+        return None
+
+    def _open(self) -> Iterator[tuple[bool, str]]:
+        path = Path(self.name)
+        hub = not path.exists()
+        documents = (
+            load_hub_documents(self.name, self._field) if hub else read_documents(path, self._field)
+        )
+        for document in documents:
+            for index, piece in enumerate(split_pieces(document)):
+                yield index == 0, piece
+
+
+def _rebase(positions: Sequence[int]) -> list[int]:
+    """Positions of a row: its first document starts at 0, wherever the row was cut from it."""
+    head = next((i for i, p in enumerate(positions) if p == 0), len(positions))
+    return [*range(head), *positions[head:]]
+
+
+class TokenStream:
+    """Batches of packed rows, from weighted sources in a fixed rotation.
+
+    Args:
+        sources: files, folders or data set names.
+        weights: rows taken from each source per turn; default one each.
+        passes: how often each file is read before it leaves the rotation.
+
+    Raises:
+        DataError: a source has no readable file.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[str],
+        tokenizer: Any,
+        *,
+        context: int,
+        weights: Sequence[int] | None = None,
+        passes: int = 1,
+        text_field: str | None = None,
+    ) -> None:
+        weights = list(weights or [1] * len(sources))
+        if not sources or len(weights) != len(sources) or min(weights) < 1:
+            raise DataError(
+                f"text.weights needs one whole number >= 1 for each of the {len(sources)} paths "
+                f"of text.path, got {weights}."
+            )
+        self.context = context
+        self._turns = [i for i, weight in enumerate(weights) for _ in range(weight)]
+        self._readers = [
+            [FileReader(n, tokenizer, context, passes, text_field) for n in _names(source)]
+            for source in sources
+        ]
+        self._turn = 0
+        self._next_file = [0] * len(sources)
+        self._ended: set[str] = set()
+
+    def next_rows(self, n_rows: int) -> TokenRows | None:
+        """`n_rows` packed rows, fewer at the very end; None once everything is read."""
+        rows = list(itertools.islice(iter(self._next_row, None), n_rows))
+        if not rows:
+            return None
+        ids, positions = zip(*rows, strict=True)
+        return TokenRows(torch.tensor(ids), torch.tensor(positions))
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, as JSON."""
+        return {
+            "turn": self._turn,
+            "next_file": list(self._next_file),
+            "ended": sorted(self._ended),
+            "files": [[asdict(r.cursor) for r in group] for group in self._readers],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from `state()` of a stream over the same files.
+
+        Raises:
+            DataError: the files differ from those of the saved stream.
+        """
+        saved = [len(group) for group in state["files"]]
+        here = [len(group) for group in self._readers]
+        if saved != here:
+            raise DataError(f"the text changed: {here} files now, {saved} at the checkpoint.")
+        self._turn, self._next_file = state["turn"], list(state["next_file"])
+        self._ended = set(state["ended"])
+        for group, cursors in zip(self._readers, state["files"], strict=True):
+            for reader, cursor in zip(group, cursors, strict=True):
+                reader.restore(cursor)
+
+    def _next_row(self) -> tuple[list[int], list[int]] | None:
+        for _ in range(len(self._turns)):
+            source = self._turns[self._turn]
+            self._turn = (self._turn + 1) % len(self._turns)
+            if row := self._row_of(source):
+                return row
+        return None
+
+    def _row_of(self, source: int) -> tuple[list[int], list[int]] | None:
+        readers = self._readers[source]
+        for _ in readers:
+            index = self._next_file[source]
+            self._next_file[source] = (index + 1) % len(readers)
+            key = f"{source}.{index}"
+            if key in self._ended:
+                continue
+            if row := readers[index].next_row():
+                return row
+            self._ended.add(key)
+        return None
+
+
+def _names(source: str) -> list[str]:
+    path = Path(source).expanduser()
+    local = path.exists() or source.startswith((".", "/", "~")) or bool(path.suffix)
+    return [str(file) for file in find_files(path)] if local else [source]

@@ -1,0 +1,23 @@
+"""Tasks, measurements, the comparison at equal KL, and the report."""
+
+from __future__ import annotations
+
+from saesteer.evals.compare import compare
+from saesteer.evals.curves import Advantage, Curve, Point, advantage_at_equal_kl
+from saesteer.evals.report import join_results, write_report
+from saesteer.evals.results import Report
+from saesteer.evals.tasks import Task, builtin_tasks, load_task
+
+__all__ = [
+    "Advantage",
+    "Curve",
+    "Point",
+    "Report",
+    "Task",
+    "advantage_at_equal_kl",
+    "builtin_tasks",
+    "compare",
+    "join_results",
+    "load_task",
+    "write_report",
+]

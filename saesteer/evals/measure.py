@@ -1,0 +1,176 @@
+"""One plan on one set of prompts, measured: what it wrote, how far it moved, what that cost.
+
+Every text of a comparison has the same number of tokens, greedily chosen, so no method wins by
+length. KL is teacher-forced: steered and unsteered model read the same steered tokens, and their
+next-token distributions are compared at the generated positions only. A prompt edit is compared
+with the model that never saw it, on the same generated tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saesteer.evals.curves import Point
+from saesteer.evals.scorers import Scorer
+from saesteer.evals.tasks import Task
+from saesteer.metrics import distinct_n, perplexity, token_ce, token_kl
+from saesteer.models.model import Model, Prompt, TokenBatch
+from saesteer.steer import Plan
+
+BATCH_SIZE = 32
+"""Rows generated together; a decoding step of a small model costs little more for 32 than for 8."""
+SCORE_ROWS = 8
+"""Rows scored together: two sets of logits of 8 x 80 tokens of 49,152 words are 250 MB."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a model wrote: batches of (prompt tokens, new ids `[rows, n_tokens]`) and the texts."""
+
+    batches: tuple[tuple[TokenBatch, Tensor], ...]
+    texts: tuple[str, ...]
+    relative_dose: float
+    seconds_per_token: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Prompts of one split with what the unsteered model writes and scores on them."""
+
+    model: Model
+    prompts: tuple[Prompt, ...]
+    scorer: Scorer
+    n_tokens: int
+    unsteered: Written
+    scores: tuple[float, ...]
+
+
+def make_bench(model: Model, task: Task, split: str, n_tokens: int) -> Bench:
+    """Run the unsteered model once on a split of the task.
+
+    Raises:
+        DataError: the prompts are chats and the tokenizer has no chat template.
+    """
+    prompts = tuple(as_prompt(prompt, task.chat) for prompt in task.prompts[split])
+    unsteered = write(model, prompts, None, n_tokens)
+    scores = tuple(task.scorer(text) for text in unsteered.texts)
+    return Bench(model, prompts, task.scorer, n_tokens, unsteered, scores)
+
+
+def as_prompt(prompt: str, chat: bool) -> Prompt:
+    """A text as it is, or as a user's message."""
+    return [{"role": "user", "content": prompt}] if chat else prompt
+
+
+def write(model: Model, prompts: Sequence[Prompt], plan: Plan | None, n_tokens: int) -> Written:
+    """Generate exactly `n_tokens` new tokens for each prompt, greedily, with or without a plan."""
+    started = time.perf_counter()
+    if plan is None:
+        batches, dose = _generate(model, prompts, n_tokens), 0.0
+    else:
+        with plan.on(model) as trace:
+            batches = _generate(model, prompts, n_tokens)
+        dose = trace.dose()
+    seconds = time.perf_counter() - started
+    texts = tuple(
+        model.tokenizer.decode(row, skip_special_tokens=True) for _, new in batches for row in new
+    )
+    return Written(batches, texts, dose, seconds / (len(prompts) * n_tokens))
+
+
+def measure(bench: Bench, plan: Plan | None) -> Point:
+    """One plan at its present strength, or no plan, as a point; see `curves.Point`."""
+    written = bench.unsteered
+    if plan is not None:
+        written = write(bench.model, bench.prompts, plan, bench.n_tokens)
+    kls, ce = damage(bench, plan, written)
+    scores = tuple(bench.scorer(text) for text in written.texts)
+    return Point(
+        strength=0.0 if plan is None else plan.strength,
+        relative_dose=written.relative_dose,
+        texts=written.texts,
+        scores=scores,
+        effects=tuple(new - old for new, old in zip(scores, bench.scores, strict=True)),
+        kls=kls,
+        perplexity=perplexity(ce),
+        distinct_2=distinct_n(written.texts, 2),
+        seconds_per_token=written.seconds_per_token,
+    )
+
+
+@torch.no_grad()
+def damage(bench: Bench, plan: Plan | None, written: Written) -> tuple[tuple[float, ...], Tensor]:
+    """KL of each text in nats per token, and the unsteered cross entropy of every new token."""
+    kls: list[float] = []
+    losses: list[Tensor] = []
+    for seen, plain, new in _chunks(bench, written):
+        ids = _joined(plain, new)
+        clean = bench.model.forward(ids)[:, -new.shape[1] - 1 :]
+        losses.append(_new_token_ce(clean, new))
+        if plan is None:
+            kls += [0.0] * len(new)
+            continue
+        lengths = [int(n) for n in seen.lengths]
+        with plan.on(bench.model, prompt_lengths=lengths):
+            steered = bench.model.forward(_joined(seen, new))[:, -new.shape[1] - 1 : -1]
+        everywhere = torch.ones(steered.shape[:2], dtype=torch.bool)
+        found = token_kl(steered, clean[:, :-1], everywhere.to(steered.device))
+        kls += found.view(len(new), -1).mean(-1).clamp(min=0).tolist()
+    return tuple(kls), torch.cat(losses)
+
+
+def dose_of(bench: Bench, plan: Plan, n_prompts: int) -> float:
+    """Relative dose of `plan` on the unsteered texts of the first prompts, in one forward pass.
+
+    At one site an edit can't change the norms it is measured against, so this is linear in the
+    plan's strength; a plan that edits several sites, or through gates, only nearly so.
+    """
+    prompt, new = bench.unsteered.batches[0]
+    rows = slice(0, n_prompts)
+    seen = TokenBatch(prompt.input_ids[rows], prompt.attention_mask[rows])
+    lengths = [int(n) for n in seen.lengths]
+    with torch.no_grad(), plan.on(bench.model, prompt_lengths=lengths) as trace:
+        bench.model.forward(_joined(seen, new[rows]), base_only=True)
+    return trace.dose()
+
+
+def _generate(
+    model: Model, prompts: Sequence[Prompt], n_tokens: int
+) -> tuple[tuple[TokenBatch, Tensor], ...]:
+    found = model.generate_ids(
+        list(prompts), max_new_tokens=n_tokens, min_new_tokens=n_tokens, batch_size=BATCH_SIZE
+    )
+    return tuple(found)
+
+
+def _chunks(bench: Bench, written: Written) -> Iterator[tuple[TokenBatch, TokenBatch, Tensor]]:
+    """A few rows at a time: the prompt that was read, the prompt of the task, the new ids."""
+    start = 0
+    for seen, new in written.batches:
+        plain = bench.model.tokenize(list(bench.prompts[start : start + len(new)]))
+        start += len(new)
+        for first in range(0, len(new), SCORE_ROWS):
+            rows = slice(first, first + SCORE_ROWS)
+            yield _rows(seen, rows), _rows(plain, rows), new[rows]
+
+
+def _rows(batch: TokenBatch, rows: slice) -> TokenBatch:
+    return TokenBatch(batch.input_ids[rows], batch.attention_mask[rows])
+
+
+def _joined(prompt: TokenBatch, new: Tensor) -> TokenBatch:
+    """Left-padded prompts followed by their new tokens."""
+    ids = torch.cat([prompt.input_ids, new.to(prompt.input_ids.device)], dim=1)
+    valid = torch.ones(new.shape, dtype=torch.bool, device=prompt.attention_mask.device)
+    return TokenBatch(ids, torch.cat([prompt.attention_mask, valid], dim=1))
+
+
+def _new_token_ce(clean: Tensor, new: Tensor) -> Tensor:
+    """Cross entropy of the new tokens from logits that start one position before them."""
+    padded = torch.cat([new.new_zeros(len(new), 1), new], dim=1).to(clean.device)
+    return token_ce(clean, padded, torch.ones_like(padded, dtype=torch.bool)).cpu()

@@ -1,0 +1,127 @@
+"""Write a comparison to disk: `results.json` for programs and `report.html` for people.
+
+The page is made from the results alone, so it can be written again from a `results.json`. Both
+files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saesteer.errors import OutputError
+from saesteer.evals.page import page, text
+from saesteer.evals.sections import (
+    features_section,
+    navigation,
+    rules_section,
+    sae_section,
+    settings_section,
+    task_section,
+    tasks_of,
+    verdict_box,
+)
+
+Results = Mapping[str, Any]
+LISTS = ("compare", "curves", "equal_kl", "samples", "settings")
+"""Keys whose lists carry a `task` in each entry, so that several reports simply join."""
+
+
+def write_report(results: Results, folder: str | Path) -> Path:
+    """Write `results.json` and `report.html` into `folder`, and return the page's path.
+
+    Args:
+        results: `Report.to_dict()`, or several joined by `join_results`; `sae` (scores), `features`
+            (each `index`, `gloss`, `promoted`, `suppressed`), `rules` (`fired`, `explained`,
+            `source`) and `seconds` are printed where they are given.
+
+    Raises:
+        OutputError: the folder can't be made or written to.
+    """
+    place = Path(folder)
+    plain = _plain(results)
+    content = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
+    html = render(plain)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        _write(place / "results.json", content + "\n")
+        _write(place / "report.html", html)
+    except OSError as error:
+        raise OutputError(
+            f"report folder {place} can't be written: {error.strerror or error}. "
+            "Choose another with --out."
+        ) from error
+    return place / "report.html"
+
+
+def join_results(*results: Results, **extra: Any) -> dict[str, Any]:
+    """Results of several tasks as one; other keys come from the first that has them, or `extra`."""
+    joined: dict[str, Any] = {}
+    for result in results:
+        for key, value in result.items():
+            if key in LISTS:
+                joined[key] = [*joined.get(key, []), *value]
+            elif joined.get(key) is None:
+                joined[key] = value
+    return {**joined, **extra}
+
+
+def render(results: Results) -> str:
+    """The whole page as HTML."""
+    model = results.get("model", "a model")
+    name = model.get("name", "a model") if isinstance(model, Mapping) else model
+    title = f"Steering {name}"
+    tasks = tasks_of(results)
+    seconds = results.get("seconds")
+    took = f" The whole run took {seconds:.0f} s." if seconds else ""
+    about = f"{_counted(len(tasks), 'behaviour')}, every method at equal damage.{took}"
+    body = "".join(
+        (
+            f"<header><h1>{text(title)}</h1><p class='soft'>{text(about)}</p>",
+            f"{navigation(results)}</header>",
+            verdict_box(results),
+            *(task_section(results, task) for task in tasks),
+            features_section(results.get("features") or []),
+            rules_section(results.get("rules") or {}),
+            sae_section(results.get("sae") or {}),
+            settings_section(results),
+        )
+    )
+    return page(title, body)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _plain(value: Any) -> Any:
+    """JSON values only: tuples as lists, paths as texts, NaN and infinities as null."""
+    match value:
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set():
+            return [_plain(item) for item in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case None | bool() | int() | str():
+            return value
+        case _:
+            return _plain(value.item()) if hasattr(value, "item") else str(value)
+
+
+def _write(path: Path, content: str) -> None:
+    """Write beside the file, then put it in its place in one step."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

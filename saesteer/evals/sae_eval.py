@@ -1,0 +1,245 @@
+"""Score an SAE on text: how well it rebuilds activations, and what the model loses by it.
+
+Four full passes a batch after one truncated pass (clean, SAE in place, zero, mean), because the
+mean that ablation puts in must be known first. Outlier tokens pass through unchanged in all of
+them, so no figure is flattered or ruined by a handful of massive activations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saesteer.errors import DataError
+from saesteer.metrics.language import token_ce, token_kl
+from saesteer.metrics.outliers import outlier_tokens
+from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
+from saesteer.models import Model, TokenBatch, as_model, logits, record
+from saesteer.models.hooks import install, remove
+from saesteer.models.model import pad_rows
+from saesteer.models.sites import Site
+from saesteer.saes.load import check_width
+from saesteer.saes.sae import SAE
+
+Progress = Callable[[int, int], None]
+"""Called with (batches done, batches in all)."""
+
+
+@dataclass(frozen=True)
+class SaeScores:
+    """Scores of one SAE on one text.
+
+    Attributes:
+        fvu: pooled fraction of variance unexplained.
+        fvu_per_token: mean of the tokens' own fractions.
+        l0: mean number of active latents a token.
+        delta_ce: cross entropy with the SAE in place minus clean, nats a token.
+        ce_recovered: share of the loss under zero ablation that the SAE recovers; NaN where that
+            ablation costs nothing.
+        ce_recovered_mean: the same against mean ablation.
+        kl: mean KL(SAE in place ‖ clean), nats a token.
+        dead_fraction: share of dead latents: the statistic from training if the SAE's metadata
+            holds one under `dead_fraction`, else `never_fired`.
+        never_fired: share of latents that fired on none of these tokens.
+        ce_clean: the model's own cross entropy on this text, nats a token.
+        outlier_fraction: share of tokens left out as outliers.
+        n_tokens: tokens that fvu and l0 are taken over.
+    """
+
+    fvu: float
+    fvu_per_token: float
+    l0: float
+    delta_ce: float
+    ce_recovered: float
+    ce_recovered_mean: float
+    kl: float
+    dead_fraction: float
+    never_fired: float
+    ce_clean: float
+    outlier_fraction: float
+    n_tokens: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The scores as JSON values; what is not finite becomes None."""
+        values = dataclasses.asdict(self)
+        return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch with the site's activations; `keep` marks what is scored and replaced."""
+
+    tokens: TokenBatch
+    resid: Tensor
+    keep: Tensor
+
+
+@torch.no_grad()
+def evaluate_sae(
+    model: Model | Any,
+    sae: SAE,
+    texts: Iterable[str],
+    *,
+    max_tokens: int = 20_000,
+    context: int = 256,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> SaeScores:
+    """Score `sae` at its site of `model` on `texts`.
+
+    Each text is cut into rows of at most `context` tokens, with BOS in front of each row if the
+    tokenizer asks for one. BOS and padding are neither scored nor replaced.
+
+    Args:
+        texts: documents; read until `max_tokens` are taken.
+        progress: called after each batch of the second, long half.
+
+    Raises:
+        DataError: the texts hold too few tokens to score.
+        DimensionError: the SAE does not fit the model.
+    """
+    model = as_model(model)
+    check_width(sae, model)
+    sae = sae.to(device=model.device)
+    rows = token_rows(model, texts, max_tokens, context)
+    groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    sums = ReconstructionSums(sae.d_sae)
+    batches = [_read(model, sae, group, sums) for group in groups]
+    losses = _Losses()
+    for done, batch in enumerate(batches, start=1):
+        _measure(model, sae, batch, sums.mean(), losses)
+        if progress is not None:
+            progress(done, len(batches))
+    n_valid = sum(int(_scored(model, batch.tokens).sum()) for batch in batches)
+    return _scores(sae, sums.scores(), losses, n_valid)
+
+
+def token_rows(
+    model: Model, texts: Iterable[str], max_tokens: int, context: int
+) -> list[list[int]]:
+    """Rows of at most `context` ids, none across two texts, `max_tokens` in all without BOS.
+
+    Raises:
+        DataError: no row of two tokens, or a context too short to hold one.
+    """
+    bos = _bos(model)
+    if context < len(bos) + 2:
+        raise DataError(f"context {context} leaves nothing to predict; give 2 or more.")
+    rows: list[list[int]] = []
+    left = max_tokens
+    for text in texts:
+        ids = list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        ids = ids[:left]
+        left -= len(ids)
+        rows.extend(_cut(ids, context - len(bos), bos))
+        if left <= 0:
+            break
+    if not rows:
+        raise DataError(
+            "the text has no tokens to score: give at least one text of two tokens or more."
+        )
+    return rows
+
+
+def _cut(ids: list[int], width: int, bos: list[int]) -> Iterator[list[int]]:
+    """Pieces of `width` ids behind BOS; a last piece of one token predicts nothing."""
+    for start in range(0, len(ids), width):
+        piece = ids[start : start + width]
+        if len(piece) > 1:
+            yield bos + piece
+
+
+def _bos(model: Model) -> list[int]:
+    """What the tokenizer puts in front of a text: BOS or nothing."""
+    bos = getattr(model.tokenizer, "bos_token_id", None)
+    first = list(model.tokenizer("a")["input_ids"])[:1]
+    return first if bos is not None and first == [bos] else []
+
+
+def _scored(model: Model, tokens: TokenBatch) -> Tensor:
+    """Valid tokens without the BOS in front of each row, `[batch, pos]`."""
+    mask = tokens.attention_mask.clone()
+    mask[:, : len(_bos(model))] = False
+    return mask
+
+
+def _read(model: Model, sae: SAE, rows: list[list[int]], sums: ReconstructionSums) -> _Batch:
+    """Activations of one batch, added to the sums."""
+    tokens = pad_rows(rows, model.pad_id, "right").to(model.device)
+    resid = record(model, tokens, [sae.site])[sae.site]
+    scored = _scored(model, tokens).to(resid.device)
+    keep = scored & ~outlier_tokens(resid, scored)
+    latents = sae.to(device=resid.device).encode(resid[keep])
+    sums.add(resid[keep], sae.decode(latents), latents)
+    return _Batch(tokens, resid, keep)
+
+
+class _Losses:
+    """Per-token losses of the four passes, in nats."""
+
+    def __init__(self) -> None:
+        self.ce: dict[str, list[Tensor]] = {"clean": [], "sae": [], "zero": [], "mean": []}
+        self.kl: list[Tensor] = []
+
+    def mean_ce(self, key: str) -> float:
+        """Mean cross entropy of one pass."""
+        return float(torch.cat(self.ce[key]).double().mean())
+
+
+def _measure(model: Model, sae: SAE, batch: _Batch, mean: Tensor, losses: _Losses) -> None:
+    """Losses of one batch with the site as it is, rebuilt, zero, and at its mean."""
+    resid, tokens = batch.resid, batch.tokens
+    clean = logits(model, tokens)
+    mask = tokens.attention_mask.to(clean.device)
+    ids = tokens.input_ids.to(clean.device)
+    losses.ce["clean"].append(token_ce(clean, ids, mask).cpu())
+    replacements = {
+        "sae": sae.to(device=resid.device)(resid),
+        "zero": torch.zeros_like(resid),
+        "mean": mean.to(resid).expand_as(resid),
+    }
+    for key, new in replacements.items():
+        put = torch.where(batch.keep[..., None], new, resid)
+        changed = _with_site(model, tokens, sae.site, put)
+        losses.ce[key].append(token_ce(changed, ids, mask).cpu())
+        if key == "sae":
+            losses.kl.append(token_kl(changed, clean, mask).cpu())
+
+
+def _with_site(model: Model, tokens: TokenBatch, site: Site, put: Tensor) -> Tensor:
+    """Logits with the site's activations set to `put`."""
+    handle = install(model.layout.point(site), lambda _: put)
+    try:
+        return logits(model, tokens)
+    finally:
+        remove([handle])
+
+
+def _scores(sae: SAE, rebuilt: ReconstructionScores, losses: _Losses, n_valid: int) -> SaeScores:
+    clean, inside = losses.mean_ce("clean"), losses.mean_ce("sae")
+    trained = sae.metadata.get("dead_fraction")
+    return SaeScores(
+        fvu=rebuilt.fvu,
+        fvu_per_token=rebuilt.fvu_per_token,
+        l0=rebuilt.l0,
+        delta_ce=inside - clean,
+        ce_recovered=_recovered(clean, inside, losses.mean_ce("zero")),
+        ce_recovered_mean=_recovered(clean, inside, losses.mean_ce("mean")),
+        kl=float(torch.cat(losses.kl).double().mean()),
+        dead_fraction=rebuilt.never_fired if trained is None else float(trained),
+        never_fired=rebuilt.never_fired,
+        ce_clean=clean,
+        outlier_fraction=1 - rebuilt.n_tokens / n_valid,
+        n_tokens=rebuilt.n_tokens,
+    )
+
+
+def _recovered(clean: float, inside: float, ablated: float) -> float:
+    """1 where the SAE costs nothing, 0 where it costs as much as the ablation."""
+    return (ablated - inside) / (ablated - clean) if ablated != clean else math.nan

@@ -1,0 +1,43 @@
+"""The feature space: reading texts as features, and features as what they do."""
+
+from __future__ import annotations
+
+from saesteer.features.activations import read_activations
+from saesteer.features.attribution import Attribution, TokenAttribution, attribute_token
+from saesteer.features.effects import logit_effects
+from saesteer.features.find import FoundFeature, find_features
+from saesteer.features.histogram import Histogram
+from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens
+from saesteer.features.show import (
+    FeatureCard,
+    Neighbour,
+    Passage,
+    nearest_features,
+    show_feature,
+    show_features,
+)
+from saesteer.features.top import Firing, TopFeature, TopFeatures, top_features
+
+__all__ = [
+    "Attribution",
+    "FeatureCard",
+    "FeatureTokens",
+    "Firing",
+    "FoundFeature",
+    "Histogram",
+    "Neighbour",
+    "Passage",
+    "TokenAttribution",
+    "TokenWeight",
+    "TopFeature",
+    "TopFeatures",
+    "attribute_token",
+    "find_features",
+    "logit_effects",
+    "nearest_features",
+    "promoted_tokens",
+    "read_activations",
+    "show_feature",
+    "show_features",
+    "top_features",
+]

@@ -1,0 +1,255 @@
+"""Concepts: a number per token, a threshold, and over which tokens it is taken.
+
+A readout says what is read, a concept when it counts as present. Reading many concepts at one site
+costs one narrow matrix product: `ConceptReader` gathers every SAE column they need into a single
+`FeatureSlice` when it is built, since gathering at each step costs six times as much as reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final, get_args
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saesteer.axes import Resid, Vector
+from saesteer.errors import ConfigError, DimensionError, SaeError
+from saesteer.models.sites import Site
+from saesteer.saes.sae import SAE, FeatureSlice
+
+Aggregate = Literal["token", "prompt"]
+Over = Literal["max", "mean", "any", "last"]
+
+
+@final
+@dataclass(frozen=True)
+class FeatureReadout:
+    """A weighted sum of SAE features at the SAE's own site; one feature of weight 1 is the usual.
+
+    Raises:
+        ConfigError: no feature, one named twice, or as many weights as features are not given.
+    """
+
+    features: tuple[int, ...]
+    weights: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        """Check that features and weights pair up."""
+        if not self.features or len(self.features) != len(self.weights):
+            raise ConfigError(
+                f"a readout of {len(self.features)} features with {len(self.weights)} weights; "
+                "expected one weight for each of at least one feature."
+            )
+        if len(set(self.features)) < len(self.features):
+            raise ConfigError(f"a readout names a feature twice: {list(self.features)}.")
+
+    def __str__(self) -> str:
+        """`feature 12`, or `0.7·feature 12 + 0.3·feature 88`."""
+        if self.weights == (1.0,):
+            return f"feature {self.features[0]}"
+        parts = zip(self.weights, self.features, strict=True)
+        return " + ".join(f"{weight:g}·feature {feature}" for weight, feature in parts)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CosineReadout:
+    """Cosine between the activation and a dense direction, -1 to 1.
+
+    Raises:
+        ConfigError: the direction is zero or not finite.
+    """
+
+    site: Site
+    vector: Vector
+
+    def __post_init__(self) -> None:
+        """Check that the vector has a direction."""
+        norm = self.vector.float().norm()
+        if not (norm > 0 and norm.isfinite()):
+            raise ConfigError(
+                f"a direction at {self.site} has norm {norm:g}; expected a finite one."
+            )
+
+    def __str__(self) -> str:
+        """`cosine at resid_post.9`."""
+        return f"cosine at {self.site}"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ProbeReadout:
+    """A linear probe's logit, `h @ weight + bias`."""
+
+    site: Site
+    weight: Vector
+    bias: float = 0.0
+
+    def __str__(self) -> str:
+        """`probe at resid_post.9`."""
+        return f"probe at {self.site}"
+
+
+Readout = FeatureReadout | CosineReadout | ProbeReadout
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """A readout with a threshold: the concept holds where `score > threshold`.
+
+    With `aggregate="prompt"` the score at t is taken `over` the prompt's positions up to t, stays
+    as it is at the prompt's end, and acts from the last prompt token on. `any` is `max` by another
+    name: some token of the prompt exceeds the threshold.
+
+    Raises:
+        ConfigError: an unknown aggregation.
+    """
+
+    name: str
+    readout: Readout
+    threshold: float
+    aggregate: Aggregate = "token"
+    over: Over = "max"
+
+    def __post_init__(self) -> None:
+        """Check the two words that choose the aggregation."""
+        for key, kind in (("aggregate", Aggregate), ("over", Over)):
+            got, known = getattr(self, key), get_args(kind)
+            if got not in known:
+                raise ConfigError(
+                    f"concept {self.name}: {key} is {got!r}, expected one of {', '.join(known)}."
+                )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ConceptReader:
+    """Reads some concepts at one site, all at once, in fp32.
+
+    `concepts` says which concept each score column belongs to, as positions in the sequence that
+    `concept_readers` was given: first those read from features, then the dense ones. The per-token
+    scores carry no aggregation.
+    """
+
+    site: Site
+    concepts: tuple[int, ...]
+    features: FeatureSlice | None
+    mix: Float[Tensor, "k n_sparse"]
+    directions: Float[Tensor, "d_model n_dense"]
+    bias: Float[Tensor, " n_dense"]
+    cosine: Bool[Tensor, " n_dense"]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The tensors that decide the scores."""
+        columns = () if self.features is None else (self.features.w_enc, self.features.threshold)
+        return (*columns, self.mix, self.directions, self.bias)
+
+    def scores(self, resid: Resid) -> Float[Tensor, "batch pos n_concepts"]:
+        """Scores of the concepts in `concepts`, token by token.
+
+        Raises:
+            DimensionError: a direction or the SAE has another width than the activation.
+        """
+        parts: list[Tensor] = []
+        resid = resid.float()
+        if self.features is not None:
+            parts.append(self.features.read(resid) @ self.mix)
+        if len(self.bias):
+            if resid.shape[-1] != self.directions.shape[0]:
+                raise DimensionError(
+                    f"a concept at {self.site} has a direction of width "
+                    f"{self.directions.shape[0]}, got activations of width {resid.shape[-1]}. "
+                    "Use a direction fitted at this site of this model."
+                )
+            norm = resid.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+            parts.append(resid @ self.directions / torch.where(self.cosine, norm, 1.0) + self.bias)
+        return torch.cat(parts, dim=-1)
+
+    def to(self, device: torch.device | str) -> ConceptReader:
+        """The same reader on another device."""
+        names = ("mix", "directions", "bias", "cosine")
+        moved = {name: getattr(self, name).to(device) for name in names}
+        features = None if self.features is None else self.features.to(device)
+        return replace(self, features=features, **moved)
+
+
+def concept_readers(concepts: Sequence[Concept], sae: SAE | None = None) -> list[ConceptReader]:
+    """One reader per site that the concepts need, in the order in which a pass reaches them.
+
+    Args:
+        sae: where the features of `FeatureReadout`s live; may be left out if there are none.
+
+    Raises:
+        SaeError: features without an SAE, or of one that has no exact slices.
+        FeatureError: a feature that the SAE does not have.
+        DimensionError: two directions at one site have different widths.
+    """
+    sites: dict[Site, list[int]] = {}
+    for index, concept in enumerate(concepts):
+        sites.setdefault(_site(concept, sae), []).append(index)
+    in_order = sorted(sites, key=lambda site: (site.order, site.head or 0))
+    return [_reader(site, sites[site], concepts, sae) for site in in_order]
+
+
+def _site(concept: Concept, sae: SAE | None) -> Site:
+    match concept.readout:
+        case FeatureReadout():
+            if sae is None:
+                raise SaeError(
+                    f"concept {concept.name} reads features but no SAE was given. "
+                    "Pass one, or name it under sae: in the rule file."
+                )
+            return sae.site
+        case CosineReadout(site=site) | ProbeReadout(site=site):
+            return site
+
+
+def _reader(
+    site: Site, indices: list[int], concepts: Sequence[Concept], sae: SAE | None
+) -> ConceptReader:
+    sparse = [i for i in indices if isinstance(concepts[i].readout, FeatureReadout)]
+    dense = [i for i in indices if i not in sparse]
+    features, mix = _mix([concepts[i] for i in sparse], sae)
+    columns = [_direction(concepts[i]) for i in dense]
+    widths = sorted({len(column) for column, _, _ in columns})
+    if len(widths) > 1:
+        raise DimensionError(f"concepts at {site} have directions of widths {widths}; use one.")
+    return ConceptReader(
+        site=site,
+        concepts=(*sparse, *dense),
+        features=features,
+        mix=mix,
+        directions=torch.stack([c[0] for c in columns], -1) if columns else torch.zeros(0, 0),
+        bias=torch.tensor([c[1] for c in columns]),
+        cosine=torch.tensor([c[2] for c in columns], dtype=torch.bool),
+    )
+
+
+def _mix(concepts: list[Concept], sae: SAE | None) -> tuple[FeatureSlice | None, Tensor]:
+    """The columns that some feature concepts need, each once, and their weights `[k, n]`."""
+    readouts = [c.readout for c in concepts if isinstance(c.readout, FeatureReadout)]
+    if not readouts or sae is None:
+        return None, torch.zeros(0, 0)
+    features = list(dict.fromkeys(f for readout in readouts for f in readout.features))
+    mix = torch.zeros(len(features), len(readouts))
+    for column, readout in enumerate(readouts):
+        for feature, weight in zip(readout.features, readout.weights, strict=True):
+            mix[features.index(feature), column] = weight
+    columns = sae.slice(features).to(dtype=torch.float32)
+    return columns, mix.to(columns.w_enc.device)
+
+
+def _direction(concept: Concept) -> tuple[Tensor, float, bool]:
+    """Direction, bias, and whether the score is divided by ‖h‖."""
+    match concept.readout:
+        case CosineReadout(vector=vector):
+            return vector.float() / vector.float().norm(), 0.0, True
+        case ProbeReadout(weight=weight, bias=bias):
+            return weight.float(), bias, False
+        case FeatureReadout():
+            raise AssertionError("feature readouts are read through a slice")

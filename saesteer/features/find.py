@@ -1,0 +1,175 @@
+"""Features that tell a contrast's positives from its negatives, ranked for steering.
+
+Steering wants a feature that belongs to the positives, and rarely fires on anything else. So the
+ranking is signed (features of the negatives come last, not first) and dense features lose:
+score = Cohen's d x 2·max(AUROC - 1/2, 0) x (1 - density) over per-example pooled latents.
+Firing is not causing: with `effects` the best are measured on the output and reordered by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saesteer.data.contrast import Contrast, Example, Split
+from saesteer.errors import ContrastError
+from saesteer.features.activations import kept_tokens, text_batches
+from saesteer.features.effects import logit_effects
+from saesteer.features.separation import auroc, cohens_d
+from saesteer.models import Model, as_model, record
+from saesteer.saes.sae import SAE
+
+Pool = Literal["mean", "max"]
+MIN_EXAMPLES = 3
+"""A feature that fires in fewer examples is not ranked: one text can't show what it stands for."""
+
+
+@dataclass(frozen=True)
+class FoundFeature:
+    """One feature and how it tells the two labels apart.
+
+    Attributes:
+        score: what the ranking sorts by, where no effect was measured.
+        auroc: of its pooled latent, over examples; 0.5 is chance.
+        effect_size: Cohen's d of its pooled latent, positives minus negatives.
+        mean_pos: pooled latent averaged over positives, in latent units; `mean_neg` likewise.
+        max_activation: largest latent on any token read: the unit of strengths such as "2 x max".
+        density: share of tokens on which it fires.
+        logit_effect: nats per token by which adding it favours the positives (`logit_effects`).
+    """
+
+    index: int
+    score: float
+    auroc: float
+    effect_size: float
+    mean_pos: float
+    mean_neg: float
+    max_activation: float
+    density: float
+    logit_effect: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LatentStats:
+    """What one pass over some examples leaves of their latents; outliers and padding are out.
+
+    Attributes:
+        pooled: one row per example.
+        fired: tokens on which each feature fires, of `n_tokens`.
+        peak: largest latent of each feature.
+    """
+
+    pooled: Float[Tensor, "examples d_sae"]
+    fired: Float[Tensor, " d_sae"]
+    peak: Float[Tensor, " d_sae"]
+    n_tokens: int
+
+
+def find_features(
+    model: Model | nn.Module,
+    sae: SAE,
+    contrast: Contrast,
+    *,
+    top: int = 20,
+    effects: int = 0,
+    split: Split = "train",
+    pool: Pool = "mean",
+    min_examples: int = MIN_EXAMPLES,
+    batch_size: int = 16,
+) -> list[FoundFeature]:
+    """The `top` features of the contrast's positives, best first.
+
+    Args:
+        effects: measure the effect of steering with this many of the best on the validation split
+            (on `split` itself if there is none), and put them first, by that effect.
+        pool: how the tokens' latents become one value per example.
+
+    Raises:
+        ContrastError: `split` is empty or one-sided.
+        DimensionError: model and SAE have different widths.
+        SiteError: the model has no such layer.
+    """
+    model = as_model(model)
+    model.check_site(sae.site)
+    chosen = contrast.split(split)
+    stats = latent_stats(model, sae, chosen.examples, pool=pool, batch_size=batch_size)
+    positive = torch.tensor([example.label == 1 for example in chosen.examples])
+    ranked = rank_features(stats, positive, top=max(top, effects), min_examples=min_examples)
+    if effects > 0:
+        held_out = _held_out(contrast, chosen)
+        best = ranked[:effects]
+        measured = logit_effects(model, sae, held_out, [found.index for found in best])
+        pairs = sorted(zip(measured, best, strict=True), key=lambda pair: -pair[0])
+        ranked[:effects] = [replace(found, logit_effect=effect) for effect, found in pairs]
+    return ranked[:top]
+
+
+@torch.no_grad()
+def latent_stats(
+    model: Model,
+    sae: SAE,
+    examples: Sequence[Example | str],
+    *,
+    pool: Pool = "mean",
+    batch_size: int = 16,
+) -> LatentStats:
+    """Pool the latents of each example's own tokens, and count firing over all of them.
+
+    A text whose tokens are all outliers pools to zeros.
+    """
+    pooled = torch.zeros(len(examples), sae.d_sae)
+    fired, peak = torch.zeros(sae.d_sae), torch.zeros(sae.d_sae)
+    n_tokens = 0
+    for batch in text_batches(model, examples, batch_size):
+        resid = record(model, batch.tokens, [sae.site])[sae.site]
+        kept = kept_tokens(resid, batch).to(resid.device)
+        for line, row in enumerate(batch.rows):
+            if not kept[line].any():
+                continue
+            latents = sae.encode(resid[line][kept[line]].to(sae.device)).float().cpu()
+            highest = latents.amax(0)
+            pooled[row] = highest if pool == "max" else latents.mean(0)
+            fired += (latents > 0).sum(0)
+            peak = torch.maximum(peak, highest)
+            n_tokens += len(latents)
+    return LatentStats(pooled, fired, peak, n_tokens)
+
+
+def rank_features(
+    stats: LatentStats,
+    positive: Tensor,
+    *,
+    top: int,
+    min_examples: int = MIN_EXAMPLES,
+) -> list[FoundFeature]:
+    """Score every feature that fires in `min_examples` or more, and keep the best; see the module.
+
+    Ties go to the lower index, so the ranking is the same on every machine.
+    """
+    kept = ((stats.pooled > 0).sum(0) >= min_examples).nonzero().flatten()
+    pooled = stats.pooled[:, kept]
+    density = stats.fired[kept] / max(stats.n_tokens, 1)
+    area, effect = auroc(pooled, positive), cohens_d(pooled, positive)
+    score = effect * 2 * (area - 0.5).clamp(min=0) * (1 - density)
+    means = pooled[positive].mean(0), pooled[~positive].mean(0)
+    order = score.argsort(descending=True, stable=True)[:top]
+    columns = (kept, score, area, effect, *means, stats.peak[kept], density)
+    rows = (column[order].tolist() for column in columns)
+    return [FoundFeature(int(i), *values) for i, *values in zip(*rows, strict=True)]
+
+
+def _held_out(contrast: Contrast, fallback: Contrast) -> Contrast:
+    """The validation split, or `fallback` where the contrast is too small to have one."""
+    try:
+        return contrast.split("validation")
+    except ContrastError:
+        return fallback

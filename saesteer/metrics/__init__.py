@@ -1,0 +1,25 @@
+"""One definition each of the numbers that this library reports; pure functions on tensors."""
+
+from __future__ import annotations
+
+from saesteer.metrics.diversity import distinct_n
+from saesteer.metrics.intervals import Interval, bootstrap_interval, paired_difference
+from saesteer.metrics.language import perplexity, token_ce, token_kl
+from saesteer.metrics.outliers import OUTLIER_FACTOR, median_norm, norms, outlier_tokens
+from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
+
+__all__ = [
+    "OUTLIER_FACTOR",
+    "Interval",
+    "ReconstructionScores",
+    "ReconstructionSums",
+    "bootstrap_interval",
+    "distinct_n",
+    "median_norm",
+    "norms",
+    "outlier_tokens",
+    "paired_difference",
+    "perplexity",
+    "token_ce",
+    "token_kl",
+]

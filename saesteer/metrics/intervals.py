@@ -1,0 +1,69 @@
+"""Bootstrap intervals: resample the prompts, not the tokens, since tokens of one prompt go together.
+
+Percentile intervals from a seeded generator, so that a report can be made again to the last digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from saesteer.errors import DataError
+
+Numbers = Sequence[float | int] | np.ndarray
+"""One number per prompt."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def excludes(self, value: float | int = 0) -> bool:
+        """Whether `value` lies outside the interval."""
+        return not self.low <= value <= self.high
+
+
+def bootstrap_interval(
+    values: Numbers, seed: int = 0, n: int = 2000, level: float = 0.95
+) -> Interval:
+    """Mean of `values` with its percentile bootstrap interval.
+
+    Args:
+        values: one number per prompt.
+        seed: of the resampling.
+        n: resamples.
+        level: share of resampled means inside the interval.
+
+    Raises:
+        DataError: no values, or one that is not finite.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
+        raise DataError(f"an interval needs finite values, one per prompt; got {sample.size}.")
+    picks = np.random.default_rng(seed).integers(0, sample.size, size=(n, sample.size))
+    means = sample[picks].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(sample.mean()), float(low), float(high))
+
+
+def paired_difference(
+    a: Numbers,
+    b: Numbers,
+    seed: int = 0,
+    n: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of the mean of a − b over the same prompts in the same order.
+
+    Raises:
+        DataError: different numbers of values, none, or one that is not finite.
+    """
+    if len(a) != len(b):
+        raise DataError(f"a paired difference needs pairs; got {len(a)} and {len(b)} values.")
+    return bootstrap_interval([x - y for x, y in zip(a, b, strict=True)], seed, n, level)

@@ -1,0 +1,30 @@
+"""Language models: loading, sites, recording and the hooks under them."""
+
+from saesteer.models.hooks import HookPoint, install, remove
+from saesteer.models.layout import Layout, layout_of
+from saesteer.models.load import as_model, best_device, load_model
+from saesteer.models.model import Chat, Model, Prompt, TokenBatch, as_prompts, is_single, pad_rows
+from saesteer.models.record import logits, record
+from saesteer.models.sites import KINDS, Site
+
+__all__ = [
+    "KINDS",
+    "Chat",
+    "HookPoint",
+    "Layout",
+    "Model",
+    "Prompt",
+    "Site",
+    "TokenBatch",
+    "as_model",
+    "as_prompts",
+    "best_device",
+    "install",
+    "is_single",
+    "layout_of",
+    "load_model",
+    "logits",
+    "pad_rows",
+    "record",
+    "remove",
+]

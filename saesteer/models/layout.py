@@ -1,0 +1,196 @@
+"""Find a model's sites from its own structure, so that a new architecture mostly needs no code.
+
+A decoder is read as: one `ModuleList` of `num_hidden_layers` blocks, each with an attention and an
+MLP part under one of a few names. Where families differ in meaning, not in name, the rule is here:
+Gemma 2 and 3 normalise what attention and MLP add, so their contributions are those norms' outputs;
+a parallel-residual block has no `resid_mid`; fused experts hide their neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from saesteer.errors import ModelError, SiteError
+from saesteer.models.hooks import HookPoint
+from saesteer.models.sites import Site
+
+_ATTENTION = ("self_attn", "attn", "attention")
+_MLP = ("mlp", "block_sparse_moe", "feed_forward")
+_ATTENTION_PROJECTION = ("o_proj", "c_proj", "dense", "out_proj", "o")
+_MLP_PROJECTION = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "out")
+_NORM_AFTER_ATTENTION = ("post_attention_layernorm", "ln_2", "ln2")
+_FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The parts of one model that sites, readers and editors need.
+
+    `base` is the module whose forward receives `input_ids` and `attention_mask`; its `blocks`
+    carry the residual stream of width `d_model`.
+    """
+
+    base: nn.Module
+    blocks: Sequence[nn.Module]
+    final_norm: nn.Module
+    unembed: nn.Module
+    d_model: int
+    n_heads: int
+    d_head: int
+    parallel_residual: bool
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    def point(self, site: Site) -> HookPoint:
+        """The hook point of `site`.
+
+        Raises:
+            SiteError: this model has no such layer, head or kind of site.
+        """
+        if site.layer >= self.n_layers:
+            raise SiteError(
+                f"layer {site.layer} does not exist (site {site}); "
+                f"the model has layers 0-{self.n_layers - 1}."
+            )
+        block = self.blocks[site.layer]
+        match site.kind:
+            case "resid_pre":
+                return HookPoint(block, "in")
+            case "resid_post":
+                return HookPoint(block, "out")
+            case "resid_mid":
+                return HookPoint(self._mid_norm(block, site), "in")
+            case "attn_out" | "mlp_out":
+                return HookPoint(_contribution(block, site), "out")
+            case "head_out":
+                projection = _part(_part(block, _ATTENTION, site), _ATTENTION_PROJECTION, site)
+                return HookPoint(projection, "in", self._columns(site))
+            case "neurons":
+                return HookPoint(_neurons(block, site), "in")
+            case _:
+                raise SiteError(f"{site.kind!r} is not a kind of site.")
+
+    def width(self, site: Site) -> int:
+        """Size of the last axis at `site`."""
+        match site.kind:
+            case "head_out":
+                return self.d_head if site.head is not None else self.n_heads * self.d_head
+            case "neurons":
+                projection = self.point(site).module
+                rows, columns = projection.weight.shape  # type: ignore[misc]
+                return int(rows if type(projection).__name__ == "Conv1D" else columns)
+            case _:
+                return self.d_model
+
+    def _mid_norm(self, block: nn.Module, site: Site) -> nn.Module:
+        if self.parallel_residual:
+            raise SiteError(
+                f"{site} does not exist: attention and MLP of this model run in parallel, "
+                "so there is no residual between them; use resid_pre or resid_post."
+            )
+        return _part(block, ("pre_feedforward_layernorm", *_NORM_AFTER_ATTENTION), site)
+
+    def _columns(self, site: Site) -> tuple[int, int] | None:
+        if site.head is None:
+            return None
+        if site.head >= self.n_heads:
+            raise SiteError(
+                f"head {site.head} does not exist; layer {site.layer} has heads "
+                f"0-{self.n_heads - 1}."
+            )
+        return site.head * self.d_head, (site.head + 1) * self.d_head
+
+
+def layout_of(hf: nn.Module) -> Layout:
+    """Read the layout of a Hugging Face causal language model.
+
+    Raises:
+        ModelError: its structure is none that this reader knows.
+    """
+    config = _text_config(hf)
+    n_layers = _config_value(config, hf, "num_hidden_layers")
+    base, blocks = _find_blocks(hf, n_layers)
+    n_heads = _config_value(config, hf, "num_attention_heads")
+    d_model = _config_value(config, hf, "hidden_size")
+    unembed = hf.get_output_embeddings() if hasattr(hf, "get_output_embeddings") else None
+    final_norm = next((getattr(base, n) for n in _FINAL_NORM if hasattr(base, n)), None)
+    if unembed is None or final_norm is None:
+        missing = "output embedding" if unembed is None else "final norm"
+        raise ModelError(f"{type(hf).__name__}: no {missing} found; is it a causal decoder?")
+    return Layout(
+        base=base,
+        blocks=tuple(blocks),
+        final_norm=final_norm,
+        unembed=unembed,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_head=getattr(config, "head_dim", None) or d_model // n_heads,
+        parallel_residual=bool(getattr(config, "use_parallel_residual", False)),
+    )
+
+
+def _text_config(hf: nn.Module) -> Any:
+    config = getattr(hf, "config", None)
+    if config is None or not hasattr(config, "get_text_config"):
+        raise ModelError(
+            f"{type(hf).__name__} is not a Hugging Face model: it has no config. "
+            "Pass a causal LM, its name or folder, or a TransformerBridge."
+        )
+    return config.get_text_config()
+
+
+def _config_value(config: Any, hf: nn.Module, name: str) -> int:
+    value = getattr(config, name, None)
+    if value is None:
+        raise ModelError(f"{type(hf).__name__}: its config has no {name}; can't read its layout.")
+    return int(value)
+
+
+def _find_blocks(hf: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
+    for module in hf.modules():
+        for child in module.children():
+            if isinstance(child, nn.ModuleList) and len(child) == n_layers and _is_block(child[0]):
+                return module, child
+    raise ModelError(
+        f"{type(hf).__name__}: no list of {n_layers} blocks with an attention and an MLP part; "
+        f"known names are {', '.join(_ATTENTION)} and {', '.join(_MLP)}."
+    )
+
+
+def _is_block(module: nn.Module) -> bool:
+    return any(hasattr(module, n) for n in _ATTENTION) and any(hasattr(module, n) for n in _MLP)
+
+
+def _part(module: nn.Module, names: Sequence[str], site: Site) -> nn.Module:
+    for name in names:
+        found = getattr(module, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    raise SiteError(f"{site} can't be read: {type(module).__name__} has none of {list(names)}.")
+
+
+def _contribution(block: nn.Module, site: Site) -> nn.Module:
+    """The module whose output is what attention or MLP adds to the residual stream."""
+    normed = hasattr(block, "pre_feedforward_layernorm")
+    if site.kind == "attn_out":
+        names = ("post_attention_layernorm",) if normed else _ATTENTION
+    else:
+        names = ("post_feedforward_layernorm",) if normed else _MLP
+    return _part(block, names, site)
+
+
+def _neurons(block: nn.Module, site: Site) -> nn.Module:
+    mlp = _part(block, _MLP, site)
+    if hasattr(mlp, "experts"):
+        raise SiteError(
+            f"{site} can't be read: the experts of {type(mlp).__name__} are fused parameters; "
+            "use mlp_out."
+        )
+    return _part(mlp, _MLP_PROJECTION, site)

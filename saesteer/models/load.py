@@ -1,0 +1,171 @@
+"""Turn whatever the user has (a name, a folder, a module, a bridge) into a `Model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from saesteer.errors import ModelError, NetworkError
+from saesteer.models.layout import layout_of
+from saesteer.models.model import Model
+
+
+def load_model(
+    ref: Any,
+    *,
+    tokenizer: Any = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str | None = None,
+    cache_dir: str | Path | None = None,
+    device_map: Any = None,
+) -> Model:
+    """Load a causal language model, or wrap one that is loaded already.
+
+    Args:
+        ref: `smollm2-135m-instruct` (ships through the package registry), any Hugging Face name
+            or folder, a `.gguf` file, a Hugging Face module, or a TransformerBridge.
+        tokenizer: overrides the one found beside the model; needed for a bare module that does not
+            name where it came from.
+        device: "cuda", "mps", "cpu" ...; default is the best one present.
+        dtype: default float32 on CPU, the checkpoint's own dtype elsewhere.
+        cache_dir: where fetched models are kept; default `SAESTEER_CACHE` or the user's cache.
+        device_map: passed on to `transformers` to spread a model over several devices.
+
+    Raises:
+        ModelError: not found, unreadable, damaged, or no causal decoder.
+        NetworkError: it has to be fetched and can't be.
+    """
+    from saesteer.models import embedded
+
+    if not isinstance(ref, (str, Path)):
+        return _prepare(_wrap(ref, tokenizer), device if device_map is None else None, dtype)
+    device = device or best_device()
+    dtype = _dtype(dtype, device)
+    if str(ref) == embedded.NAME:
+        model = embedded.load(cache_dir=cache_dir, dtype=dtype)
+        return _prepare(model, device, None)
+    model = _from_pretrained(str(ref), tokenizer, dtype, device_map, cache_dir)
+    return _prepare(model, None if device_map else device, None)
+
+
+def as_model(obj: Any) -> Model:
+    """`obj` itself if it is a `Model`, else a `Model` around the module or bridge given.
+
+    The wrapper is kept on the module, so that the same module always gives the same `Model`.
+    """
+    return obj if isinstance(obj, Model) else _wrap(obj, None)
+
+
+def best_device() -> str:
+    """cuda if there is one, then mps, then cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _dtype(dtype: torch.dtype | str | None, device: str | torch.device) -> torch.dtype | str:
+    if dtype is None:
+        return torch.float32 if str(device) == "cpu" else "auto"
+    if isinstance(dtype, torch.dtype) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype, None)
+    if not isinstance(found, torch.dtype):
+        raise ModelError(f"{dtype!r} is not a dtype; use float32, bfloat16, float16 or auto.")
+    return found
+
+
+def _prepare(model: Model, device: Any, dtype: Any) -> Model:
+    if isinstance(dtype, str):
+        dtype = _dtype(dtype, model.device)
+    if device is not None or isinstance(dtype, torch.dtype):
+        model.hf.to(device=device, dtype=dtype)
+    model.hf.eval()
+    return model
+
+
+def _wrap(obj: Any, tokenizer: Any) -> Model:
+    inner = getattr(obj, "original_model", obj)
+    if not isinstance(inner, nn.Module):
+        raise ModelError(
+            f"{type(obj).__name__} is not a model: pass a name, a folder, a Hugging Face causal LM "
+            "or a TransformerBridge."
+        )
+    known = inner.__dict__.get("_saesteer_model")
+    if isinstance(known, Model) and tokenizer is None:
+        return known
+    tokenizer = tokenizer or getattr(obj, "tokenizer", None) or _tokenizer_beside(inner)
+    name = getattr(inner.config, "_name_or_path", "") if hasattr(inner, "config") else ""
+    model = Model(inner, tokenizer, name or type(inner).__name__, layout_of(inner))
+    inner.__dict__["_saesteer_model"] = model
+    return model
+
+
+def _tokenizer_beside(module: Any) -> Any:
+    """The tokenizer stored where the module came from, or None for a module made in memory."""
+    place = getattr(getattr(module, "config", None), "_name_or_path", "")
+    if not place:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError):
+        return None
+
+
+def _from_pretrained(
+    ref: str, tokenizer: Any, dtype: Any, device_map: Any, cache_dir: str | Path | None
+) -> Model:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where, options = _source(ref)
+    if cache_dir is not None:
+        options["cache_dir"] = str(cache_dir)
+    try:
+        hf = AutoModelForCausalLM.from_pretrained(
+            where, dtype=dtype, device_map=device_map, use_safetensors=_safe(ref), **options
+        )
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:
+        raise _load_error(ref, error) from error
+    model = Model(hf, tokenizer, ref, layout_of(hf))
+    hf.__dict__["_saesteer_model"] = model
+    return model
+
+
+def _source(ref: str) -> tuple[str, dict[str, Any]]:
+    path = Path(ref).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(f"{ref}: no such GGUF file.")
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise ModelError(f"{ref}: the folder has no config.json, so it holds no model.")
+    looks_local = ref.startswith((".", "/", "~")) or ref.count("/") > 1
+    if looks_local and not path.exists():
+        raise ModelError(f"{ref}: no such folder.")
+    return (str(path) if path.is_dir() else ref), {}
+
+
+def _safe(ref: str) -> bool | None:
+    """Only safetensors, never pickles; None lets the GGUF reader choose."""
+    return None if ref.endswith(".gguf") else True
+
+
+def _load_error(ref: str, error: Exception) -> ModelError | NetworkError:
+    text = " ".join(str(error).split())
+    if Path(ref).expanduser().exists():
+        return ModelError(f"{ref}: can't be read as a causal language model: {text[:300]}")
+    lowered = f"{type(error).__name__} {text}".lower()
+    if any(word in lowered for word in ("connect", "offline", "resolve", "timed out", "timeout")):
+        return NetworkError(
+            f"{ref}: not in the local cache, and the hub can't be reached. "
+            "Check the name, or use smollm2-135m-instruct, or a local folder."
+        )
+    return ModelError(
+        f"{ref}: no such model. Use smollm2-135m-instruct, a Hugging Face name, or a folder. "
+        f"({text[:160]})"
+    )

@@ -1,0 +1,244 @@
+"""A Hugging Face model with its tokenizer and layout; it adds little and hides nothing.
+
+Everything in saesteer that takes a `Model` takes a bare Hugging Face model too (`as_model`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from saesteer.errors import DataError, ModelError, SiteError
+from saesteer.models.layout import Layout
+from saesteer.models.sites import Site
+
+Chat = Sequence[Mapping[str, str]]
+Prompt = str | Chat
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Rows of token ids with their validity, both `[batch, pos]`; the mask is boolean."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on another device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+        )
+
+    @property
+    def lengths(self) -> Tensor:
+        """Valid tokens per row, `[batch]`."""
+        return self.attention_mask.sum(-1)
+
+
+@dataclass(eq=False)
+class Model:
+    """A causal language model ready to be read and steered.
+
+    Attributes:
+        hf: the Hugging Face module itself.
+        tokenizer: its tokenizer.
+        name: what it was loaded as; used in messages and manifests, never as identity.
+        layout: where its sites are.
+        prompt_edits: functions applied in order to each prompt of `generate`; plans put theirs here.
+    """
+
+    hf: Any
+    tokenizer: Any
+    name: str
+    layout: Layout
+    known_fingerprint: str | None = None
+    prompt_edits: list[Callable[[Prompt], Prompt]] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the input embedding."""
+        return next(self.hf.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.hf.parameters()).dtype
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return self.layout.n_layers
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.layout.d_model
+
+    def check_site(self, ref: str | Site) -> Site:
+        """Parse a site and make sure that this model has it.
+
+        Raises:
+            SiteError: naming the layers that exist.
+        """
+        site = Site.parse(ref)
+        if site.layer >= self.n_layers:
+            raise SiteError(
+                f"layer {site.layer} does not exist (site {site}); "
+                f"{self.name} has layers 0-{self.n_layers - 1}."
+            )
+        self.layout.point(site)
+        return site
+
+    def fingerprint(self) -> str:
+        """What identifies the weights (`weights_fingerprint`), 16 hex digits; cached."""
+        return self.known_fingerprint or self._weights_fingerprint
+
+    @cached_property
+    def _weights_fingerprint(self) -> str:
+        return weights_fingerprint(self.hf)
+
+    def tokenize(self, prompts: Prompt | Sequence[Prompt], padding_side: str = "left") -> TokenBatch:
+        """Token ids of texts or chats; the chat template is applied to chats and only to them.
+
+        Raises:
+            DataError: nothing to tokenize, or the tokenizer has no chat template.
+        """
+        rows = [self._ids(prompt) for prompt in as_prompts(prompts)]
+        if not rows or any(not row for row in rows):
+            raise DataError("a prompt without tokens: give at least one word of text.")
+        return pad_rows(rows, self.pad_id, padding_side).to(self.device)
+
+    def forward(self, batch: TokenBatch, *, base_only: bool = False) -> Tensor:
+        """One pass without a cache; logits `[batch, pos, vocab]`, or hidden states of the base.
+
+        Position ids follow the mask, so a padded row is computed as it would be alone.
+        """
+        batch = batch.to(self.device)
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+        if not bool(batch.attention_mask.all()):
+            inputs["attention_mask"] = batch.attention_mask.long()
+            inputs["position_ids"] = (batch.attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        output = (self.layout.base if base_only else self.hf)(**inputs)
+        return cast(Tensor, output[0] if base_only else output.logits)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        batch_size: int = 16,
+        **options: Any,
+    ) -> str | list[str]:
+        """New text for one prompt (a str or a chat) or for several; greedy unless told otherwise.
+
+        Args:
+            prompts: a text, a chat (list of messages), or a list of either.
+            options: anything that `transformers` takes, such as do_sample, num_beams, temperature.
+        """
+        texts = [
+            self.tokenizer.decode(row, skip_special_tokens=True)
+            for _, new in self.generate_ids(
+                prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, **options
+            )
+            for row in new
+        ]
+        return texts[0] if is_single(prompts) and len(texts) == 1 else texts
+
+    @torch.no_grad()
+    def generate_ids(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int = 64,
+        batch_size: int = 16,
+        **options: Any,
+    ) -> Iterator[tuple[TokenBatch, Tensor]]:
+        """Batches of (prompt tokens, new token ids `[rows, new]`), in the order of the prompts."""
+        options = {"do_sample": False, "pad_token_id": self.pad_id, **options}
+        edited = [self._edit_prompt(prompt) for prompt in as_prompts(prompts)]
+        for start in range(0, len(edited), batch_size):
+            batch = self.tokenize(edited[start : start + batch_size])
+            out = self.hf.generate(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask.long(),
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
+            yield batch, out[:, batch.input_ids.shape[1] :]
+
+    @property
+    def pad_id(self) -> int:
+        """The id used for padding: the tokenizer's, else its end of text."""
+        for name in ("pad_token_id", "eos_token_id"):
+            if (found := getattr(self.tokenizer, name, None)) is not None:
+                return int(found)
+        return 0
+
+    @cached_property
+    def special_ids(self) -> Tensor:
+        """Ids of BOS, EOS, padding and chat markers, sorted, `[n]`."""
+        return torch.tensor(sorted(set(self.tokenizer.all_special_ids)), dtype=torch.long)
+
+    def _edit_prompt(self, prompt: Prompt) -> Prompt:
+        for edit in self.prompt_edits:
+            prompt = edit(prompt)
+        return prompt
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        if self.tokenizer is None:
+            raise ModelError(f"{self.name} has no tokenizer; pass one to load_model(tokenizer=...).")
+        if isinstance(prompt, str):
+            return list(self.tokenizer(prompt)["input_ids"])
+        if not getattr(self.tokenizer, "chat_template", None):
+            raise DataError(f"{self.name} has no chat template; pass plain text instead of messages.")
+        text = self.tokenizer.apply_chat_template(
+            list(prompt), tokenize=False, add_generation_prompt=True
+        )
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
+    """Whether this is one prompt (a str, or one chat) rather than a list of prompts."""
+    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], Mapping))
+
+
+def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """One prompt or many, as a list."""
+    return [cast(Prompt, prompts)] if is_single(prompts) else list(cast(Sequence[Prompt], prompts))
+
+
+def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "left") -> TokenBatch:
+    """Rows of ids padded to one length on `side` ("left" or "right")."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for index, row in enumerate(rows):
+        where = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[index, where] = torch.tensor(row, dtype=torch.long)
+        mask[index, where] = True
+    return TokenBatch(ids, mask)
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """sha256 over the weights rounded to bfloat16, 16 hex digits.
+
+    Rounded, so that one model loaded in float32 and in bfloat16 is one model; without names, so
+    that a bridge around it is too.
+    """
+    parts = sorted(_digest(parameter) for parameter in module.parameters())
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def _digest(parameter: Tensor) -> bytes:
+    flat = parameter.detach().to("cpu", torch.bfloat16).contiguous()
+    shape = str(tuple(flat.shape)).encode()
+    return hashlib.sha256(shape + flat.view(torch.uint8).numpy().tobytes()).digest()

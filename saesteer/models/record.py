@@ -1,0 +1,56 @@
+"""Read activations at several sites in one forward pass that ends after the last site needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from saesteer.models.hooks import install, remove
+from saesteer.models.sites import Site
+
+if TYPE_CHECKING:
+    from saesteer.models.model import Model, TokenBatch
+
+
+class _AllSeen(Exception):
+    """Ends a forward pass from inside a hook; never leaves this file."""
+
+
+@torch.no_grad()
+def record(model: Model, batch: TokenBatch, sites: Sequence[Site | str]) -> dict[Site, Tensor]:
+    """Activations at `sites`, each `[batch, pos, width]` in the model's dtype.
+
+    The blocks above the last site are not run. Rows at padding are whatever the model computes
+    there: mask them with `batch.attention_mask`.
+
+    Raises:
+        SiteError: the model has no such site.
+    """
+    wanted = [model.check_site(site) for site in sites]
+    seen: dict[Site, Tensor] = {}
+
+    def reader(site: Site) -> Callable[[Tensor], None]:
+        def read(resid: Tensor) -> None:
+            seen[site] = resid
+            if len(seen) == len(set(wanted)):
+                raise _AllSeen
+
+        return read
+
+    handles = [install(model.layout.point(site), reader(site)) for site in dict.fromkeys(wanted)]
+    try:
+        model.forward(batch, base_only=True)
+    except _AllSeen:
+        pass
+    finally:
+        remove(handles)
+    return seen
+
+
+@torch.no_grad()
+def logits(model: Model, batch: TokenBatch) -> Tensor:
+    """Next-token logits `[batch, pos, vocab]`; padded rows get the positions they have alone."""
+    return model.forward(batch)

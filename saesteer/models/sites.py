@@ -1,0 +1,73 @@
+"""Where in a model an activation lives, as a value that names it the same way everywhere.
+
+A site is `kind.layer`, as in `resid_post.9`; a single attention head is `head_out.layer.head`.
+TransformerLens names (`blocks.9.hook_resid_post`) are read as the same sites.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from saesteer.errors import SiteError
+
+KINDS = ("resid_pre", "head_out", "attn_out", "resid_mid", "neurons", "mlp_out", "resid_post")
+"""Site kinds in the order in which a block computes them."""
+
+_LENS_KINDS = {
+    "hook_resid_pre": "resid_pre",
+    "hook_resid_mid": "resid_mid",
+    "hook_resid_post": "resid_post",
+    "hook_attn_out": "attn_out",
+    "hook_mlp_out": "mlp_out",
+    "attn.hook_z": "head_out",
+    "mlp.hook_post": "neurons",
+}
+_LENS = re.compile(r"blocks\.(\d+)\.(.+)")
+_OWN = re.compile(r"([a-z_]+)\.(\d+)(?:\.(\d+))?")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a model: a layer (0-based), a kind of `KINDS`, and for `head_out` maybe a head.
+
+    `head_out` without a head means all heads side by side, `[batch, pos, n_heads * d_head]`.
+    """
+
+    layer: int
+    kind: str
+    head: int | None = None
+
+    def __str__(self) -> str:
+        head = "" if self.head is None else f".{self.head}"
+        return f"{self.kind}.{self.layer}{head}"
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Sort key: the order in which a forward pass reaches sites."""
+        return self.layer, KINDS.index(self.kind)
+
+    @property
+    def lens_name(self) -> str:
+        """The TransformerLens hook name of this site, as sae-lens files carry it."""
+        lens = next(name for name, kind in _LENS_KINDS.items() if kind == self.kind)
+        return f"blocks.{self.layer}.{lens}"
+
+    @staticmethod
+    def parse(ref: str | Site) -> Site:
+        """Read `resid_post.9`, `head_out.9.3` or a TransformerLens name.
+
+        Raises:
+            SiteError: the text is none of these.
+        """
+        if isinstance(ref, Site):
+            return ref
+        if (lens := _LENS.fullmatch(ref)) and lens[2] in _LENS_KINDS:
+            return Site(int(lens[1]), _LENS_KINDS[lens[2]])
+        own = _OWN.fullmatch(ref)
+        if own and own[1] in KINDS and (own[3] is None or own[1] == "head_out"):
+            return Site(int(own[2]), own[1], None if own[3] is None else int(own[3]))
+        raise SiteError(
+            f"{ref!r} is not a site; write KIND.LAYER such as resid_post.9, "
+            f"with KIND one of {', '.join(KINDS)}."
+        )

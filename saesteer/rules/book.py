@@ -1,0 +1,260 @@
+"""A rule book: concepts, rules and acts, checked as a whole before any model is loaded.
+
+    sae: smollm2-135m-instruct/resid_post.9        # optional: the SAE that features belong to
+    concepts:
+      pain:    {feature: 1234, threshold: 2.5}
+      urgent:  {features: {12: 0.7, 88: 0.3}, threshold: 1.0, aggregate: prompt, over: max}
+      lively:  {vector: lively.safetensors, site: resid_post.9, threshold: 0.2}
+      likely:  {probe: likely.safetensors, site: resid_post.9, threshold: 0.0}
+    rules: |
+      careful :- pain, not casual.
+    acts:
+      careful: {clamp: 777, value: 6.0}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, final
+
+from saesteer.errors import ConfigError, RuleError
+from saesteer.features.concepts import (
+    Concept,
+    CosineReadout,
+    FeatureReadout,
+    ProbeReadout,
+    Readout,
+)
+from saesteer.rules.acts import Act, read_acts
+from saesteer.rules.compile import BooleanProgram, compile_program
+from saesteer.rules.fields import Fields, vector_in
+from saesteer.rules.proof import Proof, closure, prove
+from saesteer.rules.source import read_source
+from saesteer.rules.stratify import stratify
+from saesteer.rules.syntax import Atom, Origin, Program, check_name, nearest, parse
+
+if TYPE_CHECKING:
+    from saesteer.models.model import Model
+    from saesteer.rules.reading import RuleReading
+    from saesteer.saes.sae import SAE
+    from saesteer.steer.plan import Plan
+
+READOUT_KEYS = ("feature", "features", "vector", "probe")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RuleBook:
+    """Rules over concepts, and what their heads do; `sae` is the reference of a default SAE.
+
+    Raises:
+        RuleError: a cycle through negation.
+    """
+
+    program: Program
+    concepts: tuple[Concept, ...] = ()
+    acts: tuple[Act, ...] = ()
+    sae: str | None = None
+    name: str = "rules"
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be ordered into strata."""
+        stratify(self.program)
+
+    @classmethod
+    def parse(cls, text: str) -> RuleBook:
+        """Rules alone, without concepts: every atom that no rule derives is a possible fact.
+
+        Raises:
+            RuleError: with line and column.
+        """
+        return cls(parse(text))
+
+    @classmethod
+    def read(cls, path: str | Path) -> RuleBook:
+        """Read a YAML rule file; paths in it are relative to its own folder.
+
+        Raises:
+            ConfigError: a missing or malformed file; all faults at once, each with its key.
+            RuleError: rules that can't be parsed or name what is not defined.
+        """
+        path = Path(path)
+        source = read_source(path)
+        try:
+            return _book(source.data, path.parent, path.stem, source.origin)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_dict(
+        cls, raw: Mapping[str, Any], *, folder: str | Path = ".", name: str = "rules"
+    ) -> RuleBook:
+        """Build from the same keys as a rule file has; see `read` for the errors."""
+        return _book(raw, Path(folder), name, Origin())
+
+    def closure(self, facts: Iterable[str]) -> set[str]:
+        """Every atom that holds when exactly these facts are given.
+
+        Raises:
+            RuleError: a fact that is no atom.
+        """
+        return {str(atom) for atom in closure(self.program, map(Atom.parse, facts))}
+
+    def prove(self, atom: str, facts: Iterable[str]) -> Proof | None:
+        """A derivation of `atom` from these facts, or None if it does not follow.
+
+        Raises:
+            RuleError: a name that is no atom.
+        """
+        came = closure(self.program, map(Atom.parse, facts))
+        goal = Atom.parse(atom)
+        return prove(self.program, came, goal) if goal in came else None
+
+    def compile(self) -> BooleanProgram:
+        """The tensor program; its first columns are the concepts, in order."""
+        return compile_program(self.program, [Atom(c.name) for c in self.concepts])
+
+    def plan(self, sae: SAE | None = None) -> Plan:
+        """One edit per act, each open where its head holds; they share one evaluation a pass.
+
+        Args:
+            sae: where features live; by default the one that the rule file names.
+
+        Raises:
+            RuleError: the book has no acts.
+            SaeError, FeatureError: features without an SAE, or outside it.
+        """
+        from saesteer.rules.gate import RuleGate
+        from saesteer.steer import Plan
+
+        if not self.acts:
+            raise RuleError(
+                f"{self.name} has no acts, so there is nothing to plan. "
+                "Add acts:, or read it with evaluate()."
+            )
+        sae = self._sae(sae)
+        rules = RuleGate.of(self, sae)
+        heads = dict.fromkeys(act.head for act in self.acts)
+        gates = {head: rules.head(head, alarms=i == 0) for i, head in enumerate(heads)}
+        return Plan(*(act.edit(sae, gates[act.head]) for act in self.acts), name=self.name)
+
+    def evaluate(self, model: Model, sae: SAE | None, text: str) -> RuleReading:
+        """What holds at each token of a text, read as a prompt, without steering anything.
+
+        Raises:
+            SaeError, FeatureError: features without an SAE, or outside it.
+            DataError: a text without tokens.
+        """
+        from saesteer.rules.reading import read_prompt
+
+        return read_prompt(self, model, self._sae(sae), text)
+
+    def _sae(self, sae: SAE | None) -> SAE | None:
+        if sae is not None or self.sae is None:
+            return sae
+        from saesteer.saes.load import load_sae
+
+        return load_sae(self.sae)
+
+
+def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
+    faults: list[str] = []
+    fields = Fields(raw, "", faults)
+    named = Fields(fields.raw("concepts", None) or {}, "concepts", faults).left
+    concepts = [_concept(key, value, folder, faults) for key, value in named.items()]
+    sae = fields.raw("sae", None)
+    if not isinstance(sae, str | None):
+        fields.fault("sae", sae, "the name or folder of an SAE")
+    text = fields.raw("rules")
+    if not isinstance(text, str):
+        fields.fault("rules", text, "rules as text, under 'rules: |'")
+        text = ""
+    acting = Fields(fields.raw("acts", None) or {}, "acts", faults).left
+    acts = [a for k, v in acting.items() for a in read_acts(_head(k, faults), v, folder, faults)]
+    fields.finish()
+    if faults:
+        raise ConfigError("; ".join(dict.fromkeys(faults)) + ".")
+    program = parse(text, origin)
+    _check_defined(program, concepts)
+    _check_heads(program, [_head(key, faults) for key in acting])
+    return RuleBook(program, tuple(concepts), tuple(acts), sae, name)
+
+
+def _head(key: object, faults: list[str]) -> Atom:
+    try:
+        return Atom.parse(str(key))
+    except RuleError as error:
+        faults.append(f"acts: {str(error).rstrip('.')}")
+        return Atom("unnamed")
+
+
+def _concept(key: object, raw: object, folder: Path, faults: list[str]) -> Concept:
+    name = str(key)
+    try:
+        check_name(name if isinstance(key, str) else repr(key))
+    except RuleError as error:
+        faults.append(f"concepts: {str(error).rstrip('.')}")
+    fields = Fields(raw, f"concepts.{name}", faults)
+    readout = _readout(fields, folder)
+    threshold = fields.number("threshold")
+    aggregate: Any = fields.choice("aggregate", ("token", "prompt"), "token")
+    if "over" in fields and aggregate == "token":
+        faults.append(f"{fields.path}.over is given, so aggregate must be prompt")
+    over: Any = fields.choice("over", ("max", "mean", "any", "last"), "max")
+    fields.finish()
+    return Concept(name, readout, threshold, aggregate, over)
+
+
+def _readout(fields: Fields, folder: Path) -> Readout:
+    match fields.one_of(READOUT_KEYS):
+        case "feature":
+            return FeatureReadout(fields.features("feature")[:1])
+        case "features":
+            return FeatureReadout(*fields.weights("features"))
+        case "vector" | "probe" as kind:
+            return _dense(fields, kind, folder)
+        case _:
+            return FeatureReadout((0,))
+
+
+def _dense(fields: Fields, kind: Literal["vector", "probe"], folder: Path) -> Readout:
+    faults, path = fields.faults, f"{fields.path}.{kind}"
+    tensors, site = fields.tensors(kind, folder), fields.site("site")
+    if kind == "probe":
+        weight = vector_in(tensors, "weight", path, faults)
+        bias = tensors["bias"].float().sum().item() if "bias" in tensors else 0.0
+        return FeatureReadout((0,)) if weight is None else ProbeReadout(site, weight, bias)
+    vector = vector_in(tensors, "vector", path, faults)
+    try:
+        return FeatureReadout((0,)) if vector is None else CosineReadout(site, vector)
+    except ConfigError as error:
+        faults.append(f"{path}: {str(error).rstrip('.')}")
+        return FeatureReadout((0,))
+
+
+def _check_defined(program: Program, concepts: Iterable[Concept]) -> None:
+    known = {*(Atom(c.name) for c in concepts), *program.heads}
+    for rule in program.statements:
+        for literal in rule.body:
+            if literal.atom in known:
+                continue
+            hint = nearest(str(literal.atom), map(str, known))
+            if literal.atom.strong and Atom(literal.atom.name) in known:
+                hint = f"; did you mean 'not {literal.atom.name}'?"
+            raise RuleError(
+                f"{program.source} line {literal.line}, column {literal.column}: '{literal.atom}' "
+                f"is neither a concept nor the head of a rule{hint or '.'} "
+                "Define it under concepts: or derive it."
+            )
+
+
+def _check_heads(program: Program, heads: Iterable[Atom]) -> None:
+    for head in heads:
+        if head not in program.heads:
+            hint = nearest(str(head), map(str, program.heads))
+            raise RuleError(
+                f"{program.source}: acts.{head} has no rule that derives '{head}'{hint or '.'} "
+                f"Write one, such as '{head} :- CONCEPT.'"
+            )

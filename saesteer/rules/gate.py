@@ -1,0 +1,293 @@
+"""Rules as gates: one evaluation of all atoms per forward pass, and a gate per head that reads it.
+
+`RuleGate` holds everything settled when a plan is made: one column slice per site, the thresholds
+and the compiled program. Its heads' gates find its result in the pass's memo, so that ten edits
+cost one evaluation. A pass leaves scores, facts and atoms behind as tensors; words are made from
+them only when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saesteer.axes import TokenMask
+from saesteer.features.concepts import (
+    Concept,
+    ConceptReader,
+    CosineReadout,
+    FeatureReadout,
+    ProbeReadout,
+    concept_readers,
+)
+from saesteer.models.sites import Site
+from saesteer.rules.compile import BooleanProgram, compile_program
+from saesteer.rules.proof import Leaf, Proof, closure, prove
+from saesteer.rules.prompt_scores import (
+    Kinds,
+    PromptState,
+    Scored,
+    Totals,
+    aggregate,
+    token_scores,
+)
+from saesteer.rules.stratify import downstream
+from saesteer.rules.syntax import Atom, Literal, Program, Rule
+from saesteer.steer.frame import Frame
+from saesteer.steer.store import register_kind
+
+if TYPE_CHECKING:
+    from saesteer.rules.book import RuleBook
+    from saesteer.saes.sae import SAE
+
+
+class Evidence(NamedTuple):
+    """What one pass found, `[batch, pos, n]` each; every field is noted for the trace.
+
+    `scores` and what they rest on have a column per concept, `facts` and `atoms` one per atom, and
+    `alarms` one per constraint. `atoms` leaves out what is not decided before the prompt's end.
+    """
+
+    scores: Tensor
+    position: Tensor
+    token: Tensor
+    facts: Tensor
+    atoms: Tensor
+    alarms: Tensor
+
+
+class _Compiled(NamedTuple):
+    """The tensors of a gate on one device, so that a pass moves none.
+
+    `order` puts the readers' columns into the concepts' order, `prompt` picks the prompt-level
+    ones; `late_*` mark what waits for the prompt's end.
+    """
+
+    readers: tuple[ConceptReader, ...]
+    order: Int[Tensor, " n_concepts"]
+    thresholds: Float[Tensor, " n_concepts"]
+    prompt: Int[Tensor, " n_prompt"]
+    kinds: Kinds
+    logic: BooleanProgram
+    late_atoms: Bool[Tensor, " n_atoms"]
+    late_alarms: Bool[Tensor, " n_constraints"]
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class RuleGate:
+    """All concepts and atoms of a rule book, evaluated together.
+
+    Every head's gate reads all the book's sites, so an edit must lie at the latest of them or after.
+    `logic` is the compiled program; `key` is the same for gates that rest on the same tensors, such
+    as those of one saved plan, and lets them share an evaluation.
+    """
+
+    program: Program
+    concepts: tuple[Concept, ...]
+    readers: tuple[ConceptReader, ...]
+    logic: BooleanProgram = field(init=False, repr=False)
+    key: tuple[object, ...] = field(init=False, repr=False)
+    _on: dict[torch.device, _Compiled] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Compile the program, concepts in its first columns.
+
+        Raises:
+            RuleError: a cycle through negation.
+        """
+        names = [Atom(concept.name) for concept in self.concepts]
+        object.__setattr__(self, "logic", compile_program(self.program, names))
+        told = [(c.name, str(c.readout), c.threshold, c.aggregate, c.over) for c in self.concepts]
+        held = [id(tensor) for reader in self.readers for tensor in reader.tensors]
+        object.__setattr__(self, "key", (str(self.program), tuple(told), tuple(held)))
+
+    @classmethod
+    def of(cls, book: RuleBook, sae: SAE | None) -> RuleGate:
+        """Gather the columns that the book's concepts need.
+
+        Raises:
+            SaeError, FeatureError, DimensionError: concepts that `sae` can't give.
+        """
+        return cls(book.program, book.concepts, tuple(concept_readers(book.concepts, sae)))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that the concepts read."""
+        return tuple(reader.site for reader in self.readers)
+
+    def head(self, atom: Atom | str, *, alarms: bool = True) -> HeadGate:
+        """The gate that is open where this atom holds.
+
+        Args:
+            alarms: whether its explanations name violated constraints; one gate of a plan does.
+        """
+        return HeadGate(self, str(atom), alarms)
+
+    def new_state(self) -> PromptState | None:
+        """What there is to remember of one text: nothing, unless a concept is prompt-level."""
+        return PromptState() if self._prompt else None
+
+    def evaluate(
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
+    ) -> Evidence:
+        """Everything that holds in this pass; worked out once, however many gates ask.
+
+        Plans attached one over the other read different activations, so each asks for itself.
+
+        Args:
+            state: what `new_state` gave the gate that asks; every gate's is kept up to date.
+        """
+        read = tuple(readings[site] for site in self.sites)
+        key = (self.key, tuple(map(id, read)))
+        if key not in frame.memo:
+            frame.memo[key] = (*self._evaluate(readings, frame, state), read)
+        elif state is not None:
+            state.write(frame, frame.memo[key][1])
+        found: Evidence = frame.memo[key][0]
+        for kind, tensor in found._asdict().items():
+            frame.note(kind, tensor)
+        frame.note("decode", frame.decode)
+        return found
+
+    def prove(self, evidence: Mapping[str, Any], row: int, index: int, atom: Atom) -> Proof:
+        """Why `atom` holds or not at `[row, index]` of a pass's evidence."""
+        column = self.logic.atoms.index(str(atom))
+        facts = evidence["facts"][row, index].tolist()
+        given = [Atom.parse(a) for a, fact in zip(self.logic.atoms, facts, strict=True) if fact]
+        came = closure(self.program, given)
+        each = enumerate(self.concepts)
+        leaves = {Atom(c.name): self._leaf(i, evidence, row, index) for i, c in each}
+        if atom in came and not evidence["atoms"][row, index, column]:
+            return Proof(str(atom), holds=False, note="not decided before the prompt's end")
+        return prove(self.program, came, atom, leaves.get)
+
+    def alarms(self, evidence: Mapping[str, Any], row: int, index: int) -> list[str]:
+        """The constraints violated at `[row, index]`, as they are written."""
+        raised = evidence["alarms"][row, index].tolist()
+        return [str(r) for r, up in zip(self.logic.watched, raised, strict=True) if up]
+
+    def _evaluate(
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
+    ) -> tuple[Evidence, Totals | None]:
+        on = self._compiled(frame.valid.device)
+        scored, totals = self._scores(on, readings, frame, state)
+        given = (scored.scores > on.thresholds) & frame.valid[..., None]
+        n_derived = len(self.logic.atoms) - len(self.concepts)
+        facts = torch.cat([given, given.new_zeros(*given.shape[:2], n_derived)], -1)
+        atoms = on.logic.run(facts)
+        alarms = on.logic.alarms(atoms)
+        decided = frame.valid[..., None]
+        if frame.prompt_lengths is not None and totals is not None:
+            ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
+            atoms = atoms & torch.where(on.late_atoms, ended, decided)
+            alarms = alarms & torch.where(on.late_alarms, ended, decided)
+        return Evidence(*scored, facts, atoms & decided, alarms & decided), totals
+
+    def _scores(
+        self,
+        on: _Compiled,
+        readings: Mapping[Site, Tensor],
+        frame: Frame,
+        state: PromptState | None,
+    ) -> tuple[Scored, Totals | None]:
+        """Every concept's score, prompt-level ones aggregated."""
+        parts = [
+            reader.scores(readings[reader.site]).to(frame.valid.device) for reader in on.readers
+        ]
+        if not parts:
+            return token_scores(frame.valid.new_zeros(*frame.valid.shape, 0).float(), frame), None
+        own = token_scores(torch.cat(parts, -1)[..., on.order], frame)
+        if state is None:
+            return own, None
+        chosen = Scored(*(values[..., on.prompt] for values in own))
+        totals = aggregate(chosen, on.kinds, frame, state.before(frame, chosen.scores))
+        state.write(frame, totals)
+        pairs = zip(own, totals.scored, strict=True)
+        return Scored(*(values.index_copy(-1, on.prompt, run) for values, run in pairs)), totals
+
+    def _leaf(self, column: int, evidence: Mapping[str, Any], row: int, index: int) -> Leaf:
+        concept, decode = self.concepts[column], evidence.get("decode")
+        token = int(evidence["token"][row, index, column])
+        return Leaf(
+            concept=concept.name,
+            readout=str(concept.readout),
+            score=float(evidence["scores"][row, index, column]),
+            threshold=concept.threshold,
+            aggregate="token" if concept.aggregate == "token" else concept.over,
+            position=int(evidence["position"][row, index, column]),
+            token=decode([token]) if decode is not None and token >= 0 else f"<{token}>",
+        )
+
+    def _compiled(self, device: torch.device) -> _Compiled:
+        """The gate's tensors on one device; moved there once."""
+        if device not in self._on:
+            order = [column for reader in self.readers for column in reader.concepts]
+            late = downstream(self.program, {Atom(self.concepts[i].name) for i in self._prompt})
+            atoms = [Atom.parse(a) in late for a in self.logic.atoms]
+            alarms = [any(b.atom in late for b in rule.body) for rule in self.logic.watched]
+            self._on[device] = _Compiled(
+                readers=tuple(reader.to(device) for reader in self.readers),
+                order=torch.tensor(order, dtype=torch.long).argsort().to(device),
+                thresholds=torch.tensor([c.threshold for c in self.concepts]).to(device),
+                prompt=torch.tensor(self._prompt, dtype=torch.long).to(device),
+                kinds=Kinds.of([self.concepts[i].over for i in self._prompt], device),
+                logic=self.logic.to(device),
+                late_atoms=torch.tensor(atoms, dtype=torch.bool).to(device),
+                late_alarms=torch.tensor(alarms, dtype=torch.bool).to(device),
+            )
+        return self._on[device]
+
+    @property
+    def _prompt(self) -> list[int]:
+        """Which concepts are aggregated over the prompt."""
+        return [i for i, concept in enumerate(self.concepts) if concept.aggregate == "prompt"]
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class HeadGate:
+    """Open where one derived atom holds."""
+
+    rules: RuleGate
+    atom: str
+    names_alarms: bool = True
+    column: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Find the atom's column."""
+        object.__setattr__(self, "column", self.rules.logic.atoms.index(self.atom))
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The sites that the rules' concepts read."""
+        return self.rules.sites
+
+    def new_state(self) -> PromptState | None:
+        """Running aggregates over the prompt, of one text."""
+        return self.rules.new_state()
+
+    def open(
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
+    ) -> TokenMask:
+        """Where the atom holds, `[batch, pos]`; never at padding."""
+        return self.rules.evaluate(readings, frame, state).atoms[..., self.column]
+
+    def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
+        """The proof that the atom holds there, or does not, and the alarms raised there."""
+        proof = self.rules.prove(evidence, row, index, Atom.parse(self.atom))
+        alarms = self.rules.alarms(evidence, row, index) if self.names_alarms else []
+        return "\n".join([*proof.lines(), *(f"alarm: {rule}" for rule in alarms)])
+
+
+for _kind in (Atom, Literal, Rule, Program):
+    register_kind(_kind)
+for _kind in (Concept, ConceptReader, FeatureReadout, CosineReadout, ProbeReadout):
+    register_kind(_kind)

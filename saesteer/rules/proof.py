@@ -1,0 +1,181 @@
+"""Why an atom holds, or does not: a tree from the atom down to scores, thresholds and tokens.
+
+Proofs are made on the host, for one token, only when somebody asks. They come from a forward
+chaining of their own, which remembers what derived each atom first, so that a proof through a
+positive cycle is well-founded; the tests hold it and the tensor program to the same answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from saesteer.rules.stratify import stratify
+from saesteer.rules.syntax import Atom, Literal, Program, Rule
+
+
+@final
+@dataclass(frozen=True)
+class Leaf:
+    """What a concept's truth rests on.
+
+    `score` is the one compared with `threshold`, aggregated if the concept is; `position` is the
+    token that gave it (for a mean: the last token that entered), counted within the row's text.
+    """
+
+    concept: str
+    readout: str
+    score: float
+    threshold: float
+    aggregate: str
+    position: int
+    token: str
+
+    def __str__(self) -> str:
+        """`feature 12 scored 3.1 > 2.5 at token 4 ' hurts'`."""
+        if not math.isfinite(self.score):
+            return f"{self.readout}, {self.aggregate} of the prompt: no token of it read so far"
+        sign = ">" if self.score > self.threshold else "<="
+        over = "" if self.aggregate == "token" else f", {self.aggregate} of the prompt"
+        return (
+            f"{self.readout} scored {self.score:.4g} {sign} {self.threshold:g}{over}, "
+            f"token {self.position} {self.token!r}"
+        )
+
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as JSON values; a score of nothing is null."""
+        return vars(self) | {"score": self.score if math.isfinite(self.score) else None}
+
+
+@final
+@dataclass(frozen=True)
+class Proof:
+    """One step: a literal, whether it holds, and what that rests on.
+
+    Exactly one of these explains it: `leaf` (a concept), `rule` with its body as `children` (a
+    derived atom), neither with `children` (no rule held: one child per rule, its first failing
+    literal), or neither and no children (`note` says why).
+    """
+
+    literal: str
+    holds: bool
+    rule: Rule | None = None
+    leaf: Leaf | None = None
+    children: tuple[Proof, ...] = ()
+    note: str = ""
+
+    def __str__(self) -> str:
+        """The tree, one line a step."""
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """The tree's lines, without a newline."""
+        lines = [self._headline()]
+        for index, child in enumerate(self.children):
+            last = index == len(self.children) - 1
+            first, *rest = child.lines()
+            lines.append(("└─ " if last else "├─ ") + first)
+            lines += [("   " if last else "│  ") + line for line in rest]
+        return lines
+
+    def leaves(self) -> Iterator[Leaf]:
+        """Every concept the proof rests on, left to right."""
+        if self.leaf is not None:
+            yield self.leaf
+        for child in self.children:
+            yield from child.leaves()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The tree as JSON values."""
+        out: dict[str, Any] = {"literal": self.literal, "holds": self.holds}
+        if self.rule is not None:
+            out |= {"rule": str(self.rule), "line": self.rule.line}
+        if self.leaf is not None:
+            out["leaf"] = self.leaf.as_dict()
+        if self.note:
+            out["note"] = self.note
+        return out | {"because": [child.as_dict() for child in self.children]}
+
+    def _headline(self) -> str:
+        verdict = "holds" if self.holds else "does not hold"
+        if self.leaf is not None:
+            return f"{self.literal} {verdict}: {self.leaf}"
+        if self.rule is not None:
+            return f"{self.literal} {verdict}: {self.rule}  (line {self.rule.line})"
+        return f"{self.literal} {verdict}" + (f": {self.note}" if self.note else "")
+
+
+LeafOf = Callable[[Atom], "Leaf | None"]
+
+
+def closure(program: Program, facts: Iterable[Atom]) -> dict[Atom, Rule | None]:
+    """Every atom that follows from the facts, with the rule that derived it first (None: a fact).
+
+    Raises:
+        RuleError: a cycle through negation.
+    """
+    came: dict[Atom, Rule | None] = dict.fromkeys(facts)
+    for stratum in stratify(program):
+        for _ in range(stratum.passes):
+            new = [rule for rule in stratum.rules if _satisfied(rule, came)]
+            for rule in new:
+                if rule.head is not None:
+                    came.setdefault(rule.head, rule)
+    return came
+
+
+def prove(
+    program: Program,
+    came: Mapping[Atom, Rule | None],
+    atom: Atom,
+    leaf_of: LeafOf = lambda _: None,
+) -> Proof:
+    """Why `atom` holds, or why it does not, given what `closure` returned.
+
+    Args:
+        leaf_of: what a concept's truth rests on; None for an atom that is no concept.
+    """
+    return _Prover(program, came, leaf_of).prove(Literal(atom))
+
+
+@final
+@dataclass(frozen=True)
+class _Prover:
+    program: Program
+    came: Mapping[Atom, Rule | None]
+    leaf_of: LeafOf
+
+    def prove(self, literal: Literal, trail: tuple[Atom, ...] = ()) -> Proof:
+        atom, holds = literal.atom, _true(literal, self.came)
+        leaf = self.leaf_of(atom)
+        if atom in self.came:
+            rule = self.came[atom]
+            if rule is None:
+                return Proof(str(literal), holds, leaf=leaf, note="" if leaf else "given")
+            steps = tuple(self.prove(body) for body in rule.body)
+            return Proof(str(literal), holds, rule=rule, children=steps)
+        rules = [rule for rule in self.program.rules if rule.head == atom]
+        if leaf is not None and not rules:
+            return Proof(str(literal), holds, leaf=leaf)
+        if atom in trail:
+            return Proof(str(literal), holds, note=f"{atom} would have to support itself")
+        failed = [self._first_failing(rule, (*trail, atom)) for rule in rules]
+        if leaf is not None:
+            failed.insert(0, Proof(str(atom), holds=False, leaf=leaf))
+        note = "no rule for it holds" if rules else "not given"
+        return Proof(str(literal), holds, children=tuple(failed), note=note)
+
+    def _first_failing(self, rule: Rule, trail: tuple[Atom, ...]) -> Proof:
+        literal = next(body for body in rule.body if not _true(body, self.came))
+        return self.prove(literal, trail)
+
+
+def _true(literal: Literal, came: Mapping[Atom, Rule | None]) -> bool:
+    return (literal.atom in came) != literal.negated
+
+
+def _satisfied(rule: Rule, came: Mapping[Atom, Rule | None]) -> bool:
+    return all(_true(literal, came) for literal in rule.body)

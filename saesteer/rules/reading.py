@@ -1,0 +1,122 @@
+"""A text read through a rule book, without steering: what holds at each token, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+
+from saesteer.models.record import record
+from saesteer.rules.gate import RuleGate
+from saesteer.rules.proof import Proof
+from saesteer.rules.syntax import Atom
+from saesteer.steer.frame import Frame
+
+if TYPE_CHECKING:
+    from saesteer.models.model import Model
+    from saesteer.rules.book import RuleBook
+    from saesteer.saes.sae import SAE
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class RuleReading:
+    """One row: its tokens and the evidence of the single pass over them."""
+
+    tokens: tuple[str, ...]
+    gate: RuleGate
+    evidence: Mapping[str, Any]
+
+    @property
+    def holds(self) -> dict[str, tuple[int, ...]]:
+        """For every atom, concepts first, the token positions where it holds."""
+        atoms = self.evidence["atoms"][0].tolist()
+        return {
+            atom: tuple(t for t, row in enumerate(atoms) if row[column])
+            for column, atom in enumerate(self.gate.logic.atoms)
+        }
+
+    @property
+    def alarms(self) -> dict[str, tuple[int, ...]]:
+        """For every constraint that is violated somewhere, the token positions where it is."""
+        raised: dict[str, list[int]] = {}
+        for t in range(len(self.tokens)):
+            for rule in self.gate.alarms(self.evidence, 0, t):
+                raised.setdefault(rule, []).append(t)
+        return {rule: tuple(positions) for rule, positions in raised.items()}
+
+    def proof(self, atom: str, index: int = -1) -> Proof:
+        """Why an atom holds at a token, or does not.
+
+        Raises:
+            RuleError: the text is no atom.
+            IndexError: no such token.
+        """
+        index = range(len(self.tokens))[index]
+        return self.gate.prove(self.evidence, 0, index, Atom.parse(atom))
+
+    def proofs(self) -> list[tuple[int, Proof]]:
+        """For every derived atom that holds, its first and its last token's proof."""
+        holds, heads = self.holds, map(str, self.gate.program.heads)
+        return [(t, self.proof(head, t)) for head in heads for t in _ends(holds[head])]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Tokens, scores, positions and proofs as JSON values; a score of nothing is null."""
+        scores = self.evidence["scores"][0].tolist()
+        return {
+            "tokens": list(self.tokens),
+            "scores": {
+                concept.name: [_finite(row[i]) for row in scores]
+                for i, concept in enumerate(self.gate.concepts)
+            },
+            "holds": {atom: list(positions) for atom, positions in self.holds.items()},
+            "alarms": {rule: list(positions) for rule, positions in self.alarms.items()},
+            "proofs": [{"token": t, **proof.as_dict()} for t, proof in self.proofs()],
+        }
+
+    def __str__(self) -> str:
+        """Each atom with its tokens, the alarms, then a proof of every derived atom that holds."""
+        width = max((len(atom) for atom in self.holds), default=0)
+        lines = [f"{atom:<{width}}  {self._spell(at)}" for atom, at in self.holds.items()]
+        lines += [f"alarm  {rule}  {self._spell(at)}" for rule, at in self.alarms.items()]
+        for t, proof in self.proofs():
+            lines += ["", f"at token {t} {self.tokens[t]!r}", *proof.lines()]
+        return "\n".join(lines)
+
+    def _spell(self, positions: tuple[int, ...]) -> str:
+        return "  ".join(f"{t} {self.tokens[t]!r}" for t in positions) or "nowhere"
+
+
+@torch.no_grad()
+def read_prompt(book: RuleBook, model: Model, sae: SAE | None, text: str) -> RuleReading:
+    """Read a text as one whole prompt: prompt-level concepts act at its last token.
+
+    Raises:
+        SaeError, FeatureError: concepts that `sae` can't give.
+        SiteError: a concept's site that the model does not have.
+        DataError: a text without tokens.
+    """
+    batch = model.tokenize(text)
+    gate = RuleGate.of(book, sae)
+    ids = batch.input_ids
+    frame = Frame.of(
+        ids,
+        batch.attention_mask,
+        prompt_lengths=batch.attention_mask.sum(-1),
+        special_ids=model.special_ids.tolist(),
+    )
+    readings = record(model, batch, gate.sites) if gate.sites else {}
+    evidence = gate.evaluate(readings, frame, gate.new_state())._asdict()
+    tokens = tuple(model.tokenizer.decode([token]) for token in ids[0].tolist())
+    return RuleReading(tokens, gate, evidence | {"decode": model.tokenizer.decode})
+
+
+def _ends(positions: tuple[int, ...]) -> list[int]:
+    return sorted({positions[0], positions[-1]}) if positions else []
+
+
+def _finite(score: float) -> float | None:
+    return score if math.isfinite(score) else None

@@ -1,0 +1,239 @@
+"""A sparse autoencoder is a frozen value: six tensors and how to read them, with no training in it.
+
+Everything that other libraries keep as run-time options (input scaling, decoder-norm rescaling,
+reshaping) is folded into the tensors when an SAE is loaded, so `encode` is one affine map and one
+cut. ReLU, JumpReLU and threshold-form BatchTopK are all the same cut, `z = pre where pre > θ`, with
+θ >= 0; only a true TopK differs, and it has no exact column slice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saesteer.errors import DimensionError, FeatureError, SaeError
+from saesteer.models.sites import Site
+
+Activation = Literal["relu", "jumprelu", "topk"]
+
+
+def _check_width(resid: Tensor, d_model: int, name: str) -> None:
+    if resid.shape[-1] != d_model:
+        raise DimensionError(
+            f"SAE {name} reads activations of width {d_model}, got width {resid.shape[-1]}. "
+            "Use an SAE trained on this model and site."
+        )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FeatureSlice:
+    """k features of an SAE: k encoder columns and k decoder rows, all that editing them needs.
+
+    `b_dec` is what the encoder subtracts from its input: zeros where the SAE subtracts nothing.
+    `bias` [k] is derived: the encoder's bias with that subtraction folded in.
+    """
+
+    features: tuple[int, ...]
+    w_enc: Float[Tensor, "d_model k"]
+    b_enc: Float[Tensor, " k"]
+    w_dec: Float[Tensor, "k d_model"]
+    b_dec: Float[Tensor, " d_model"]
+    threshold: Float[Tensor, " k"]
+    site: Site
+    bias: Float[Tensor, " k"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Fold the input offset into `bias`, once."""
+        object.__setattr__(self, "bias", self.b_enc - self.b_dec @ self.w_enc)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations that the slice reads and writes."""
+        return self.w_enc.shape[0]
+
+    def pre(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
+        """Pre-activations of the sliced features, in the slice's own dtype.
+
+        Raises:
+            DimensionError: the activations have another width.
+        """
+        _check_width(resid, self.d_model, f"slice at {self.site}")
+        return resid.to(self.w_enc.dtype) @ self.w_enc + self.bias
+
+    def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
+        """Activations of the sliced features: the full `encode`, restricted to them."""
+        pre = self.pre(resid)
+        return torch.where(pre > self.threshold, pre, torch.zeros_like(pre))
+
+    def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
+        """What a change of the latents, `z_new - z`, adds to the residual: `change @ w_dec`."""
+        return change @ self.w_dec
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> FeatureSlice:
+        """The same slice on another device or in another dtype."""
+        names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+        return replace(self, **{n: getattr(self, n).to(device=device, dtype=dtype) for n in names})
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SAE:
+    """One sparse autoencoder at one site.
+
+    `threshold` is zero for ReLU and ignored for TopK, whose `k` says how many latents survive.
+    `metadata` is whatever the file carried beside the weights (training statistics, data sets).
+    """
+
+    w_enc: Float[Tensor, "d_model d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    w_dec: Float[Tensor, "d_sae d_model"]
+    b_dec: Float[Tensor, " d_model"]
+    threshold: Float[Tensor, " d_sae"]
+    site: Site
+    activation: Activation = "jumprelu"
+    k: int | None = None
+    apply_b_dec_to_input: bool = True
+    model_name: str = ""
+    name: str = "sae"
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that the tensors fit together.
+
+        Raises:
+            DimensionError: two tensors disagree on d_model or d_sae.
+            SaeError: TopK without a usable k.
+        """
+        d_model, d_sae = self.w_enc.shape
+        expected = {
+            "b_enc": (d_sae,),
+            "w_dec": (d_sae, d_model),
+            "b_dec": (d_model,),
+            "threshold": (d_sae,),
+        }
+        for tensor, shape in expected.items():
+            got = tuple(getattr(self, tensor).shape)
+            if got != shape:
+                raise DimensionError(
+                    f"SAE {self.name}: {tensor} has shape {list(got)}, expected {list(shape)} "
+                    f"to fit w_enc {[d_model, d_sae]}. The file is damaged or misread."
+                )
+        if self.activation == "topk" and not (self.k and 0 < self.k <= d_sae):
+            raise SaeError(
+                f"SAE {self.name}: k = {self.k} for a TopK SAE, expected 1 to {d_sae}. "
+                "Set k in its cfg.json."
+            )
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations that the SAE reads."""
+        return self.w_enc.shape[0]
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return self.w_enc.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.w_enc.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that `encode` and `decode` compute in."""
+        return self.w_enc.dtype
+
+    def pre(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_sae"]:
+        """Pre-activations of all latents, in the SAE's dtype.
+
+        Raises:
+            DimensionError: the activations have another width.
+        """
+        _check_width(resid, self.d_model, self.name)
+        resid = resid.to(self.dtype)
+        centred = resid - self.b_dec if self.apply_b_dec_to_input else resid
+        return centred @ self.w_enc + self.b_enc
+
+    def encode(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_sae"]:
+        """Latents: non-negative, mostly zero.
+
+        Raises:
+            DimensionError: the activations have another width.
+        """
+        pre = self.pre(resid)
+        if self.activation == "topk":
+            top = pre.topk(self.k or 0, dim=-1)
+            return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
+        return torch.where(pre > self.threshold, pre, torch.zeros_like(pre))
+
+    def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_model"]:
+        """The reconstruction of the residual, in the SAE's dtype."""
+        return latents @ self.w_dec + self.b_dec
+
+    def __call__(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Encode and decode, back in the dtype of `resid`."""
+        return self.decode(self.encode(resid)).to(resid.dtype)
+
+    def check_features(self, features: Sequence[int]) -> tuple[int, ...]:
+        """The same features as a tuple.
+
+        Raises:
+            FeatureError: one of them lies outside 0 to d_sae - 1.
+        """
+        for feature in features:
+            if not 0 <= feature < self.d_sae:
+                raise FeatureError(
+                    f"feature {feature} does not exist; SAE {self.name} has features "
+                    f"0–{self.d_sae - 1}."
+                )
+        return tuple(int(f) for f in features)
+
+    def slice(self, features: Sequence[int]) -> FeatureSlice:
+        """The columns and rows of some features, copied, in the order given.
+
+        Raises:
+            FeatureError: a feature lies outside the SAE.
+            SaeError: a TopK SAE, where whether one latent lives depends on all the others.
+        """
+        chosen = self.check_features(features)
+        if self.activation == "topk":
+            raise SaeError(
+                f"SAE {self.name} is a true TopK, which has no exact slice. Convert it with "
+                "saesteer.saes.to_threshold, or ask for exact=True."
+            )
+        index = torch.tensor(chosen, dtype=torch.long, device=self.device)
+        offset = self.b_dec if self.apply_b_dec_to_input else torch.zeros_like(self.b_dec)
+        return FeatureSlice(
+            features=chosen,
+            w_enc=self.w_enc[:, index].contiguous(),
+            b_enc=self.b_enc[index],
+            w_dec=self.w_dec[index],
+            b_dec=offset.clone(),
+            threshold=self.threshold[index],
+            site=self.site,
+        )
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SAE:
+        """The same SAE on another device or in another dtype."""
+        names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+        return replace(self, **{n: getattr(self, n).to(device=device, dtype=dtype) for n in names})
+
+    def fingerprint(self) -> str:
+        """sha256 over the weights as fp32 and over how they are read; names don't count."""
+        digest = hashlib.sha256()
+        k = self.k if self.activation == "topk" else None
+        digest.update(f"{self.site}|{k}|{self.apply_b_dec_to_input}".encode())
+        for tensor in (self.w_enc, self.b_enc, self.w_dec, self.b_dec, self.threshold):
+            array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+            digest.update(array.tobytes())
+        return digest.hexdigest()

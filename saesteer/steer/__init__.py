@@ -1,0 +1,59 @@
+"""Steering: interventions, where, gates, schedules, plans and their traces."""
+
+from __future__ import annotations
+
+from saesteer.steer.edit import Edit
+from saesteer.steer.feature_edits import ablate, clamp, feature_add, scale
+from saesteer.steer.feature_edits import replace_by as replace
+from saesteer.steer.frame import Frame
+from saesteer.steer.gate import Always, ColumnHistory, Explains, FollowsRows, Gate
+from saesteer.steer.intervention import (
+    Intervention,
+    add,
+    add_scaled,
+    affine,
+    project_out,
+)
+from saesteer.steer.plan import Plan
+from saesteer.steer.prompts import PromptEdit
+from saesteer.steer.schedule import Schedule, constant, decay
+from saesteer.steer.session import unsteered
+from saesteer.steer.store import register_kind
+from saesteer.steer.trace import Trace
+from saesteer.steer.where import Where, all, first, generated, last, positions, prompt, spans
+
+__all__ = [
+    "Always",
+    "ColumnHistory",
+    "Edit",
+    "Explains",
+    "FollowsRows",
+    "Frame",
+    "Gate",
+    "Intervention",
+    "Plan",
+    "PromptEdit",
+    "Schedule",
+    "Trace",
+    "Where",
+    "ablate",
+    "add",
+    "add_scaled",
+    "affine",
+    "all",
+    "clamp",
+    "constant",
+    "decay",
+    "feature_add",
+    "first",
+    "generated",
+    "last",
+    "positions",
+    "project_out",
+    "prompt",
+    "register_kind",
+    "replace",
+    "scale",
+    "spans",
+    "unsteered",
+]

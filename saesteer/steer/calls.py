@@ -1,0 +1,127 @@
+"""The wrapper on one model instance's `generate`, which is where prompts end and answers begin.
+
+Only the outermost call counts: assisted decoding and custom loops call `generate` again inside.
+`pipeline` and `Model.generate` go through it too.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from copy import copy, deepcopy
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from saesteer.errors import PlanError
+from saesteer.steer.frame import Prompt
+
+if TYPE_CHECKING:
+    from saesteer.steer.session import Session
+
+
+@final
+class SteeredGenerate:
+    """Stands in for `owner.generate` while plans are attached; passes through when none is.
+
+    `owner` is a Hugging Face model, or a bridge around it, whose own loop takes text as well: its
+    prompt is then read from the call's first pass.
+    """
+
+    def __init__(self, owner: Any, original: Any, session: Session) -> None:
+        self.owner, self.original, self._session = owner, original, session
+        self.replaced = owner.__dict__.get("generate")
+        functools.update_wrapper(self, original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate, telling the session where the prompts end."""
+        session = self._session
+        if not session.active or session.generating:
+            return self.original(*args, **kwargs)
+        if hasattr(self.owner, "original_model"):
+            with session.call(None):
+                return self.original(*args, **kwargs)
+        _refuse(kwargs, self.owner)
+        with session.call(read_prompt(self.owner, args, kwargs)):
+            return self.original(*args, **_uncompiled(kwargs))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SteeredGenerate:
+        """For a model that is deep-copied under a plan: generates with the copy."""
+        owner = deepcopy(self.owner, memo)
+        copied = SteeredGenerate(owner, type(owner).generate.__get__(owner), self._session)
+        copied.replaced = None
+        return copied
+
+
+def wrap_generate(owner: Any, session: Session) -> None:
+    """Put a wrapper on this instance's `generate`."""
+    owner.__dict__["generate"] = SteeredGenerate(owner, owner.generate, session)
+
+
+def unwrap_generate(owner: Any) -> None:
+    """Take our wrapper off; one that somebody has wrapped in turn stays, and passes through."""
+    ours = owner.__dict__.get("generate")
+    if not isinstance(ours, SteeredGenerate):
+        return
+    del owner.__dict__["generate"]
+    if ours.replaced is not None:
+        owner.__dict__["generate"] = ours.replaced
+
+
+def read_prompt(hf: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prompt:
+    """What `generate` was given, read as `generate` itself reads it."""
+    ids = args[0] if args else kwargs.get("inputs", kwargs.get("input_ids"))
+    embeds, mask = kwargs.get("inputs_embeds"), kwargs.get("attention_mask")
+    eos, pad = (_setting(hf, kwargs, name) for name in ("eos_token_id", "pad_token_id"))
+    stop_ids = tuple(dict.fromkeys([*eos, *pad])) if eos else ()
+    tokens = embeds if embeds is not None else ids
+    if tokens is None:
+        return Prompt(torch.ones(1, dtype=torch.long), stop_ids=stop_ids)
+    if mask is None and embeds is None:
+        mask = _inferred_mask(ids, eos, pad)
+    if mask is None:
+        mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+    whole = ids if ids is not None and ids.shape == mask.shape else None
+    return Prompt((mask > 0).sum(-1), whole, mask > 0, stop_ids)
+
+
+def _inferred_mask(ids: Tensor, eos: tuple[int, ...], pad: tuple[int, ...]) -> Tensor | None:
+    """Padding that `generate` recognises by itself: only where the pad token is not an eos."""
+    if not pad or pad[0] in eos:
+        return None
+    return (ids != pad[0]).long()
+
+
+def _setting(hf: Any, kwargs: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """A token id setting from the call, its config, or the model's, in that order."""
+    if name in kwargs:
+        value = kwargs[name]
+    else:
+        given = getattr(kwargs.get("generation_config"), name, None)
+        own = getattr(getattr(hf, "generation_config", None), name, None)
+        value = given if given is not None else own
+    return () if value is None else tuple(int(v) for v in torch.as_tensor(value).flatten())
+
+
+def _refuse(kwargs: Mapping[str, Any], hf: Any) -> None:
+    """Calls whose passes are not of the prompts' rows."""
+    config = kwargs.get("generation_config") or getattr(hf, "generation_config", None)
+    guidance = kwargs.get("guidance_scale", getattr(config, "guidance_scale", None))
+    if guidance is not None and guidance != 1:
+        raise PlanError(
+            "classifier-free guidance runs a second, unprompted text through the model, which "
+            "would be steered as well; leave guidance_scale out."
+        )
+    if kwargs.get("cache_implementation") == "paged":
+        raise PlanError("a paged cache packs rows together; leave cache_implementation out.")
+
+
+def _uncompiled(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Static caches on a GPU make `generate` compile the model, and compiled code ignores hooks."""
+    config = kwargs.get("generation_config")
+    if config is None:
+        return {**kwargs, "disable_compile": True}
+    config = copy(config)
+    config.disable_compile = True
+    return {**kwargs, "generation_config": config}

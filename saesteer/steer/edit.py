@@ -1,0 +1,56 @@
+"""One act of a plan, as a value; nothing here knows a model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import final
+
+from saesteer.errors import PlanError
+from saesteer.steer.gate import Always, Gate
+from saesteer.steer.intervention import Intervention
+from saesteer.steer.schedule import Schedule
+from saesteer.steer.where import Where, generated
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One act on activations: what, where, whether, how strongly over time, how strongly at all.
+
+    Raises:
+        PlanError: a part is not what its name says, or the strength is not finite.
+    """
+
+    intervention: Intervention
+    where: Where = field(default_factory=generated)
+    gate: Gate = field(default_factory=Always)
+    schedule: Schedule | None = None
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the parts; a gate of None is always open."""
+        if self.gate is None:
+            object.__setattr__(self, "gate", Always())
+        parts = {"intervention": Intervention, "where": Where, "gate": Gate}
+        for name, kind in parts.items():
+            if not isinstance(getattr(self, name), kind):
+                got = type(getattr(self, name)).__name__
+                raise PlanError(f"Edit: {name} is a {got}, expected a {kind.__name__}.")
+        object.__setattr__(self, "strength", finite_strength(self.strength))
+
+    @property
+    def label(self) -> str:
+        """`clamp feature 55 to 6 at resid_post.9`."""
+        return f"{self.intervention.describe()} at {self.intervention.site}"
+
+
+def finite_strength(strength: float) -> float:
+    """`strength` as a float.
+
+    Raises:
+        PlanError: it is NaN or infinite.
+    """
+    if not math.isfinite(strength):
+        raise PlanError(f"strength {strength} is not a finite number.")
+    return float(strength)

@@ -1,0 +1,270 @@
+"""Edits of SAE features that move only what they name and keep the SAE's reconstruction error.
+
+The decoder is linear, so `h + (z* - z) W_dec` needs the edited features' columns and rows alone
+(Templeton et al. 2024, Scaling Monosemanticity). A true TopK SAE has no exact slice: whether one
+latent lives depends on all the others, so there the whole encoder runs.
+"""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saesteer.axes import Resid
+from saesteer.errors import PlanError
+from saesteer.saes.sae import SAE, FeatureSlice
+from saesteer.steer.frame import Frame
+from saesteer.steer.intervention import Intervention, is_outlier
+
+Readings = Float[Tensor, "batch pos k"]
+_FINGERPRINTS: weakref.WeakKeyDictionary[SAE, str] = weakref.WeakKeyDictionary()
+
+
+@final
+@dataclass(frozen=True)
+class SaeStamp:
+    """Which SAE an edit was made from."""
+
+    name: str
+    fingerprint: str
+
+    @staticmethod
+    def of(sae: SAE) -> SaeStamp:
+        """The stamp of `sae`; its weights are hashed once."""
+        if sae not in _FINGERPRINTS:
+            _FINGERPRINTS[sae] = sae.fingerprint()
+        return SaeStamp(sae.name, _FINGERPRINTS[sae])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TopKReader:
+    """A true TopK SAE read in full, of which some features are used."""
+
+    sae: SAE
+    features: tuple[int, ...]
+
+    @property
+    def d_model(self) -> int:
+        """Width of the activations."""
+        return self.sae.d_model
+
+    def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
+        """Activations of the used features among all."""
+        return self.sae.encode(resid)[..., list(self.features)]
+
+    def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
+        """What a change of the used features adds to the residual."""
+        return change @ self.sae.w_dec[list(self.features)]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> TopKReader:
+        """The same reader elsewhere."""
+        return replace(self, sae=self.sae.to(device, dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEdit(Intervention):
+    """A change of some features' activations z, which are 0 where a feature is off."""
+
+    reader: FeatureSlice | TopKReader
+    stamp: SaeStamp
+
+    @property
+    def width(self) -> int:
+        """The SAE's d_model."""
+        return self.reader.d_model
+
+    @abstractmethod
+    def change(self, z: Readings) -> Readings:
+        """z* - z."""
+
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """(z* - z) W_dec over the edited features."""
+        return self.reader.delta(self.change(self.reader.read(resid.float())))
+
+    def _named(self) -> str:
+        features = self.reader.features
+        return f"feature{'s'[: len(features) != 1]} {', '.join(map(str, features))}"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Clamp(FeatureEdit):
+    """Holds features at `value`, on or off; 0 is `ablate`."""
+
+    value: Float[Tensor, " k"]
+
+    def describe(self) -> str:
+        """`clamp feature 55 to 6`."""
+        values = ", ".join(f"{v:g}" for v in dict.fromkeys(self.value.tolist()))
+        return f"clamp {self._named()} to {values}"
+
+    def change(self, z: Readings) -> Readings:
+        """value - z."""
+        return self.value - z
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Scale(FeatureEdit):
+    """Multiplies features by `factor` where they are on."""
+
+    factor: Float[Tensor, " k"]
+
+    def describe(self) -> str:
+        """`scale feature 55 by 2`."""
+        factors = ", ".join(f"{v:g}" for v in dict.fromkeys(self.factor.tolist()))
+        return f"scale {self._named()} by {factors}"
+
+    def change(self, z: Readings) -> Readings:
+        """(factor - 1) z."""
+        return (self.factor - 1.0) * z
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Ablate(FeatureEdit):
+    """Sets features to 0 where they are on."""
+
+    def describe(self) -> str:
+        """`ablate feature 55`."""
+        return f"ablate {self._named()}"
+
+    def change(self, z: Readings) -> Readings:
+        """-z."""
+        return -z
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FeatureAdd(FeatureEdit):
+    """Adds `amount` to features whether they are on or not: a fixed vector along decoder rows."""
+
+    amount: Float[Tensor, " k"]
+
+    def describe(self) -> str:
+        """`add 4 to feature 55`."""
+        amounts = ", ".join(f"{v:g}" for v in dict.fromkeys(self.amount.tolist()))
+        return f"add {amounts} to {self._named()}"
+
+    def change(self, z: Readings) -> Readings:
+        """amount, everywhere."""
+        return self.amount.expand_as(z)
+
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """amount W_dec; nothing needs to be read."""
+        return self.reader.delta(self.amount).expand(resid.shape)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Replace(Intervention):
+    """The SAE's reconstruction in the place of h, its error dropped; outlier tokens pass through.
+
+    Outliers are tokens of more than 4 times `typical_norm`.
+    """
+
+    sae: SAE
+    stamp: SaeStamp
+    typical_norm: float | None = None
+
+    @property
+    def width(self) -> int:
+        """The SAE's d_model."""
+        return self.sae.d_model
+
+    def describe(self) -> str:
+        """`replace by the reconstruction of SAE x`."""
+        return f"replace by the reconstruction of SAE {self.stamp.name}"
+
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """Reconstruction minus h."""
+        resid = resid.float()
+        outlier = is_outlier(resid.norm(dim=-1, keepdim=True), self.typical_norm, "replace")
+        return torch.where(outlier, 0.0, self.sae(resid) - resid)
+
+
+Features = int | Sequence[int]
+Values = float | Sequence[float]
+
+
+def clamp(sae: SAE, features: Features, value: Values) -> Clamp:
+    """Hold features at `value` (one for all, or one each), in latent units.
+
+    Raises:
+        FeatureError: a feature lies outside the SAE.
+        PlanError: no features, or another number of values.
+    """
+    reader = _reader(sae, features)
+    return Clamp(sae.site, reader, SaeStamp.of(sae), _values(value, reader, "clamp"))
+
+
+def scale(sae: SAE, features: Features, factor: Values) -> Scale:
+    """Multiply features by `factor` where they are on.
+
+    Raises:
+        FeatureError, PlanError: as for `clamp`.
+    """
+    reader = _reader(sae, features)
+    return Scale(sae.site, reader, SaeStamp.of(sae), _values(factor, reader, "scale"))
+
+
+def ablate(sae: SAE, features: Features) -> Ablate:
+    """Set features to 0 where they are on.
+
+    Raises:
+        FeatureError, PlanError: as for `clamp`.
+    """
+    return Ablate(sae.site, _reader(sae, features), SaeStamp.of(sae))
+
+
+def feature_add(sae: SAE, features: Features, amount: Values) -> FeatureAdd:
+    """Add `amount`, in latent units, to features whether they are on or not.
+
+    Raises:
+        FeatureError, PlanError: as for `clamp`.
+    """
+    reader = _reader(sae, features)
+    return FeatureAdd(sae.site, reader, SaeStamp.of(sae), _values(amount, reader, "feature_add"))
+
+
+def replace_by(sae: SAE, typical_norm: float | None = None) -> Replace:
+    """Put the SAE's reconstruction in the place of the activation; exported as `replace`.
+
+    Args:
+        typical_norm: the site's median ‖h‖; measured once on a built-in text when left out.
+    """
+    return Replace(sae.site, sae.to(dtype=torch.float32), SaeStamp.of(sae), typical_norm)
+
+
+def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
+    chosen = sae.check_features([features] if isinstance(features, int) else list(features))
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise PlanError(f"features {list(chosen)}: give one or more, each of them once.")
+    if sae.activation == "topk":
+        return TopKReader(sae.to(dtype=torch.float32), chosen)
+    return sae.slice(chosen).to(dtype=torch.float32)
+
+
+def _values(values: Values, reader: FeatureSlice | TopKReader, who: str) -> Tensor:
+    k = len(reader.features)
+    given = [values] * k if isinstance(values, int | float) else list(values)
+    if len(given) != k:
+        raise PlanError(
+            f"{who}: {len(given)} values for {k} features; give one for all or one each."
+        )
+    tensor = torch.tensor([float(v) for v in given], dtype=torch.float32)
+    if not bool(torch.isfinite(tensor).all()):
+        raise PlanError(f"{who}: the value is not finite.")
+    return tensor.to(_device(reader))
+
+
+def _device(reader: FeatureSlice | TopKReader) -> torch.device:
+    return reader.w_dec.device if isinstance(reader, FeatureSlice) else reader.sae.device

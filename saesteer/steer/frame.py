@@ -1,0 +1,280 @@
+"""One frame per forward pass: which positions these are, in coordinates that don't move.
+
+Everything is absolute. `logical` counts a row's real tokens from 0 across passes, so padding,
+caches, chunks and rollbacks don't shift it; `start` is the physical column at which the pass
+begins. Positions that come with a pass are not trusted alone: padding has position 0 like the first
+token, and "the first call" or "more than one token" does not mean prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from saesteer.axes import TokenIds, TokenMask
+from saesteer.errors import PlanError
+
+_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlens")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What the prompts of the current call are; rows as the caller gave them, before beams.
+
+    Attributes:
+        lengths: real tokens per prompt, `[rows]`.
+        input_ids: the whole prompts `[rows, columns]`, or None if only their length is known.
+        mask: their validity, `[rows, columns]`.
+        stop_ids: tokens at generated positions that mean "this row has finished".
+        memo: what has been worked out once per call (text spans).
+    """
+
+    lengths: Tensor
+    input_ids: Tensor | None = None
+    mask: Tensor | None = None
+    stop_ids: tuple[int, ...] = ()
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def per_row(self, values: Tensor, batch: int) -> Tensor:
+        """`values [rows, ...]` repeated to the rows of a pass (beams, num_return_sequences).
+
+        Raises:
+            PlanError: the pass has a number of rows that is no multiple of the prompts'.
+        """
+        rows = values.shape[0]
+        if rows in (1, batch):
+            return values.expand(batch, *values.shape[1:])
+        if batch % rows:
+            raise PlanError(
+                f"prompt_lengths are for {rows} rows but the pass has {batch}; "
+                "give one length per row, or a single one for all."
+            )
+        return values.repeat_interleave(batch // rows, dim=0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The positions of one forward pass, shared by all sites of that pass.
+
+    Attributes:
+        valid: True at real tokens, False at padding, `[batch, pos]`.
+        logical: index among the row's real tokens from the start of the text, `[batch, pos]`;
+            meaningless where not valid.
+        start: physical column of the pass's first position.
+        input_ids: `[batch, pos]`, or None when the pass was given embeddings.
+        special: True at BOS, EOS and other special tokens, `[batch, pos]`.
+        finished: True in rows whose generation has ended, `[batch, pos]`.
+        prompt_lengths: real tokens in each row's prompt, `[batch]`, or None if nobody said.
+        prompt: the prompts themselves, before rows were expanded.
+        decode: token ids to text, or None without a tokenizer.
+        memo: what was worked out for this pass already; dies with it.
+        evidence: where `note` writes.
+    """
+
+    valid: TokenMask
+    logical: TokenIds
+    start: int = 0
+    input_ids: TokenIds | None = None
+    special: TokenMask | None = None
+    finished: TokenMask | None = None
+    prompt_lengths: Tensor | None = None
+    prompt: Prompt | None = None
+    decode: Callable[[Sequence[int]], str] | None = None
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    evidence: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def first_pass(self) -> bool:
+        """Whether the pass starts a text, at column 0; with a cache, later passes don't."""
+        return self.start == 0
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of the text up to the end of this pass, padding included."""
+        return self.start + self.valid.shape[1]
+
+    @property
+    def live(self) -> TokenMask:
+        """Real tokens of rows that are still going, `[batch, pos]`."""
+        return self.valid if self.finished is None else self.valid & ~self.finished
+
+    def need_prompt_lengths(self, who: str) -> Tensor:
+        """Prompt lengths as `[batch, 1]`.
+
+        Raises:
+            PlanError: the pass is not inside `generate` and nobody gave them.
+        """
+        if self.prompt_lengths is None:
+            raise PlanError(
+                f"{who} needs to know where the prompt ends, and this pass is not inside "
+                "generate; pass plan.on(model, prompt_lengths=[...]), in tokens per row."
+            )
+        return self.prompt_lengths[:, None]
+
+    def note(self, kind: str, payload: Any) -> None:
+        """Leave evidence for the trace, such as scores `[batch, pos, n]`; kept as it is."""
+        self.evidence[kind] = payload.detach() if isinstance(payload, Tensor) else payload
+
+    def with_evidence(self, evidence: dict[str, Any]) -> Frame:
+        """The same frame, noting elsewhere."""
+        return replace(self, evidence=evidence)
+
+    @staticmethod
+    def of(
+        input_ids: Tensor,
+        mask: Tensor | None = None,
+        *,
+        start: int = 0,
+        prompt_lengths: Tensor | Sequence[int] | None = None,
+        special_ids: Sequence[int] = (),
+    ) -> Frame:
+        """A frame made by hand, for tests and for reading gates outside a model.
+
+        Args:
+            mask: validity of all columns so far, `[batch, start + pos]`.
+        """
+        kwargs = {"input_ids": input_ids, "attention_mask": mask, "past_key_values": None}
+        prompt = None if prompt_lengths is None else Prompt(torch.as_tensor(prompt_lengths))
+        return read_frame((), kwargs, prompt=prompt, start=start, special=Ids(special_ids))
+
+
+@final
+class Ids:
+    """A set of token ids that answers for whole tensors with one lookup."""
+
+    def __init__(self, ids: Sequence[int] | Tensor) -> None:
+        self._ids = tuple(sorted({int(i) for i in ids}))
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def __call__(self, tokens: TokenIds) -> TokenMask:
+        """True where a token is one of the ids, `[batch, pos]`."""
+        if not self._ids:
+            return torch.zeros_like(tokens, dtype=torch.bool)
+        table = self._tables.get(tokens.device)
+        if table is None:
+            table = torch.zeros(self._ids[-1] + 2, dtype=torch.bool)
+            table[list(self._ids)] = True
+            table = self._tables[tokens.device] = table.to(tokens.device)
+        return table[tokens.clamp(0, len(table) - 1)]
+
+
+def read_frame(
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    prompt: Prompt | None = None,
+    start: int | None = None,
+    special: Ids | None = None,
+    decode: Callable[[Sequence[int]], str] | None = None,
+) -> Frame:
+    """The frame of a pass, from the arguments of the base model's forward.
+
+    Raises:
+        PlanError: packed rows, or a mask or prompt lengths that don't fit the pass.
+    """
+    ids = args[0] if args else kwargs.get("input_ids")
+    tokens = ids if ids is not None else kwargs.get("inputs_embeds")
+    if tokens is None:
+        raise PlanError("a forward pass without input_ids and inputs_embeds can't be steered.")
+    if any(kwargs.get(name) is not None for name in _PACKED):
+        raise PlanError("packed rows (continuous batching, padding-free) can't be steered.")
+    begin = _past_length(kwargs.get("past_key_values")) if start is None else start
+    valid, logical = _positions(kwargs, tokens.shape[0], tokens.shape[1], begin, tokens.device)
+    lengths = None if prompt is None else prompt.per_row(prompt.lengths, len(valid))
+    frame = Frame(
+        valid=valid,
+        logical=logical,
+        start=begin,
+        input_ids=ids,
+        special=None if ids is None or special is None else special(ids),
+        prompt_lengths=None if lengths is None else lengths.to(valid.device),
+        prompt=prompt,
+        decode=decode,
+    )
+    return replace(frame, finished=_finished(frame))
+
+
+def _past_length(cache: Any) -> int:
+    """Columns already in the cache; read now, since a static cache's counter moves on its own."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def _positions(
+    kwargs: Mapping[str, Any], batch: int, n: int, start: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Validity and logical position, each `[batch, n]`."""
+    columns = torch.arange(start, start + n, device=device)
+    given = kwargs.get("position_ids")
+    given = given if isinstance(given, Tensor) and given.ndim == 2 else None
+    mask = _full_mask(kwargs.get("attention_mask"))
+    if mask is None:
+        valid = torch.ones(batch, n, dtype=torch.bool, device=device)
+        logical = columns.expand(batch, n)
+    elif mask.ndim == 2:
+        valid, logical = _from_padding_mask(mask.to(device), columns, start + n)
+    else:
+        valid, logical = _from_attention_mask(mask.to(device), columns, start + n, given)
+    valid, logical = valid.expand(batch, n), logical.expand(batch, n)
+    if given is not None and n > 1:
+        _refuse_packed(given.to(device).expand(batch, n), valid)
+    return valid, logical
+
+
+def _full_mask(mask: Any) -> Tensor | None:
+    """The mask over the whole text; a static cache may pass one per kind of layer."""
+    if isinstance(mask, Mapping):
+        mask = mask["full_attention"] if "full_attention" in mask else next(iter(mask.values()))
+    if mask is None or isinstance(mask, Tensor):
+        return mask
+    raise PlanError(
+        f"an attention mask of type {type(mask).__name__} can't be read; "
+        "load the model with attn_implementation='sdpa' or 'eager'."
+    )
+
+
+def _from_padding_mask(mask: Tensor, columns: Tensor, stop: int) -> tuple[Tensor, Tensor]:
+    if mask.shape[1] < stop:
+        raise PlanError(
+            f"the attention mask covers {mask.shape[1]} columns but the text has {stop}; "
+            "with a cache, pass a mask over all columns, cached ones included."
+        )
+    real = mask > 0
+    return real[:, columns], (real.long().cumsum(-1) - 1).clamp(min=0)[:, columns]
+
+
+def _from_attention_mask(
+    mask: Tensor, columns: Tensor, stop: int, given: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """From a mask `[batch, 1, query, key]`, boolean or additive: a real token sees itself."""
+    allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
+    if allowed.shape[-1] >= stop:
+        at = columns[None, :, None].expand(allowed.shape[0], -1, 1)
+        valid = allowed.gather(-1, at).squeeze(-1)
+    else:
+        valid = allowed.any(-1)
+    counted = (allowed.long().sum(-1) - 1).clamp(min=0)
+    return valid, counted if given is None else given.to(mask.device)
+
+
+def _refuse_packed(position_ids: Tensor, valid: Tensor) -> None:
+    both = valid[:, 1:] & valid[:, :-1]
+    if bool((both & (position_ids[:, 1:] <= position_ids[:, :-1])).any()):
+        raise PlanError(
+            "position_ids restart inside a row, so several texts are packed into it; "
+            "steer one text per row, padded."
+        )
+
+
+def _finished(frame: Frame) -> Tensor | None:
+    """Generated positions that hold the end of text or the padding that follows it."""
+    prompt, lengths, ids = frame.prompt, frame.prompt_lengths, frame.input_ids
+    if prompt is None or lengths is None or ids is None or not prompt.stop_ids:
+        return None
+    stop = prompt.memo.setdefault("stop", Ids(prompt.stop_ids))
+    return stop(ids) & (frame.logical >= lengths[:, None])

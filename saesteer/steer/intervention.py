@@ -1,0 +1,234 @@
+"""Interventions are values: what an edit would add to an activation, and nothing about when.
+
+Each gives Δh for every position, as if it were the only one; where, whether and how strongly it
+acts is the plan's business, so strength multiplies Δh for all of them alike. Arithmetic is fp32
+whatever the model's dtype. No answer depends on other rows or positions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saesteer.axes import Resid
+from saesteer.errors import DimensionError, PlanError
+from saesteer.metrics.outliers import OUTLIER_FACTOR
+from saesteer.models.sites import Site
+from saesteer.steer.frame import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Intervention(ABC):
+    """A pure function on one site's activations."""
+
+    site: Site
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Size of the activations it edits."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What it does, in a few words, without the site: `clamp feature 55 to 6`."""
+
+    @abstractmethod
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """Δh for each position, in fp32.
+
+        Args:
+            resid: `[batch, pos, width]`, the site's activations before the plan's own edits.
+            frame: the pass it happens in, for edits that depend on it.
+        """
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same intervention with its tensors in fp32 on `device`."""
+        moved: dict[str, Any] = {}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.init and hasattr(value, "to"):
+                moved[entry.name] = value.to(device=device, dtype=torch.float32)
+        return replace(self, **moved)
+
+
+def as_vector(vector: Tensor, who: str) -> Float[Tensor, " width"]:
+    """`vector` as fp32, copied out of whatever it was a view of.
+
+    Raises:
+        DimensionError: it has another shape than `[width]`.
+        PlanError: it holds NaN or infinity.
+    """
+    if vector.ndim != 1 or not vector.numel():
+        raise DimensionError(f"{who}: got shape {list(vector.shape)}, expected one vector [width].")
+    return finite(vector, who)
+
+
+def finite(tensor: Tensor, who: str) -> Tensor:
+    """`tensor` detached, copied and in fp32.
+
+    Raises:
+        PlanError: it holds NaN or infinity.
+    """
+    if not bool(torch.isfinite(tensor).all()):
+        raise PlanError(f"{who}: the tensor holds NaN or infinity; check how it was computed.")
+    return tensor.detach().to(torch.float32, copy=True)
+
+
+def is_outlier(norms: Tensor, typical_norm: float | None, who: str) -> Tensor:
+    """Tokens whose norm exceeds 4 times the site's typical one, a constant of the model.
+
+    The batch's own median would make a token's edit depend on its neighbours and on the cache.
+
+    Raises:
+        PlanError: no typical norm has been filled in.
+    """
+    if typical_norm is None:
+        raise PlanError(
+            f"{who} has no typical_norm yet; attaching its plan measures it, or set it."
+        )
+    return norms > OUTLIER_FACTOR * typical_norm
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Add(Intervention):
+    """h + v."""
+
+    vector: Float[Tensor, " width"]
+
+    @property
+    def width(self) -> int:
+        """Size of the vector."""
+        return self.vector.shape[0]
+
+    def describe(self) -> str:
+        """`add a vector of norm 8.1`."""
+        return f"add a vector of norm {float(self.vector.norm()):.3g}"
+
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """The vector, at every position."""
+        return self.vector.expand(resid.shape)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AddScaled(Intervention):
+    """h + ‖h‖ v; where ‖h‖ is more than 4 times `typical_norm`, that norm stands in for it."""
+
+    vector: Float[Tensor, " width"]
+    typical_norm: float | None = None
+
+    @property
+    def width(self) -> int:
+        """Size of the vector."""
+        return self.vector.shape[0]
+
+    def describe(self) -> str:
+        """`add a vector of norm 0.2 ‖h‖`."""
+        return f"add a vector of norm {float(self.vector.norm()):.3g} ‖h‖"
+
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """The vector times each token's norm, outliers held to the typical one."""
+        norms = resid.float().norm(dim=-1, keepdim=True)
+        outlier = is_outlier(norms, self.typical_norm, "add_scaled")
+        return torch.where(outlier, self.typical_norm or 0.0, norms) * self.vector
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ProjectOut(Intervention):
+    """h without its part in a subspace, given by orthonormal rows."""
+
+    basis: Float[Tensor, "k width"]
+
+    @property
+    def width(self) -> int:
+        """Size of the basis vectors."""
+        return self.basis.shape[1]
+
+    def describe(self) -> str:
+        """`project out 1 direction`."""
+        k = self.basis.shape[0]
+        return f"project out {k} direction{'s'[: k != 1]}"
+
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """Minus the projection onto the subspace."""
+        return -(resid.float() @ self.basis.T) @ self.basis
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Affine(Intervention):
+    """W h + b in the place of h."""
+
+    weight: Float[Tensor, "width width"]
+    bias: Float[Tensor, " width"]
+
+    @property
+    def width(self) -> int:
+        """Size of the bias."""
+        return self.bias.shape[0]
+
+    def describe(self) -> str:
+        """`affine map`."""
+        return "affine map"
+
+    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+        """W h + b - h."""
+        resid = resid.float()
+        return resid @ self.weight.T + self.bias - resid
+
+
+def add(site: Site | str, vector: Tensor) -> Add:
+    """Add `vector` `[width]`, in the model's own scale.
+
+    Raises:
+        DimensionError, PlanError: no vector, or not finite.
+    """
+    return Add(Site.parse(site), as_vector(vector, "add"))
+
+
+def add_scaled(site: Site | str, vector: Tensor, typical_norm: float | None = None) -> AddScaled:
+    """Add `vector` `[width]` in units of each token's ‖h‖; a unit vector makes strength the dose.
+
+    Args:
+        typical_norm: the site's median ‖h‖; measured once on a built-in text when left out.
+
+    Raises:
+        DimensionError, PlanError: no vector, or not finite.
+    """
+    return AddScaled(Site.parse(site), as_vector(vector, "add_scaled"), typical_norm)
+
+
+def project_out(site: Site | str, vector: Tensor) -> ProjectOut:
+    """Remove the direction `[width]`, or the span of the rows `[k, width]`.
+
+    Raises:
+        PlanError: the rows are zero or linearly dependent, or not finite.
+    """
+    rows = finite(torch.atleast_2d(vector), "project_out")
+    if int(torch.linalg.matrix_rank(rows)) < rows.shape[0]:
+        raise PlanError(
+            f"project_out: {rows.shape[0]} rows span fewer dimensions; drop zero or dependent ones."
+        )
+    return ProjectOut(Site.parse(site), torch.linalg.qr(rows.T).Q.T.contiguous())
+
+
+def affine(site: Site | str, weight: Tensor, bias: Tensor) -> Affine:
+    """Put `weight @ h + bias` in the place of h.
+
+    Raises:
+        DimensionError: weight `[width, width]` and bias `[width]` don't fit together.
+    """
+    bias = as_vector(bias, "affine")
+    if weight.shape != (len(bias), len(bias)):
+        raise DimensionError(
+            f"affine: weight {list(weight.shape)} and bias [{len(bias)}] don't fit together; "
+            "expected [width, width] and [width]."
+        )
+    return Affine(Site.parse(site), finite(weight, "affine"), bias)

@@ -1,0 +1,240 @@
+"""A plan: acts in an explicit order, as a value that can be scaled, joined, saved and attached.
+
+Attaching is the only thing that touches a model, and leaving it, also by an exception, puts
+everything back. Plans on one model nest; each reads what those attached before it left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from saesteer.errors import PlanError
+from saesteer.models import Model, as_model
+from saesteer.steer.edit import Edit, finite_strength
+from saesteer.steer.engine import Attachment
+from saesteer.steer.frame import Prompt
+from saesteer.steer.gate import Always, Gate
+from saesteer.steer.intervention import Intervention
+from saesteer.steer.prompts import PromptEdit
+from saesteer.steer.session import session_of
+from saesteer.steer.trace import Trace
+from saesteer.steer.where import Where, generated
+
+Lengths = int | Sequence[int] | Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Live:
+    """One attachment of a plan and what undoes it."""
+
+    model: Model
+    trace: Trace
+    undo: Callable[[], None]
+
+
+@final
+@dataclass(frozen=True, eq=False, init=False)
+class Plan:
+    """What to do to a model.
+
+    Attributes:
+        edits: acts on activations, in order.
+        prompt_edits: acts on prompts, in order; they have no strength, but strength 0 drops them.
+        strength: multiplies every Δh; at 0 nothing at all is installed.
+        stamp: fingerprints of the model it was saved for, if it was.
+    """
+
+    edits: tuple[Edit, ...]
+    prompt_edits: tuple[PromptEdit, ...]
+    strength: float
+    name: str
+    stamp: dict[str, str] = field(repr=False)
+    _live: list[Live] = field(repr=False)
+
+    def __init__(
+        self,
+        *acts: Intervention | Edit | PromptEdit,
+        where: Where | None = None,
+        gate: Gate | None = None,
+        strength: float = 1.0,
+        prompt: PromptEdit | None = None,
+        name: str = "plan",
+        stamp: dict[str, str] | None = None,
+    ) -> None:
+        """Build a plan; `where` (default `generated()`) and `gate` are for bare interventions.
+
+        Raises:
+            PlanError: an act of an unknown kind, or a strength that is not finite.
+        """
+        edits = tuple(_as_edit(a, where, gate) for a in acts if not isinstance(a, PromptEdit))
+        prompts = [a for a in acts if isinstance(a, PromptEdit)]
+        values = {
+            "edits": edits,
+            "prompt_edits": tuple([*prompts, prompt] if prompt is not None else prompts),
+            "strength": finite_strength(strength),
+            "name": name,
+            "stamp": dict(stamp or {}),
+            "_live": [],
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    @contextmanager
+    def on(self, model: Any, prompt_lengths: Lengths | None = None) -> Iterator[Trace]:
+        """Steer `model` (a Model, Hugging Face module or bridge) within the block.
+
+        Args:
+            prompt_lengths: real tokens of each row's prompt, for text that is scored, not
+                generated; one number for all rows, or one each.
+
+        Raises:
+            SiteError, DimensionError, PlanError: the model can't carry the plan out.
+        """
+        live = self._install(model, prompt_lengths)
+        try:
+            yield live.trace
+        finally:
+            live.undo()
+
+    def attach(self, model: Any, prompt_lengths: Lengths | None = None) -> Trace:
+        """Steer `model` until `detach`; arguments and errors as for `on`."""
+        live = self._install(model, prompt_lengths)
+        self._live.append(live)
+        return live.trace
+
+    def detach(self, model: Any = None) -> None:
+        """Undo the latest `attach`, or the latest one to `model`.
+
+        Raises:
+            PlanError: the plan is not attached.
+        """
+        wanted = None if model is None else as_model(model)
+        for live in reversed(self._live):
+            if wanted is None or live.model is wanted:
+                self._live.remove(live)
+                live.undo()
+                return
+        raise PlanError(f"{self.name} is not attached; attach it first.")
+
+    def with_strength(self, strength: float) -> Plan:
+        """The same plan at another strength.
+
+        Raises:
+            PlanError: it is not finite.
+        """
+        return self._like(self.edits, self.prompt_edits, strength)
+
+    def __mul__(self, factor: float) -> Plan:
+        """The plan at `factor` times its strength."""
+        return self.with_strength(self.strength * factor)
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Plan) -> Plan:
+        """Both plans' acts in one plan, this one's first; strengths move into the edits."""
+        edits = [
+            replace(edit, strength=edit.strength * plan.strength)
+            for plan in (self, other)
+            for edit in plan.edits
+        ]
+        prompts = [act for plan in (self, other) if plan.strength for act in plan.prompt_edits]
+        name = f"{self.name} + {other.name}"
+        return Plan(*edits, *prompts, name=name, stamp={**other.stamp, **self.stamp})
+
+    def save(self, folder: str | Path, model: Any = None) -> None:
+        """Write `manifest.json` and `tensors.safetensors` into `folder`.
+
+        Args:
+            model: what the plan is for; its weights' and tokenizer's fingerprints go along.
+
+        Raises:
+            PlanError: a part that can't be saved, such as a gate of unknown kind.
+            OutputError: the folder can't be written, or holds something else.
+        """
+        from saesteer.steer.store import save_plan
+
+        save_plan(self, Path(folder), None if model is None else as_model(model))
+
+    @staticmethod
+    def load(folder: str | Path, model: Any = None) -> Plan:
+        """Read a saved plan.
+
+        Args:
+            model: what it is meant for; checked against the fingerprints it was saved with.
+
+        Raises:
+            PlanError: missing, damaged, of an unknown kind, or made for another model.
+            SiteError, DimensionError: the model can't carry it out.
+        """
+        from saesteer.steer.store import load_plan
+
+        return load_plan(Path(folder), None if model is None else as_model(model))
+
+    def _like(self, edits: Any, prompts: Any, strength: float) -> Plan:
+        return Plan(*edits, *prompts, strength=strength, name=self.name, stamp=self.stamp)
+
+    def _install(self, target: Any, prompt_lengths: Lengths | None) -> Live:
+        model = as_model(target)
+        _refuse_compiled(model)
+        attachment = Attachment(self, model)
+        if not self.strength or not (attachment.sites or self.prompt_edits):
+            return Live(model, attachment.trace, lambda: None)
+        if self.prompt_edits and not isinstance(target, Model):
+            raise PlanError(
+                f"{self.name} edits prompts, which only Model.generate can do; "
+                "wrap the model with load_model(...) and call its generate."
+            )
+        prompt, session = _lengths(prompt_lengths), session_of(model)
+        edits = [act.apply for act in self.prompt_edits]
+        session.join(attachment, target, prompt)
+        model.prompt_edits.extend(edits)
+
+        def undo() -> None:
+            session.leave(attachment, prompt)
+            attachment.close()
+            model.prompt_edits[:] = [e for e in model.prompt_edits if not _among(e, edits)]
+
+        return Live(model, attachment.trace, undo)
+
+
+def _as_edit(act: Any, where: Where | None, gate: Gate | None) -> Edit:
+    match act:
+        case Edit():
+            return act
+        case Intervention():
+            return Edit(act, where or generated(), gate or Always())
+        case _:
+            raise PlanError(
+                f"a plan is made of interventions, edits and prompt edits, got {type(act).__name__}."
+            )
+
+
+def _lengths(given: Lengths | None) -> Prompt | None:
+    if given is None:
+        return None
+    lengths = torch.atleast_1d(torch.as_tensor(given, dtype=torch.long))
+    if lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < 1:
+        raise PlanError(f"prompt_lengths {given}: give tokens per row, 1 or more each.")
+    return Prompt(lengths)
+
+
+def _refuse_compiled(model: Model) -> None:
+    """Compiled code ignores hooks that are added after it was made, in silence."""
+    hf = model.hf
+    if hasattr(hf, "_orig_mod") or getattr(hf, "_compiled_call_impl", None) is not None:
+        raise PlanError(
+            f"{model.name} is compiled, and compiled code ignores hooks; "
+            "steer the model that was given to torch.compile."
+        )
+
+
+def _among(edit: Any, edits: list[Any]) -> bool:
+    return any(edit is known for known in edits)

@@ -1,0 +1,257 @@
+"""What one model carries while plans are attached to it: a frame per pass, one hook per site.
+
+All plans on a model share it, so they may come and go in any order: edits of one site run in the
+order in which their plans were attached, each reading what the one before left. Hooks steer every
+thread that uses the model; frames and prompts are kept per thread, so that two of them may
+generate at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, final
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from saesteer.errors import PlanError
+from saesteer.models import Model, Site, install
+from saesteer.steer.calls import unwrap_generate, wrap_generate
+from saesteer.steer.frame import Frame, Ids, Prompt, read_frame
+
+_SESSIONS: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
+
+
+class Visitor(Protocol):
+    """What a session drives: one attached plan."""
+
+    sites: tuple[Site, ...]
+
+    def begin(self, frame: Frame, cache: Any) -> None:
+        """A pass starts."""
+
+    def visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
+        """The pass has reached a site; a returned tensor replaces its activation."""
+
+    def end(self, frame: Frame, cache: Any) -> None:
+        """The pass is over; `cache` is the one it returned."""
+
+
+@final
+class Session:
+    """Frame capture and site hooks of one model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.visitors: list[Visitor] = []
+        self._site_hooks: dict[Site, SiteHook] = {}
+        self._handles: list[RemovableHandle] = []
+        self._owners: list[Any] = []
+        self._lengths: list[Prompt] = []
+        self._local = threading.local()
+        self._latest: Frame | None = None
+        self._paused = 0
+        self._special = Ids(_special_ids(model.tokenizer))
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is attached and not paused."""
+        return bool(self.visitors) and not self._paused
+
+    @property
+    def generating(self) -> bool:
+        """Whether this thread is inside `generate`."""
+        return getattr(self._local, "depth", 0) > 0
+
+    @property
+    def frame(self) -> Frame:
+        """The frame of this thread's latest pass.
+
+        A recomputation of activations during the backward pass may come from a thread without one.
+
+        Raises:
+            PlanError: a block was called outside a forward pass of the model.
+        """
+        frame = getattr(self._local, "frame", None) or self._latest
+        if frame is None:
+            raise PlanError(
+                f"a block of {self.model.name} was called by itself; under a plan, call the model."
+            )
+        return frame
+
+    def join(self, visitor: Visitor, owner: Any, prompt: Prompt | None) -> None:
+        """Attach one plan; nothing stays behind if that fails.
+
+        Args:
+            owner: what the user holds; a bridge has a `generate` of its own, which is told too.
+            prompt: given prompt lengths, for passes outside `generate`.
+        """
+        try:
+            self.visitors.append(visitor)
+            if prompt is not None:
+                self._lengths.append(prompt)
+            if not self._handles:
+                self._install()
+            self._wrap(self.model.hf)
+            if hasattr(owner, "original_model"):
+                self._wrap(owner)
+            for site in visitor.sites:
+                if site not in self._site_hooks:
+                    self._site_hooks[site] = SiteHook(self, site)
+                self._site_hooks[site].add(visitor)
+        except BaseException:
+            self.leave(visitor, prompt)
+            raise
+
+    def leave(self, visitor: Visitor, prompt: Prompt | None) -> None:
+        """Detach one plan; the last one to go takes every hook and wrapper with it."""
+        self.visitors = [v for v in self.visitors if v is not visitor]
+        self._lengths = [p for p in self._lengths if p is not prompt]
+        for site, hook in list(self._site_hooks.items()):
+            if not hook.drop(visitor):
+                del self._site_hooks[site]
+        if not self.visitors:
+            for handle in self._handles:
+                handle.remove()
+            for owner in self._owners:
+                unwrap_generate(owner)
+            self._handles, self._owners, self._latest = [], [], None
+            _SESSIONS.pop(self.model.hf, None)
+
+    @contextmanager
+    def call(self, prompt: Prompt | None) -> Iterator[None]:
+        """The extent of one `generate`; without a prompt, its first pass is taken for one."""
+        local = self._local
+        local.depth, local.prompt = getattr(local, "depth", 0) + 1, prompt
+        try:
+            yield
+        finally:
+            local.depth -= 1
+            local.prompt = None
+
+    def _wrap(self, owner: Any) -> None:
+        if not any(known is owner for known in self._owners) and hasattr(owner, "generate"):
+            wrap_generate(owner, self)
+            self._owners.append(owner)
+
+    def _install(self) -> None:
+        base = self.model.layout.base
+        self._handles = [
+            base.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
+            base.register_forward_hook(self._after, with_kwargs=True),
+        ]
+
+    def _before(self, _base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not self.active:
+            return
+        frame = read_frame(
+            args, kwargs, prompt=self._prompt(), special=self._special, decode=self._decode
+        )
+        if self.generating and self._local.prompt is None and frame.first_pass:
+            self._local.prompt = Prompt(frame.valid.sum(-1), frame.input_ids, frame.valid)
+            frame = read_frame(
+                args, kwargs, prompt=self._prompt(), special=self._special, decode=self._decode
+            )
+        self._local.frame = self._latest = frame
+        for visitor in self.visitors:
+            visitor.begin(frame, kwargs.get("past_key_values"))
+
+    def _after(self, _base: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        if not self.active:
+            return
+        cache = kwargs.get("past_key_values")
+        if cache is None:
+            cache = getattr(output, "past_key_values", None)
+        for visitor in self.visitors:
+            visitor.end(self.frame, cache)
+
+    def _prompt(self) -> Prompt | None:
+        if self.generating:
+            return self._local.prompt
+        return self._lengths[-1] if self._lengths else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        """Shared: a model that is deep-copied under a plan keeps its hooks until the plan goes."""
+        return self
+
+    @property
+    def _decode(self) -> Any:
+        tokenizer = self.model.tokenizer
+        return None if tokenizer is None else lambda ids: decode_plainly(tokenizer, ids)
+
+
+@final
+class SiteHook:
+    """The one hook at one site; plans that edit or read the site take turns in it."""
+
+    def __init__(self, session: Session, site: Site) -> None:
+        self._session, self._site = session, site
+        self._visitors: list[Visitor] = []
+        point = session.model.layout.point(site)
+        self._handle = install(point, self, prepend=True)
+
+    def add(self, visitor: Visitor) -> None:
+        """Let one more plan visit the site."""
+        self._visitors.append(visitor)
+
+    def drop(self, visitor: Visitor) -> bool:
+        """Forget a plan; False when none is left and the hook is gone."""
+        self._visitors = [v for v in self._visitors if v is not visitor]
+        if not self._visitors:
+            self._handle.remove()
+        return bool(self._visitors)
+
+    def __call__(self, resid: Tensor) -> Tensor | None:
+        """Show the activation to each plan in turn."""
+        if not self._session.active or not self._visitors:
+            return None
+        frame = self._session.frame
+        if resid.shape[:2] != frame.valid.shape:
+            raise PlanError(
+                f"{self._site}: got shape {list(resid.shape)}, expected "
+                f"{list(frame.valid.shape)} and a width; this model's site has no rows to steer."
+            )
+        current = resid
+        for visitor in self._visitors:
+            new = visitor.visit(self._site, current, frame)
+            current = current if new is None else new
+        return None if current is resid else current
+
+
+def session_of(model: Model) -> Session:
+    """The model's session; a new one if no plan is attached."""
+    known = _SESSIONS.get(model.hf)
+    if known is None:
+        known = _SESSIONS[model.hf] = Session(model)
+    return known
+
+
+@contextmanager
+def unsteered(model: Model) -> Iterator[None]:
+    """Within it, whatever is attached to the model does nothing, in every thread."""
+    session = _SESSIONS.get(model.hf)
+    if session is None:
+        yield
+        return
+    session._paused += 1
+    try:
+        yield
+    finally:
+        session._paused -= 1
+
+
+def decode_plainly(tokenizer: Any, ids: Any) -> str:
+    """Text of tokens as they stand, special ones and spaces included."""
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _special_ids(tokenizer: Any) -> list[int]:
+    """Special tokens, and added ones that are marked special (chat headers)."""
+    if tokenizer is None:
+        return []
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    marked = [i for i, token in added.items() if getattr(token, "special", False)]
+    return [*tokenizer.all_special_ids, *marked]

@@ -1,0 +1,242 @@
+"""Plans on disk: a folder with `manifest.json` and `tensors.safetensors`, and nothing executable.
+
+The manifest is a tree of values of a closed list of kinds, each with its fields; tensors stand in
+the other file under keys that the manifest names. No path is ever read from a manifest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from saesteer.errors import OutputError, PlanError, SaesteerError
+from saesteer.models import Model, Site
+from saesteer.saes.sae import SAE, FeatureSlice
+from saesteer.steer import feature_edits, intervention, schedule, where
+from saesteer.steer.edit import Edit
+from saesteer.steer.gate import Always
+from saesteer.steer.prompts import PromptEdit
+
+if TYPE_CHECKING:
+    from saesteer.steer.plan import Plan
+
+FORMAT = 1
+MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
+
+_KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        intervention.Add,
+        intervention.AddScaled,
+        intervention.ProjectOut,
+        intervention.Affine,
+        feature_edits.Clamp,
+        feature_edits.Scale,
+        feature_edits.Ablate,
+        feature_edits.FeatureAdd,
+        feature_edits.Replace,
+        feature_edits.SaeStamp,
+        feature_edits.TopKReader,
+        where.PromptTokens,
+        where.Generated,
+        where.Last,
+        where.Everywhere,
+        where.First,
+        where.Positions,
+        where.Spans,
+        schedule.Constant,
+        schedule.Decay,
+        Always,
+        Edit,
+        PromptEdit,
+        FeatureSlice,
+        SAE,
+        Site,
+    )
+}
+
+
+def register_kind(kind: type) -> type:
+    """Let plans hold values of a frozen dataclass defined elsewhere; usable as a decorator.
+
+    Raises:
+        PlanError: no dataclass, or a name that is taken.
+    """
+    if not dataclasses.is_dataclass(kind) or _KINDS.get(kind.__name__, kind) is not kind:
+        raise PlanError(f"{kind.__name__} can't be registered: no dataclass, or its name is taken.")
+    _KINDS[kind.__name__] = kind
+    return kind
+
+
+def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
+    """Write a plan; the folder appears whole or not at all (`Plan.save`)."""
+    from safetensors.torch import save_file
+
+    tensors = _Tensors()
+    body = {
+        "format": FORMAT,
+        "name": plan.name,
+        "strength": plan.strength,
+        "edits": [_pack(edit, tensors) for edit in plan.edits],
+        "prompt_edits": [_pack(edit, tensors) for edit in plan.prompt_edits],
+        "stamp": stamp_of(model) if model is not None else plan.stamp,
+    }
+    if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
+        raise OutputError(f"{folder} exists and is no saved plan; choose another folder.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".plan-") as scratch:
+            made = Path(scratch) / "plan"
+            made.mkdir()
+            save_file(tensors.named, made / TENSORS)
+            body["tensors_sha256"] = _sha256(made / TENSORS)
+            (made / MANIFEST).write_text(json.dumps(body, indent=1, allow_nan=False))
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(made, folder)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written ({error.strerror or error}).") from error
+
+
+def load_plan(folder: Path, model: Model | None) -> Plan:
+    """Read a plan and check it against the model it is meant for (`Plan.load`)."""
+    from saesteer.steer.engine import check_edit
+    from saesteer.steer.plan import Plan
+
+    body, tensors = _read(folder)
+    try:
+        acts = [_unpack(part, tensors) for part in (*body["edits"], *body["prompt_edits"])]
+        plan = Plan(*acts, strength=body["strength"], name=body["name"], stamp=body["stamp"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(
+            f"{folder / MANIFEST} is damaged: {error!r}. Save the plan again."
+        ) from error
+    except SaesteerError as error:
+        raise PlanError(f"{folder / MANIFEST}: {error}") from error
+    if model is not None:
+        _check_stamp(plan, folder, model)
+        for edit in plan.edits:
+            check_edit(edit, model)
+    return plan
+
+
+def stamp_of(model: Model) -> dict[str, str]:
+    """What identifies a model: its weights and its tokenizer; the name is for people."""
+    stamp = {"model": model.name, "weights": model.fingerprint()}
+    if model.tokenizer is not None:
+        vocabulary = sorted(model.tokenizer.get_vocab().items())
+        told = json.dumps([vocabulary, sorted(model.tokenizer.all_special_ids)])
+        stamp["tokenizer"] = hashlib.sha256(told.encode()).hexdigest()[:16]
+    return stamp
+
+
+def _check_stamp(plan: Plan, folder: Path, model: Model) -> None:
+    here = stamp_of(model)
+    for part in ("weights", "tokenizer"):
+        if part in plan.stamp and part in here and plan.stamp[part] != here[part]:
+            raise PlanError(
+                f"{folder} was made for {plan.stamp.get('model', 'another model')} with other "
+                f"{part} ({plan.stamp[part]}; {model.name} has {here[part]}); fit it again, "
+                "or load it without a model to use it all the same."
+            )
+
+
+class _Tensors:
+    """Tensors by key; one that occurs twice is stored once."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, Tensor] = {}
+        self._keys: dict[int, str] = {}
+        self._held: list[Tensor] = []
+
+    def key(self, tensor: Tensor) -> str:
+        if id(tensor) not in self._keys:
+            key = f"t{len(self.named)}"
+            self.named[key] = tensor.detach().cpu().contiguous().clone()
+            self._keys[id(tensor)] = key
+            self._held.append(tensor)
+        return self._keys[id(tensor)]
+
+
+def _pack(value: Any, tensors: _Tensors) -> Any:
+    match value:
+        case Tensor():
+            return {"kind": "tensor", "key": tensors.key(value)}
+        case None | bool() | int() | str():
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case tuple() | list():
+            return [_pack(part, tensors) for part in value]
+        case dict():
+            return {"kind": "json", "value": value}
+    name = type(value).__name__
+    if _KINDS.get(name) is not type(value):
+        raise PlanError(
+            f"a {name} can't be saved in a plan; save what it was made from "
+            "(a rule book's YAML), or register its kind."
+        )
+    packed = {
+        entry.name: _pack(getattr(value, entry.name), tensors)
+        for entry in dataclasses.fields(value)
+        if entry.init
+    }
+    return {"kind": name, "fields": packed}
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    match value:
+        case list():
+            return tuple(_unpack(part, tensors) for part in value)
+        case {"kind": "tensor", "key": str(key)}:
+            return tensors[key]
+        case {"kind": "json", "value": dict(held)}:
+            return held
+        case {"kind": str(name), "fields": dict(packed)}:
+            if name not in _KINDS:
+                raise ValueError(f"unknown kind {name!r}")
+            return _KINDS[name](**{key: _unpack(part, tensors) for key, part in packed.items()})
+        case dict():
+            raise ValueError(f"unknown entry {sorted(value)}")
+        case _:
+            return value
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / MANIFEST).is_file() or not (folder / TENSORS).is_file():
+        raise PlanError(f"{folder} holds no saved plan: it needs {MANIFEST} and {TENSORS}.")
+    try:
+        body = json.loads((folder / MANIFEST).read_text())
+        expected, version = body["tensors_sha256"], body["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PlanError(
+            f"{folder / MANIFEST} is damaged: {error!r}. Save the plan again."
+        ) from error
+    if version != FORMAT:
+        raise PlanError(f"{folder} has plan format {version}; this version reads {FORMAT}.")
+    if _sha256(folder / TENSORS) != expected:
+        raise PlanError(f"{folder / TENSORS} is damaged or of another plan. Save the plan again.")
+    try:
+        return body, load_file(folder / TENSORS)
+    except (SafetensorError, OSError) as error:
+        raise PlanError(f"{folder / TENSORS} can't be read: {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _holds_something_else(folder: Path) -> bool:
+    return any(entry.name not in (MANIFEST, TENSORS) for entry in folder.iterdir())

@@ -1,0 +1,227 @@
+"""What a plan did: where, how much, and why; cheap enough to leave on.
+
+Hooks only append small tensors; nothing is read back from the device until somebody asks. Counts
+are of positions computed, so text generated without a cache counts a position once per pass. With
+beams, rows are those of each pass and don't follow a hypothesis through reorderings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from saesteer.errors import PlanError
+from saesteer.metrics.outliers import OUTLIER_FACTOR
+from saesteer.models.sites import Site
+from saesteer.steer.frame import Frame
+from saesteer.steer.gate import Explains, Gate
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Deed:
+    """One edit in one pass: where it acted and ‖Δh‖ there, both `[batch, pos]`."""
+
+    edit: int
+    site: Site
+    mask: Tensor
+    norm: Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What one gate noted in one pass, and where it was open, `[batch, pos]`."""
+
+    gate: Gate
+    notes: dict[str, Any]
+    open: Tensor
+
+
+@final
+@dataclass(eq=False)
+class PassRecord:
+    """One forward pass. `norms` and `moved` are ‖h‖ and the fused ‖Δh‖ by site, `[batch, pos]`."""
+
+    input_ids: Tensor | None
+    live: Tensor
+    logical: Tensor
+    start: int
+    prompt_lengths: Tensor | None
+    norms: dict[Site, Tensor] = field(default_factory=dict)
+    moved: dict[Site, Tensor] = field(default_factory=dict)
+    touched: dict[Site, Tensor] = field(default_factory=dict)
+    deeds: list[Deed] = field(default_factory=list)
+    evidence: list[Evidence] = field(default_factory=list)
+
+    @staticmethod
+    def of(frame: Frame) -> PassRecord:
+        """An empty record of a pass."""
+        lengths = frame.prompt_lengths
+        return PassRecord(frame.input_ids, frame.live, frame.logical, frame.start, lengths)
+
+
+@final
+class Trace:
+    """The record of one attachment of a plan; it outlives the attachment.
+
+    Attributes:
+        labels: one text per edit of the plan, in its order.
+        passes: what happened, pass by pass.
+    """
+
+    def __init__(self, labels: Sequence[str] = (), decode: Any = None) -> None:
+        self.labels = tuple(labels)
+        self.passes: list[PassRecord] = []
+        self._decode = decode
+
+    def clear(self) -> None:
+        """Forget everything so far."""
+        self.passes.clear()
+
+    @property
+    def n_positions(self) -> int:
+        """Real positions of unfinished rows that went through the model."""
+        return sum(int(p.live.sum()) for p in self.passes)
+
+    @property
+    def n_edited(self) -> int:
+        """Those at which at least one edit acted."""
+        return sum(int(_any(list(p.touched.values())).sum()) for p in self.passes if p.touched)
+
+    @property
+    def fired(self) -> dict[str, int]:
+        """Positions at which each edit acted, by label."""
+        counts = dict.fromkeys(self.labels, 0)
+        for deed in self._deeds():
+            counts[self.labels[deed.edit]] += int(deed.mask.sum())
+        return counts
+
+    def dose(self) -> float:
+        """Relative dose: mean ‖Δh‖/‖h‖ over edited positions and sites, outliers out; 0 if none."""
+        return _mean([self._ratios(p.moved, p.touched, p.norms) for p in self.passes])
+
+    def edit_dose(self, edit: int) -> float:
+        """The same for one edit alone, by its place in the plan."""
+        ratios = []
+        for p in self.passes:
+            deeds = [deed for deed in p.deeds if deed.edit == edit]
+            moved = {deed.site: deed.norm for deed in deeds}
+            ratios.append(self._ratios(moved, {d.site: d.mask for d in deeds}, p.norms))
+        return _mean(ratios)
+
+    def summary(self) -> dict[str, Any]:
+        """Figures that JSON can hold: positions, edited positions, dose, and the same per edit."""
+        counts = [0] * len(self.labels)
+        for deed in self._deeds():
+            counts[deed.edit] += int(deed.mask.sum())
+        edits = [
+            {"edit": label, "n_edited": counts[i], "dose": self.edit_dose(i)}
+            for i, label in enumerate(self.labels)
+        ]
+        return {
+            "n_positions": self.n_positions,
+            "n_edited": self.n_edited,
+            "dose": self.dose(),
+            "edits": edits,
+        }
+
+    def explain(self, token: int = -1, row: int = 0) -> str:
+        """What acted at one token of the latest text, how strongly, and why.
+
+        Args:
+            token: index among the row's real tokens, prompt included; negative from the last one
+                that the model has read (the newest generated token has not been read yet).
+            row: row of the latest batch.
+
+        Raises:
+            PlanError: the latest text has no such row or token.
+        """
+        if not self.passes:
+            return "nothing was recorded: no pass has run with this plan, or its strength is 0."
+        record, index, position = self._locate(token, row)
+        lines = [self._title(record, row, index, position)]
+        lines += self._acts(record, row, index)
+        lines += self._reasons(record, row, index)
+        return "\n".join(dict.fromkeys(lines))
+
+    def _deeds(self) -> Iterator[Deed]:
+        return (deed for p in self.passes for deed in p.deeds)
+
+    def _ratios(
+        self, moved: dict[Site, Tensor], touched: dict[Site, Tensor], norms: dict[Site, Tensor]
+    ) -> Tensor:
+        parts = [torch.zeros(0)]
+        for site, size in moved.items():
+            keep = touched[site] & (norms[site] <= OUTLIER_FACTOR * self._median(site))
+            keep = keep & (norms[site] > 0)
+            parts.append((size[keep] / norms[site][keep]).float().cpu())
+        return torch.cat(parts)
+
+    def _median(self, site: Site) -> float:
+        """Median ‖h‖ at a site over everything recorded there."""
+        seen = [
+            p.norms[site][p.live.to(p.norms[site].device)].cpu()
+            for p in self.passes
+            if site in p.norms
+        ]
+        chosen = torch.cat(seen)
+        return float(chosen.median()) if chosen.numel() else float("inf")
+
+    def _locate(self, token: int, row: int) -> tuple[PassRecord, int, int]:
+        """The pass and the index in it that last computed a token; its logical position."""
+        places: dict[int, tuple[PassRecord, int]] = {}
+        for record in self._latest_text():
+            if row >= len(record.live):
+                raise PlanError(f"row {row}: the latest batch has rows 0-{len(record.live) - 1}.")
+            for index in record.live[row].nonzero().flatten().tolist():
+                places[int(record.logical[row, index])] = (record, index)
+        ordered = sorted(places)
+        if not -len(ordered) <= token < len(ordered):
+            raise PlanError(
+                f"token {token}: the latest text has {len(ordered)} tokens in row {row}."
+            )
+        return *places[ordered[token]], ordered[token]
+
+    def _latest_text(self) -> list[PassRecord]:
+        starts = [i for i, p in enumerate(self.passes) if p.start == 0]
+        return self.passes[starts[-1] if starts else 0 :]
+
+    def _title(self, record: PassRecord, row: int, index: int, position: int) -> str:
+        part = ""
+        if record.prompt_lengths is not None:
+            part = " of the prompt" if position < int(record.prompt_lengths[row]) else ", generated"
+        if record.input_ids is None or self._decode is None:
+            return f"token {position}{part}"
+        return f"token {position} {self._decode([int(record.input_ids[row, index])])!r}{part}"
+
+    def _acts(self, record: PassRecord, row: int, index: int) -> list[str]:
+        acts = []
+        for deed in record.deeds:
+            if bool(deed.mask[row, index]):
+                dose = float(deed.norm[row, index] / record.norms[deed.site][row, index])
+                acts.append(f"{self.labels[deed.edit]}, dose {dose:.3g}")
+        return acts or ["no edit acted here"]
+
+    def _reasons(self, record: PassRecord, row: int, index: int) -> list[str]:
+        """What the gates say; gates that share an evaluation may share its notes."""
+        shared = {kind: note for seen in record.evidence for kind, note in seen.notes.items()}
+        return [
+            seen.gate.explain(seen.notes or shared, row, index)
+            for seen in record.evidence
+            if isinstance(seen.gate, Explains) and (seen.notes or shared)
+        ]
+
+
+def _any(masks: list[Tensor]) -> Tensor:
+    """Where any of the masks is True; they may lie on different devices."""
+    return torch.stack([mask.to(masks[0].device) for mask in masks]).any(0)
+
+
+def _mean(parts: list[Tensor]) -> float:
+    ratios = torch.cat([torch.zeros(0), *parts])
+    return float(ratios.mean()) if ratios.numel() else 0.0

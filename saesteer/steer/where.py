@@ -1,0 +1,199 @@
+"""Where an edit acts, as frozen values; every one of them counts in positions that don't move.
+
+`prompt` and `generated` share one position: the last prompt token, whose logits choose the first
+generated token. Padding and rows that have finished are never chosen; BOS and special tokens only
+when `special` is set, or when they are the very position that was asked for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from saesteer.axes import TokenMask
+from saesteer.errors import PlanError
+from saesteer.steer.frame import Frame
+from saesteer.steer.spans import span_mask
+
+
+@dataclass(frozen=True)
+class Where(ABC):
+    """A choice of positions."""
+
+    special: bool = False
+
+    def mask(self, frame: Frame) -> TokenMask:
+        """True at the chosen positions of this pass, `[batch, pos]`; worked out once per pass.
+
+        Raises:
+            PlanError: the choice depends on where the prompt ends and nobody said.
+        """
+        known = frame.memo.get(self)
+        if known is None:
+            chosen = self._choose(frame)
+            if not self.special and frame.special is not None:
+                chosen = (chosen & ~frame.special) | self._named(frame, chosen)
+            known = frame.memo[self] = chosen & frame.live
+        return known
+
+    @abstractmethod
+    def _choose(self, frame: Frame) -> TokenMask:
+        """The choice before padding, finished rows and special tokens are taken out."""
+
+    @abstractmethod
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        """Those of the chosen positions that stay in even if they are special tokens."""
+
+
+@final
+@dataclass(frozen=True)
+class PromptTokens(Where):
+    """The prompt, its last token included."""
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        return frame.logical < frame.need_prompt_lengths("prompt()")
+
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        return torch.zeros_like(chosen)
+
+
+@final
+@dataclass(frozen=True)
+class Generated(Where):
+    """From the last prompt token on, which is in even if it is special (chat templates)."""
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        return frame.logical >= frame.need_prompt_lengths("generated()") - 1
+
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        return frame.logical == frame.need_prompt_lengths("generated()") - 1
+
+
+@final
+@dataclass(frozen=True)
+class Last(Where):
+    """The last prompt token, special or not."""
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        return frame.logical == frame.need_prompt_lengths("last()") - 1
+
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        return chosen
+
+
+@final
+@dataclass(frozen=True)
+class Everywhere(Where):
+    """Every token of prompt and answer."""
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        return frame.valid
+
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        return torch.zeros_like(chosen)
+
+
+@final
+@dataclass(frozen=True)
+class First(Where):
+    """Those of the row's first n tokens that are not special."""
+
+    n: int = 1
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        return frame.logical < self.n
+
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        return torch.zeros_like(chosen)
+
+
+@final
+@dataclass(frozen=True)
+class Positions(Where):
+    """Positions counted from the row's first real token, special ones included."""
+
+    indices: tuple[int, ...] = ()
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        chosen = torch.zeros_like(frame.valid)
+        for index in self.indices:
+            chosen = chosen | (frame.logical == index)
+        return chosen
+
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        return chosen
+
+
+@final
+@dataclass(frozen=True)
+class Spans(Where):
+    """The prompt's tokens that spell a text, wherever it occurs; none if it doesn't."""
+
+    text: str = ""
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        return span_mask(frame, self.text)
+
+    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        return torch.zeros_like(chosen)
+
+
+def prompt(*, special: bool = False) -> Where:
+    """The prompt's tokens."""
+    return PromptTokens(special)
+
+
+def generated(*, special: bool = False) -> Where:
+    """Every position whose logits choose a generated token: from the last prompt token on."""
+    return Generated(special)
+
+
+def last() -> Where:
+    """The last prompt token."""
+    return Last()
+
+
+def all(*, special: bool = False) -> Where:
+    """Every token of prompt and answer."""
+    return Everywhere(special)
+
+
+def first(n: int, *, special: bool = False) -> Where:
+    """The first n tokens of each row, counted with BOS but without padding.
+
+    Raises:
+        PlanError: n is less than 1.
+    """
+    if n < 1:
+        raise PlanError(f"first({n}) chooses nothing; n must be 1 or more.")
+    return First(special, n)
+
+
+def positions(indices: Sequence[int]) -> Where:
+    """Chosen positions, counted from 0 at each row's first real token.
+
+    Raises:
+        PlanError: none given, or a negative one.
+    """
+    chosen = tuple(int(i) for i in indices)
+    if not chosen or min(chosen) < 0:
+        raise PlanError(
+            f"positions({list(indices)}): give indices of 0 or more; "
+            "for the prompt's end use last() or generated()."
+        )
+    return Positions(False, chosen)
+
+
+def spans(text: str, *, special: bool = False) -> Where:
+    """The tokens of the prompt that spell `text`, at each place where it occurs.
+
+    Raises:
+        PlanError: the text is empty.
+    """
+    if not text:
+        raise PlanError("spans(''): give the text to look for.")
+    return Spans(special, text)

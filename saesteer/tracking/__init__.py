@@ -1,0 +1,5 @@
+"""Figures of a run, kept in a file or in wandb."""
+
+from saesteer.tracking.trackers import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
+
+__all__ = ["JsonlTracker", "NoTracker", "Tracker", "Trackers", "WandbTracker"]

@@ -1,0 +1,154 @@
+"""Where figures go while something runs: nowhere, a JSON-lines file, wandb, or several of these.
+
+Code that measures is handed a `Tracker` and never knows which; wandb is imported only by its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from saesteer.errors import ConfigError, OutputError
+
+
+class Tracker(Protocol):
+    """Takes figures by step; `log` may be called with several groups for one step."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Record `figures`, plain numbers by name, at `step`."""
+        ...
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Record a table under `name`; all rows have the same keys."""
+        ...
+
+    def finish(self) -> None:
+        """Flush and close; nothing may be logged afterwards."""
+        ...
+
+
+class NoTracker:
+    """Takes everything and keeps nothing."""
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Forget the figures."""
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Forget the table."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+class JsonlTracker:
+    """One JSON object a line, flushed at each; cut back to the step that a run resumes from.
+
+    Raises:
+        OutputError: the file can't be written.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        try:
+            if resume_step is not None and path.is_file():
+                _cut_back(path, resume_step)
+            self._file = path.open("w" if resume_step is None else "a", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{path} can't be written: {error.strerror}.") from error
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Append one line."""
+        self._file.write(json.dumps({"step": step, **figures}) + "\n")
+        self._file.flush()
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append one line that holds the whole table."""
+        self._file.write(json.dumps({"table": name, "rows": [dict(r) for r in rows]}) + "\n")
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class WandbTracker:
+    """A wandb run; with mode "offline" it needs neither account nor network.
+
+    Raises:
+        ConfigError: wandb refuses to start, for want of an account, say.
+    """
+
+    def __init__(
+        self, *, project: str, name: str | None, mode: str, folder: Path,
+        config: Mapping[str, Any], run_id: str | None = None,
+    ) -> None:
+        import wandb
+
+        self._wandb = wandb
+        try:
+            self._run = wandb.init(
+                project=project, name=name, mode=mode, dir=str(folder), config=dict(config),
+                id=run_id, resume="allow" if run_id else None,
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except wandb.Error as error:
+            raise ConfigError(
+                f"wandb can't start ({error}); log in first, or set wandb.mode=offline."
+            ) from error
+
+    @property
+    def run_id(self) -> str:
+        """The id under which the run can be continued."""
+        return str(self._run.id)
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Log to the run's history."""
+        self._run.log(dict(figures), step=step)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log a wandb table."""
+        columns = list(rows[0]) if rows else []
+        data = [[row[column] for column in columns] for row in rows]
+        self._run.log({name: self._wandb.Table(columns=columns, data=data)})
+
+    def finish(self) -> None:
+        """Close the run and wait until it is on disk or uploaded."""
+        self._run.finish()
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self._trackers = trackers
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        """Pass on to all."""
+        for tracker in self._trackers:
+            tracker.log(step, figures)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Pass on to all."""
+        for tracker in self._trackers:
+            tracker.table(name, rows)
+
+    def finish(self) -> None:
+        """Close all."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def _cut_back(path: Path, step: int) -> None:
+    """Drop lines beyond `step`, and a last line that was cut off; written aside and renamed."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line).get("step", 0) <= step:
+                kept.append(line)
+        except ValueError:
+            break
+    scratch = path.with_suffix(".cut")
+    scratch.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(scratch, path)

@@ -1,0 +1,109 @@
+"""Reading texts: the text's own tokens, in order, as if each text were alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from saesteer.data.contrast import Example
+from saesteer.errors import DataError, SiteError
+from saesteer.features.activations import prefix_ids, read_activations
+from saesteer.models import TokenBatch, install, record
+from saesteer.models.sites import Site
+
+SITE = Site(1, "resid_post")
+TEXTS = ["a small boat", "it rained all day and then some more", "no", "the sea was calm"]
+
+
+def ids_of(model: Any, text: str) -> list[int]:
+    return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def alone(model: Any, ids: list[int]) -> torch.Tensor:
+    row = torch.tensor([ids])
+    return record(model, TokenBatch(row, torch.ones_like(row, dtype=torch.bool)), [SITE])[SITE][0]
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_a_batch_reads_as_each_text_alone(tiny_model: Any, arch: str) -> None:
+    model = tiny_model(arch)
+    prefix = prefix_ids(model)
+    for text, got in zip(TEXTS, read_activations(model, TEXTS, SITE, batch_size=3), strict=True):
+        expected = alone(model, [*prefix, *ids_of(model, text)])[len(prefix) :]
+        assert got.shape == expected.shape
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_prompt_is_read_by_the_model_and_not_returned(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    example = Example("yes it is", 1, prompt="is it? ")
+    (got,) = read_activations(model, [example], SITE)
+    ids = [*prefix_ids(model, "is it? "), *ids_of(model, "yes it is")]
+    n_text = len(ids_of(model, "yes it is"))
+    torch.testing.assert_close(got, alone(model, ids)[-n_text:], rtol=1e-4, atol=1e-5)
+    (bare,) = read_activations(model, ["yes it is"], SITE)
+    assert bare.shape == got.shape
+    assert not torch.allclose(bare, got, atol=1e-3)
+
+
+def test_prompt_and_text_are_parted_once(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    plain, parted = (
+        read_activations(model, [Example("yes", 1, prompt=prompt)], SITE)[0]
+        for prompt in ("is it?", "is it?\n")
+    )
+    torch.testing.assert_close(plain, parted)
+
+
+def test_special_tokens_are_left_out(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    special = model.tokenizer.eos_token
+    (got,) = read_activations(model, [f"ab{special}cd"], SITE)
+    n_own = len([i for i in ids_of(model, f"ab{special}cd") if i not in model.special_ids.tolist()])
+    assert n_own < len(ids_of(model, f"ab{special}cd"))
+    assert len(got) == n_own
+
+
+def test_a_prompt_that_opens_with_bos_gets_no_second_one(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    bos = model.tokenizer.bos_token
+    ids = prefix_ids(model, f"{bos}hi")
+    assert ids.count(model.tokenizer.bos_token_id) == 1
+
+
+def test_outliers_can_be_dropped(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+
+    def blow_up(resid: torch.Tensor) -> torch.Tensor:
+        resid = resid.clone()
+        resid[:, 4] *= 1000
+        return resid
+
+    handle = install(model.layout.point(SITE), blow_up)
+    try:
+        (whole,) = read_activations(model, ["a small boat"], SITE)
+        (clean,) = read_activations(model, ["a small boat"], SITE, drop_outliers=True)
+    finally:
+        handle.remove()
+    assert len(clean) == len(whole) - 1
+    loud = whole.norm(dim=-1).argmax()
+    torch.testing.assert_close(clean, torch.cat([whole[:loud], whole[loud + 1 :]]))
+
+
+def test_activations_are_fp32_from_any_dtype(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    model.hf.to(torch.bfloat16)
+    assert read_activations(model, ["a boat"], SITE)[0].dtype == torch.float32
+
+
+def test_errors_name_the_text_and_the_limit(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    with pytest.raises(DataError, match=r"text 1 \(''\) has no tokens; give at least one word"):
+        read_activations(model, ["fine", ""], SITE)
+    model.hf.config.max_position_embeddings = 8
+    with pytest.raises(DataError, match=r"reads at most 8\. Cut it into shorter texts"):
+        read_activations(model, ["far too long a text for eight positions"], SITE)
+    with pytest.raises(SiteError, match="layer 40 does not exist"):
+        read_activations(model, ["fine"], "resid_post.40")

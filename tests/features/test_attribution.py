@@ -1,0 +1,141 @@
+"""Attribution: the gradient of a model with the SAE truly in its graph, and exact ablation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from saesteer.errors import DataError
+from saesteer.features.attribution import attribute_token
+from saesteer.models import install
+
+PROMPT = "a small boat"
+
+
+def scaled(sae: Any, factor: float) -> Any:
+    """The same latents, each writing `factor` as much."""
+    return replace(sae, w_dec=sae.w_dec * factor)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "gemma3"])
+def test_it_is_the_gradient_with_the_sae_and_its_error_in_the_graph(
+    tiny_model: Any, tiny_sae: Any, arch: str
+) -> None:
+    model = tiny_model(arch)
+    sae = tiny_sae(model, "resid_post.1")
+    seen: list[torch.Tensor] = []
+
+    def splice(resid: torch.Tensor) -> torch.Tensor:
+        latents = sae.encode(resid.detach()).requires_grad_()
+        error = (resid - sae.decode(latents)).detach()
+        seen.append(latents)
+        return sae.decode(latents) + error
+
+    handle = install(model.layout.point(sae.site), splice)
+    logit = model.forward(model.tokenize([PROMPT]))[0, -1, 70]
+    handle.remove()
+    (grad,) = torch.autograd.grad(logit, seen)
+    expected = (grad * seen[0])[0].detach()
+    got = attribute_token(model, sae, PROMPT, 70, top=10_000, last=None)
+    assert got.logit == pytest.approx(logit.item(), abs=1e-4)
+    assert len(got.parts) == int((expected != 0).sum()) > 0
+    for part in got.parts:
+        value = expected[part.position, part.feature].item()
+        assert part.attribution == pytest.approx(value, rel=1e-3, abs=1e-6)
+        assert part.activation == pytest.approx(
+            seen[0][0, part.position, part.feature].item(), rel=1e-3
+        )
+
+
+def test_small_nodes_attribute_what_ablating_them_takes(tiny_model: Any, tiny_sae: Any) -> None:
+    """The gap to exact ablation falls with the square of the node's size, as a gradient's must."""
+    model = tiny_model("llama")
+    model.hf.double()
+    sae = tiny_sae(model, "resid_post.1").to(dtype=torch.float64)
+    gaps: list[float] = []
+    for factor in (0.1, 0.01):
+        got = attribute_token(model, scaled(sae, factor), PROMPT, 70, top=8, ablations=8, last=None)
+        parts = [(p.attribution, p.ablation) for p in got.parts]
+        gaps.append(max(abs(a - e) / factor for a, e in parts if e is not None))
+        size = max(abs(a) for a, _ in parts) / factor
+    assert size > 0
+    assert gaps[1] < 0.02 * size
+    assert gaps[1] < 0.2 * gaps[0] or gaps[0] < 1e-4 * size
+
+
+def test_only_the_largest_are_ablated_and_parts_are_ordered(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    got = attribute_token(model, tiny_sae(model, "resid_post.1"), PROMPT, top=6, ablations=2)
+    assert [p.ablation is not None for p in got.parts] == [True, True, False, False, False, False]
+    sizes = [abs(p.attribution) for p in got.parts]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_default_token_is_the_models_own(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    with torch.no_grad():
+        logits = model.forward(model.tokenize([PROMPT]))[0, -1]
+    own = attribute_token(model, sae, PROMPT)
+    assert own.token_id == int(logits.argmax())
+    assert own == attribute_token(model, sae, PROMPT, own.token_id)
+    assert own.probability == pytest.approx(logits.softmax(-1).max().item(), rel=1e-4)
+
+
+def test_last_limits_the_positions(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    n_tokens = model.tokenize([PROMPT]).input_ids.shape[1]
+    everywhere = attribute_token(model, sae, PROMPT, 70, top=10_000, last=None)
+    recent = attribute_token(model, sae, PROMPT, 70, top=10_000, last=2)
+    assert {p.position for p in recent.parts} == {n_tokens - 2, n_tokens - 1}
+    kept = tuple(p for p in everywhere.parts if p.position >= n_tokens - 2)
+    assert recent.parts == kept
+
+
+def test_outlier_positions_are_left_out(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+
+    def blow_up(resid: torch.Tensor) -> torch.Tensor:
+        resid = resid.clone()
+        resid[:, 4] = resid[:, 4] * 1000
+        return resid
+
+    handle = install(model.layout.point(sae.site), blow_up)
+    try:
+        got = attribute_token(model, sae, PROMPT, 70, top=10_000, last=None)
+    finally:
+        handle.remove()
+    assert got.parts
+    assert 4 not in {p.position for p in got.parts}
+
+
+def test_a_token_is_named_by_its_text(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    piece = model.tokenizer("b", add_special_tokens=False)["input_ids"]
+    got = attribute_token(model, sae, PROMPT, "b")
+    assert [got.token_id] == piece
+    assert json.loads(json.dumps(got.to_dict()))["token_id"] == got.token_id
+
+
+def test_hooks_are_gone_and_no_gradient_is_left(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    attribute_token(model, sae, PROMPT, ablations=1)
+    assert not model.layout.point(sae.site).module._forward_hooks
+    assert all(parameter.grad is None for parameter in model.hf.parameters())
+
+
+def test_errors(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    with pytest.raises(DataError, match=r"is \d+ tokens, .*; choose a single one"):
+        attribute_token(model, sae, PROMPT, "two words at the very least, surely")
+    with pytest.raises(DataError, match="token id 100000 does not exist; the model has 0-"):
+        attribute_token(model, sae, PROMPT, 100_000)

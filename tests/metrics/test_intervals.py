@@ -1,0 +1,66 @@
+"""Bootstrap intervals: coverage, reproducibility, and pairing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from saesteer.errors import DataError
+from saesteer.metrics import bootstrap_interval, paired_difference
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_does_not():
+    values = list(range(30))
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values)
+
+
+def test_the_interval_holds_the_mean_and_shrinks_with_more_values():
+    rng = np.random.default_rng(0)
+    few, many = (bootstrap_interval(rng.normal(3, 1, size)) for size in (20, 2000))
+    for interval in (few, many):
+        assert interval.low < interval.mean < interval.high
+    assert many.high - many.low < 0.3 * (few.high - few.low)
+
+
+def test_constant_values_have_a_point_for_an_interval():
+    interval = bootstrap_interval([2.0] * 5)
+    assert (interval.mean, interval.low, interval.high) == (2, 2, 2)
+
+
+def test_coverage_is_near_its_level():
+    rng = np.random.default_rng(0)
+    hits = sum(
+        not bootstrap_interval(rng.normal(1, 2, 40), seed=i, n=400).excludes(1) for i in range(200)
+    )
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def test_a_higher_level_is_wider():
+    values = np.random.default_rng(2).normal(size=50)
+    narrow, wide = (bootstrap_interval(values, level=level) for level in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+def test_pairing_takes_out_what_the_prompts_share():
+    rng = np.random.default_rng(0)
+    prompts = rng.normal(0, 10, 60)
+    a, b = prompts + rng.normal(0.5, 0.1, 60), prompts
+    assert paired_difference(a, b).excludes(0)
+    assert bootstrap_interval(a).low < bootstrap_interval(b).high
+    assert paired_difference(a, b).mean == pytest.approx(float((a - b).mean()))
+
+
+def test_the_difference_with_itself_is_nothing():
+    assert not paired_difference([1, 2, 3], [1, 2, 3]).excludes(0)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, float("nan")], [float("inf")]])
+def test_values_that_cannot_be_averaged_are_refused(values):
+    with pytest.raises(DataError, match="finite values, one per prompt"):
+        bootstrap_interval(values)
+
+
+def test_pairs_must_be_pairs():
+    with pytest.raises(DataError, match="got 2 and 1"):
+        paired_difference([1, 2], [1])

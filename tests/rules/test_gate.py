@@ -1,0 +1,280 @@
+"""Rule gates alone, without a model: what opens them, row by row and pass by pass, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from saesteer.models.sites import Site
+from saesteer.rules import RuleBook
+from saesteer.rules.gate import HeadGate, RuleGate
+from saesteer.saes.sae import SAE
+from saesteer.steer.frame import Frame
+from saesteer.steer.gate import Explains, FollowsRows, Gate
+
+SITE = Site(1, "resid_post")
+BOOK: dict[str, Any] = {
+    "concepts": {
+        "pain": {"feature": 0, "threshold": 1.0},
+        "casual": {"features": {1: 0.5, 2: 0.5}, "threshold": 1.0},
+        "urgent": {"feature": 3, "threshold": 2.0, "aggregate": "prompt", "over": "max"},
+        "dense": {"feature": 4, "threshold": 0.4, "aggregate": "prompt", "over": "mean"},
+        "final": {"feature": 5, "threshold": 1.0, "aggregate": "prompt", "over": "last"},
+        "ever": {"feature": 6, "threshold": 1.5, "aggregate": "prompt", "over": "any"},
+    },
+    "rules": """
+        careful :- pain, not casual.
+        wary :- urgent, not final.
+        wary :- dense, ever.
+        :- pain, casual.
+    """,
+}
+
+
+def _gates(sae: SAE) -> dict[str, HeadGate]:
+    rules = RuleGate.of(RuleBook.from_dict(BOOK), sae)
+    return {head: rules.head(head) for head in ("careful", "wary")}
+
+
+def _frame(
+    ids: Tensor, mask: Tensor, lengths: Sequence[int] | None, start: int = 0, stop: int | None = None
+) -> Frame:
+    stop = ids.shape[1] if stop is None else stop
+    return Frame.of(
+        ids[:, start:stop],
+        mask[:, :stop],
+        start=start,
+        prompt_lengths=lengths,
+        special_ids=[0],
+    )
+
+
+def _text(rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations with many zeros, ids with some special tokens (0), and left padding by row."""
+    draw = torch.Generator().manual_seed(seed)
+    resid = torch.randn(rows, columns, 8, generator=draw) * 2
+    ids = torch.randint(0, 6, (rows, columns), generator=draw)
+    pads = torch.randint(0, 3, (rows, 1), generator=draw)
+    return resid, ids, torch.arange(columns) >= pads
+
+
+def _by_hand(resid: Tensor, ids: Tensor, mask: Tensor, lengths: Sequence[int] | None) -> Any:
+    """The same decisions by a loop over rows and tokens."""
+    z = torch.where(resid > 0.5, resid, 0.0)
+    careful, wary = torch.zeros_like(mask), torch.zeros_like(mask)
+    for row in range(len(resid)):
+        tokens = [t for t in range(resid.shape[1]) if mask[row, t]]
+        end = len(tokens) if lengths is None else lengths[row]
+        for n, t in enumerate(tokens):
+            careful[row, t] = z[row, t, 0] > 1 and not z[row, t, 1] / 2 + z[row, t, 2] / 2 > 1
+            if lengths is not None and n < end - 1:
+                continue
+            seen = tokens[: min(n + 1, end)]
+            plain = [s for s in seen if ids[row, s] != 0]
+            urgent = any(z[row, s, 3] > 2 for s in plain)
+            dense = bool(plain) and sum(float(z[row, s, 4]) for s in plain) / len(plain) > 0.4
+            ever = any(z[row, s, 6] > 1.5 for s in plain)
+            final = bool(z[row, seen[-1], 5] > 1)
+            wary[row, t] = (urgent and not final) or (dense and ever)
+    return careful, wary
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.booleans(), st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_gates_equal_a_loop_by_hand_whole_and_chunked(
+    seed: int, known: bool, chunks: list[int]
+) -> None:
+    sae = _eye_sae()
+    resid, ids, mask = _text(3, 9, seed)
+    lengths = [4, 6, 5] if known else None
+    expected = dict(zip(("careful", "wary"), _by_hand(resid, ids, mask, lengths), strict=True))
+    stops = [0, *(sum(chunks[: i + 1]) for i in range(len(chunks)) if sum(chunks[: i + 1]) < 9), 9]
+    for bounds in ([0, 9], stops):
+        gates = _gates(sae)
+        states = {head: gate.new_state() for head, gate in gates.items()}
+        for start, stop in zip(bounds, bounds[1:], strict=False):
+            frame = _frame(ids, mask, lengths, start, stop)
+            readings = {SITE: resid[:, start:stop]}
+            for head, gate in gates.items():
+                got = gate.open(readings, frame, states[head])
+                assert torch.equal(got, expected[head][:, start:stop]), (head, start, stop)
+
+
+def test_a_row_sees_no_other(eye_sae: SAE) -> None:
+    resid, ids, mask = _text(6, 8, seed=3)
+    lengths = [3, 4, 5, 3, 4, 5]
+    gate = _gates(eye_sae)["wary"]
+    together = gate.open({SITE: resid}, _frame(ids, mask, lengths), gate.new_state())
+    assert 0 < int(together.sum()) < together.numel()
+    for row in range(6):
+        only = slice(row, row + 1)
+        frame = _frame(ids[only], mask[only], lengths[only])
+        alone = gate.open({SITE: resid[only]}, frame, gate.new_state())
+        assert torch.equal(alone, together[only])
+
+
+def test_thresholds_gate(eye_sae: SAE) -> None:
+    gate = _gates(eye_sae)["careful"]
+    resid = torch.zeros(1, 3, 8)
+    resid[0, :, 0] = torch.tensor([0.9, 1.0, 1.1])
+    frame = _frame(torch.ones(1, 3).long(), torch.ones(1, 3), [3])
+    assert gate.open({SITE: resid}, frame, gate.new_state()).tolist() == [[False, False, True]]
+
+
+def test_a_rolled_back_column_is_forgotten(eye_sae: SAE) -> None:
+    gate = _gates(eye_sae)["wary"]
+    ids, mask = torch.ones(1, 6).long(), torch.ones(1, 6)
+    loud, quiet = torch.zeros(1, 6, 8), torch.zeros(1, 6, 8)
+    loud[0, 3, 3] = 5.0
+    state = gate.new_state()
+    seen = gate.open({SITE: loud[:, :5]}, _frame(ids, mask, None, 0, 5), state)
+    assert seen.tolist() == [[False, False, False, True, True]]
+    again = gate.open({SITE: quiet[:, 3:]}, _frame(ids, mask, None, 3, 6), state)
+    assert again.tolist() == [[False, False, False]]
+
+
+def test_state_follows_the_rows_of_a_cache(eye_sae: SAE) -> None:
+    gate = _gates(eye_sae)["wary"]
+    ids, mask = torch.ones(2, 4).long(), torch.ones(2, 4)
+    resid = torch.zeros(2, 4, 8)
+    resid[1, 1, 3] = 5.0
+    state = gate.new_state()
+    gate.open({SITE: resid[:, :3]}, _frame(ids, mask, None, 0, 3), state)
+    assert isinstance(state, FollowsRows)
+    state.select_rows(torch.tensor([1, 1, 0]))
+    ids, mask, rest = torch.ones(3, 4).long(), torch.ones(3, 4), torch.zeros(3, 1, 8)
+    got = gate.open({SITE: rest}, _frame(ids, mask, None, 3, 4), state)
+    assert got.tolist() == [[True], [True], [False]]
+
+
+def test_columns_cached_before_the_plan_came_count_as_unread(eye_sae: SAE) -> None:
+    gate = _gates(eye_sae)["wary"]
+    ids, mask = torch.ones(1, 5).long(), torch.ones(1, 5)
+    resid = torch.zeros(1, 2, 8)
+    resid[0, 1, 3] = 5.0
+    got = gate.open({SITE: resid}, _frame(ids, mask, None, 3, 5), gate.new_state())
+    assert got.tolist() == [[False, True]]
+
+
+def test_many_heads_cost_one_evaluation(eye_sae: SAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    real = RuleGate._evaluate
+    monkeypatch.setattr(RuleGate, "_evaluate", lambda *a: (calls.append(a), real(*a))[1])
+    resid, ids, mask = _text(2, 4, seed=0)
+    frame, readings = _frame(ids, mask, [3, 3]), {SITE: resid}
+    for gate in _gates(eye_sae).values():
+        gate.open(readings, frame, gate.new_state())
+    assert len(calls) == 2, "gates of two books share nothing"
+    gates = _gates(eye_sae)
+    calls.clear()
+    for gate in gates.values():
+        gate.open(readings, frame, gate.new_state())
+    assert len(calls) == 1
+    gates["wary"].open({SITE: resid + 1}, frame, gates["wary"].new_state())
+    assert len(calls) == 2, "a plan attached over another reads other activations"
+
+
+def test_a_book_without_prompt_level_concepts_remembers_nothing(eye_sae: SAE) -> None:
+    raw = {"concepts": {"a": {"feature": 1, "threshold": 1}}, "rules": "b :- a."}
+    gate = RuleGate.of(RuleBook.from_dict(raw), eye_sae).head("b")
+    assert gate.new_state() is None
+    assert isinstance(gate, Gate)
+    assert isinstance(gate, Explains)
+
+
+def test_facts_alone_open_a_gate_and_padding_shuts_it() -> None:
+    gate = RuleGate.of(RuleBook.from_dict({"rules": "always."}), None).head("always")
+    assert gate.sites == ()
+    frame = _frame(torch.ones(1, 3).long(), torch.tensor([[0, 1, 1]]), None)
+    assert gate.open({}, frame, None).tolist() == [[False, True, True]]
+
+
+def test_nothing_is_read_back_from_the_device(eye_sae: SAE, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = _gates(eye_sae)["wary"]
+    resid, ids, mask = _text(2, 5, seed=1)
+    frame, state = _frame(ids, mask, [3, 4]), gate.new_state()
+    gate.rules._compiled(frame.valid.device)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a tensor was read back")
+
+    for name in ("item", "tolist", "__bool__", "__float__", "__int__", "cpu", "nonzero"):
+        monkeypatch.setattr(Tensor, name, refuse)
+    gate.open({SITE: resid}, frame, state)
+
+
+def test_explanations_rest_on_scores_that_can_be_recomputed(eye_sae: SAE) -> None:
+    resid, ids, mask = _text(3, 9, seed=11)
+    lengths = [4, 6, 5]
+    gates = _gates(eye_sae)
+    frame = _frame(ids, mask, lengths)
+    opened = {h: g.open({SITE: resid}, frame, g.new_state()) for h, g in gates.items()}
+    latents = eye_sae.encode(resid)
+    checked = 0
+    for row in range(3):
+        first = int(mask[row].int().argmax())
+        for index in range(first, 9):
+            for head, gate in gates.items():
+                proof = gate.rules.prove(frame.evidence, row, index, gate.rules.program.heads[0])
+                proof = next(
+                    gate.rules.prove(frame.evidence, row, index, h)
+                    for h in gate.rules.program.heads
+                    if str(h) == head
+                )
+                assert proof.holds == bool(opened[head][row, index])
+                for leaf in proof.leaves():
+                    if leaf.aggregate == "mean" or leaf.position < 0:
+                        continue
+                    at = first + leaf.position
+                    assert leaf.token == f"<{int(ids[row, at])}>"
+                    one, two = {"pain": (0, 0), "casual": (1, 2), "urgent": (3, 3)}.get(
+                        leaf.concept, (5, 5) if leaf.concept == "final" else (6, 6)
+                    )
+                    expected = (latents[row, at, one] + latents[row, at, two]) / 2
+                    assert leaf.score == pytest.approx(float(expected))
+                    checked += 1
+    assert checked > 20
+
+
+def test_an_explanation_names_rule_concepts_scores_and_tokens(eye_sae: SAE) -> None:
+    gate = _gates(eye_sae)["careful"]
+    resid = torch.zeros(1, 2, 8)
+    resid[0, 0, 0] = 3.0
+    resid[0, 1, :3] = 3.0
+    frame = _frame(torch.tensor([[4, 5]]), torch.ones(1, 2), [2])
+    gate.open({SITE: resid}, frame, gate.new_state())
+    evidence = {**frame.evidence, "decode": lambda ids: f" word{ids[0]}"}
+    assert gate.explain(evidence, 0, 0).split("\n") == [
+        "careful holds: careful :- pain, not casual.  (line 2)",
+        "├─ pain holds: feature 0 scored 3 > 1, token 0 ' word4'",
+        "└─ not casual holds: 0.5·feature 1 + 0.5·feature 2 scored 0 <= 1, token 0 ' word4'",
+    ]
+    assert gate.explain(evidence, 0, 1).split("\n") == [
+        "careful does not hold: no rule for it holds",
+        "└─ not casual does not hold: 0.5·feature 1 + 0.5·feature 2 scored 3 > 1, token 1 ' word5'",
+        "alarm: :- pain, casual.",
+    ]
+
+
+def test_a_prompt_level_conclusion_names_the_token_it_rests_on(eye_sae: SAE) -> None:
+    gate = _gates(eye_sae)["wary"]
+    resid = torch.zeros(1, 4, 8)
+    resid[0, 1, 3] = 5.0
+    frame = _frame(torch.tensor([[4, 5, 4, 4]]), torch.ones(1, 4), [3])
+    opened = gate.open({SITE: resid}, frame, gate.new_state())
+    assert opened.tolist() == [[False, False, True, True]]
+    assert "not decided before the prompt's end" in gate.explain(frame.evidence, 0, 1)
+    told = gate.explain(frame.evidence, 0, 3)
+    assert "urgent holds: feature 3 scored 5 > 2, max of the prompt, token 1 '<5>'" in told
+    assert "not final holds: feature 5 scored 0 <= 1, last of the prompt, token 2 '<4>'" in told
+
+
+def _eye_sae() -> SAE:
+    eye, zeros = torch.eye(8), torch.zeros(8)
+    return SAE(eye, zeros, eye.clone(), zeros.clone(), torch.full((8,), 0.5), SITE)

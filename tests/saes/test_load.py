@@ -1,0 +1,204 @@
+"""Every way to name an SAE, and one clear line for every way that a file can be bad."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saesteer.errors import DimensionError, NetworkError, SaeError
+from saesteer.saes import check_width, load_sae, sae_path, save_sae, shipped_saes
+from saesteer.saes import load as loading
+
+
+@pytest.fixture
+def folder(random_sae, tmp_path):
+    """A good SAE folder, to be damaged."""
+    return save_sae(random_sae(), tmp_path / "sae")
+
+
+def edit_cfg(folder, **changes):
+    """Change keys of cfg.json; None removes one."""
+    path = folder / "cfg.json"
+    cfg = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({k: v for k, v in cfg.items() if v is not None}))
+
+
+def edit_weights(folder, **changes):
+    """Change tensors of the weights; None removes one."""
+    path = folder / "sae_weights.safetensors"
+    tensors = {**load_file(path), **changes}
+    save_file({k: v for k, v in tensors.items() if v is not None}, path)
+
+
+def one_line(caught):
+    """The message, after checking that it is one line."""
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 600
+    return text
+
+
+def test_a_folder_is_its_own_path(folder):
+    assert sae_path(folder) == sae_path(str(folder)) == folder
+
+
+def test_dtype_and_device_are_what_was_asked_for(folder):
+    sae = load_sae(folder, device="cpu", dtype=torch.float64)
+    assert (sae.dtype, str(sae.device)) == (torch.float64, "cpu")
+
+
+def test_shipped_saes_load_by_name():
+    for name, path in shipped_saes().items():
+        sae = load_sae(name)
+        assert sae_path(name) == path
+        assert sae.name == name and sae.activation == "jumprelu"
+
+
+def test_an_unknown_name_says_what_would_do():
+    with pytest.raises(SaeError, match="no SAE 'nowhere'.*Give a folder, a shipped name") as caught:
+        load_sae("nowhere")
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [("cfg.json", "no cfg.json in"), ("sae_weights.safetensors", "no sae_weights.safetensors in")],
+)
+def test_a_missing_file_is_named(folder, file, message):
+    (folder / file).unlink()
+    with pytest.raises(SaeError, match=message) as caught:
+        load_sae(folder)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 60, 0.5, 0.999])
+def test_truncated_weights_are_refused(folder, keep):
+    path = folder / "sae_weights.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+    with pytest.raises(SaeError, match="truncated or corrupted") as caught:
+        load_sae(folder)
+    one_line(caught)
+
+
+def test_corrupted_weights_are_refused(folder):
+    path = folder / "sae_weights.safetensors"
+    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
+    with pytest.raises(SaeError, match="truncated or corrupted") as caught:
+        load_sae(folder)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"cfg"', "\x00"])
+def test_broken_json_is_refused(folder, text):
+    (folder / "cfg.json").write_text(text)
+    with pytest.raises(SaeError, match=r"can't be read as JSON|expected an object") as caught:
+        load_sae(folder)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_counted(folder, bad):
+    b_enc = load_file(folder / "sae_weights.safetensors")["b_enc"]
+    b_enc[3:5] = bad
+    edit_weights(folder, b_enc=b_enc)
+    with pytest.raises(SaeError, match="b_enc holds 2 values that are NaN or infinite"):
+        load_sae(folder)
+
+
+def test_wrong_shapes_are_refused(folder):
+    edit_weights(folder, W_dec=torch.zeros(48, 15))
+    with pytest.raises(DimensionError, match=r"W_dec \[48, 15\], expected \[16, 48\] and \[48, 16"):
+        load_sae(folder)
+
+
+def test_a_config_of_another_width_is_refused(folder):
+    edit_cfg(folder, d_in=17)
+    with pytest.raises(DimensionError, match=r"expected \[17, 48\]"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "b_dec", "threshold"])
+def test_a_missing_tensor_is_named(folder, name):
+    edit_weights(folder, **{name: None})
+    with pytest.raises(SaeError, match=f"the weights have no {name}, only"):
+        load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "temporal"}, "architecture 'temporal' has no threshold form"),
+        ({"normalize_activations": "layer_norm"}, "'layer_norm' depends on each token"),
+        ({"normalize_activations": "expected_average_only_in"}, "norm_scaling_factor"),
+        ({"reshape_activations": "odd"}, "'odd' is unknown; expected none or hook_z"),
+        ({"metadata": {"model_name": "tiny"}}, "names no hook_name"),
+        ({"metadata": {"hook_name": "somewhere"}}, "'somewhere' is not a site"),
+        (
+            {"metadata": {"hook_name": "resid_post.1", "hook_name_out": "mlp_out.1"}},
+            "a transcoder, not an SAE",
+        ),
+    ],
+)
+def test_what_a_threshold_form_cannot_hold_is_refused(folder, changes, message):
+    edit_cfg(folder, **changes)
+    with pytest.raises(SaeError, match=message) as caught:
+        load_sae(folder)
+    one_line(caught)
+
+
+def test_a_width_that_does_not_fit_names_both(random_sae):
+    def model(width):
+        layout = SimpleNamespace(width=lambda _site: width)
+        return SimpleNamespace(name="gpt-x", layout=layout, check_site=lambda site: site)
+
+    check_width(random_sae(), model(16))
+    with pytest.raises(DimensionError, match=r"width 16, but gpt-x has width 32 at resid_post\.2"):
+        check_width(random_sae(), model(32))
+
+
+def test_an_unknown_release_names_the_nearest():
+    with pytest.raises(SaeError, match=r"'gpt2-small-res-jp'.*nearest: gpt2-small-res-jb") as caught:
+        load_sae("gpt2-small-res-jp:blocks.8.hook_resid_pre")
+    one_line(caught)
+
+
+@pytest.mark.parametrize("read", [load_sae, sae_path])
+def test_an_unknown_id_names_the_nearest(read):
+    with pytest.raises(SaeError, match=r"no SAE 'blocks\.77.*nearest: blocks\.") as caught:
+        read(("gpt2-small-res-jb", "blocks.77.hook_resid_pre"))
+    one_line(caught)
+
+
+@pytest.mark.parametrize("read", [load_sae, sae_path])
+def test_no_network_is_one_line(read, monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(NetworkError, match="can't be reached") as caught:
+        read("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+    one_line(caught)
+
+
+def test_release_and_id_may_come_in_three_ways(random_sae, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        loading, "_from_registry", lambda *names: seen.append(names) or random_sae()
+    )
+    load_sae("some-release:blocks.1.hook_resid_pre")
+    load_sae(("some-release", "blocks.1.hook_resid_pre"))
+    load_sae("some-release", "blocks.1.hook_resid_pre")
+    assert seen == [("some-release", "blocks.1.hook_resid_pre")] * 3
+
+
+def test_a_registry_sae_is_folded_like_a_folder(random_sae, resid, folder, monkeypatch):
+    sae_lens = loading._sae_lens()
+    lens = sae_lens.SAE.load_from_disk(folder)
+    monkeypatch.setattr(sae_lens.SAE, "from_pretrained", lambda *_names, **_where: lens)
+    sae = load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre")
+    assert torch.equal(sae.encode(resid), load_sae(folder).encode(resid))
+    assert sae.name == "gpt2-small-res-jb:blocks.8.hook_resid_pre"
