@@ -1,1 +1,65 @@
-"""saesteer."""
+"""Steer language models by the features of sparse autoencoders, by rule, and show if it worked.
+
+`import saesteer as ss` loads nothing heavy: each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "errors": ("SaesteerError",),
+    "models": ("Model", "Site", "load_model", "record"),
+    "data": ("Contrast", "Example"),
+    "saes": ("SAE", "FeatureSlice", "load_sae", "save_sae"),
+    "features": (
+        "attribute_token",
+        "find_features",
+        "promoted_tokens",
+        "show_feature",
+        "top_features",
+    ),
+    "steer": (
+        "Edit",
+        "Plan",
+        "PromptEdit",
+        "Trace",
+        "ablate",
+        "add",
+        "add_scaled",
+        "affine",
+        "clamp",
+        "feature_add",
+        "first",
+        "generated",
+        "last",
+        "positions",
+        "project_out",
+        "prompt",
+        "replace",
+        "scale",
+        "spans",
+    ),
+    "rules": ("RuleBook",),
+    "evals": ("compare", "evaluate_sae", "write_report"),
+    "training": ("train_sae",),
+}
+_PACKAGES = ("errors", "evals", "features", "methods", "metrics", "models", "rules", "saes", "steer")
+_NAMES = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *_PACKAGES, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"saesteer.{name}")
+    if name in _NAMES:
+        return getattr(import_module(f"saesteer.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'saesteer' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

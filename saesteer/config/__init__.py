@@ -1,9 +1,11 @@
 """Frozen dataclasses for every command's settings, and their YAML."""
 
+from saesteer.config.compare import CompareConfig
 from saesteer.config.load import build_config, dump_config, load_config, read_yaml
 from saesteer.config.sae import TextConfig, TrainSAEConfig, WandbConfig
 
 __all__ = [
+    "CompareConfig",
     "TextConfig",
     "TrainSAEConfig",
     "WandbConfig",

@@ -6,6 +6,7 @@ from saesteer.evals.compare import compare
 from saesteer.evals.curves import Advantage, Curve, Point, advantage_at_equal_kl
 from saesteer.evals.report import join_results, write_report
 from saesteer.evals.results import Report
+from saesteer.evals.sae_eval import SaeScores, evaluate_sae
 from saesteer.evals.tasks import Task, builtin_tasks, load_task
 
 __all__ = [
@@ -15,8 +16,10 @@ __all__ = [
     "Report",
     "Task",
     "advantage_at_equal_kl",
+    "SaeScores",
     "builtin_tasks",
     "compare",
+    "evaluate_sae",
     "join_results",
     "load_task",
     "write_report",

@@ -29,7 +29,8 @@ from saesteer.evals.sweep import (
     calibrate,
     check_doses,
     choose,
-    run_curves,
+    test_curves,
+    validation_curve,
 )
 from saesteer.evals.tasks import Task, load_task
 from saesteer.methods.base import Method
@@ -146,9 +147,9 @@ def _validate(
     results: list[Result] = []
     for entry in entries:
         swept = calibrate(bench, entry, grid)
-        (curve,) = run_curves(bench, swept, tick, first_only=True)
+        curve = validation_curve(bench, swept, kl_budget, tick)
         index = choose(curve, kl_budget)
-        results.append(Result(swept, curve.points[index], index))
+        results.append(Result(swept, curve.points[index], index, len(curve.points)))
     return results
 
 
@@ -160,6 +161,6 @@ def _test(bench: Bench, results: Sequence[Result], tick: Callable[[str], None]) 
     found: list[Result] = []
     for result in results:
         own = furthest if result.entry.name == RANDOM else max(result.chosen.kl, reference)
-        curves = run_curves(bench, result.swept, tick, reach=own)
+        curves = test_curves(bench, result.swept, result.n_points, own, tick)
         found.append(replace(result, curves=tuple(curves)))
     return found

@@ -59,13 +59,15 @@ class Result:
     """One entry after both splits.
 
     Attributes:
-        chosen: the validation point that fixed the strength; `index` is its place on the grid.
+        chosen: the validation point that fixed the strength; `index` is its place on the grid, of
+            which validation ran `n_points`.
         curves: on test, one a seed.
     """
 
     swept: Swept
     chosen: Point
     index: int
+    n_points: int
     curves: tuple[Curve, ...] = ()
 
     @property

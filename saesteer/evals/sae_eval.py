@@ -1,8 +1,9 @@
 """Score an SAE on text: how well it rebuilds activations, and what the model loses by it.
 
-Four full passes a batch after one truncated pass (clean, SAE in place, zero, mean), because the
-mean that ablation puts in must be known first. Outlier tokens pass through unchanged in all of
-them, so no figure is flattered or ruined by a handful of massive activations.
+Each batch is run up to the site once, then from the site upwards four times (clean, SAE in place,
+zero, mean): the mean that ablation puts in is known only when all batches have been read. Outlier
+tokens pass through unchanged in all of them, so that no figure is flattered or ruined by a handful
+of massive activations.
 """
 
 from __future__ import annotations
@@ -17,13 +18,11 @@ import torch
 from torch import Tensor
 
 from saesteer.errors import DataError
+from saesteer.evals.replay import Replay
 from saesteer.metrics.language import token_ce, token_kl
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
-from saesteer.models import Model, TokenBatch, as_model, logits, record
-from saesteer.models.hooks import install, remove
-from saesteer.models.model import pad_rows
-from saesteer.models.sites import Site
+from saesteer.models import Model, TokenBatch, as_model, pad_rows, record
 from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 
@@ -111,9 +110,9 @@ def evaluate_sae(
     groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     sums = ReconstructionSums(sae.d_sae)
     batches = [_read(model, sae, group, sums) for group in groups]
-    losses = _Losses()
+    losses, replay, mean = _Losses(), Replay(model, sae.site), sums.mean()
     for done, batch in enumerate(batches, start=1):
-        _measure(model, sae, batch, sums.mean(), losses)
+        _measure(replay, sae, batch, mean, losses)
         if progress is not None:
             progress(done, len(batches))
     n_valid = sum(int(_scored(model, batch.tokens).sum()) for batch in batches)
@@ -192,10 +191,10 @@ class _Losses:
         return float(torch.cat(self.ce[key]).double().mean())
 
 
-def _measure(model: Model, sae: SAE, batch: _Batch, mean: Tensor, losses: _Losses) -> None:
+def _measure(replay: Replay, sae: SAE, batch: _Batch, mean: Tensor, losses: _Losses) -> None:
     """Losses of one batch with the site as it is, rebuilt, zero, and at its mean."""
     resid, tokens = batch.resid, batch.tokens
-    clean = logits(model, tokens)
+    clean = replay(tokens, resid)
     mask = tokens.attention_mask.to(clean.device)
     ids = tokens.input_ids.to(clean.device)
     losses.ce["clean"].append(token_ce(clean, ids, mask).cpu())
@@ -205,20 +204,10 @@ def _measure(model: Model, sae: SAE, batch: _Batch, mean: Tensor, losses: _Losse
         "mean": mean.to(resid).expand_as(resid),
     }
     for key, new in replacements.items():
-        put = torch.where(batch.keep[..., None], new, resid)
-        changed = _with_site(model, tokens, sae.site, put)
+        changed = replay(tokens, torch.where(batch.keep[..., None], new, resid))
         losses.ce[key].append(token_ce(changed, ids, mask).cpu())
         if key == "sae":
             losses.kl.append(token_kl(changed, clean, mask).cpu())
-
-
-def _with_site(model: Model, tokens: TokenBatch, site: Site, put: Tensor) -> Tensor:
-    """Logits with the site's activations set to `put`."""
-    handle = install(model.layout.point(site), lambda _: put)
-    try:
-        return logits(model, tokens)
-    finally:
-        remove([handle])
 
 
 def _scores(sae: SAE, rebuilt: ReconstructionScores, losses: _Losses, n_valid: int) -> SaeScores:

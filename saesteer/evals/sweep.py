@@ -2,7 +2,7 @@
 
 Methods write their vectors in units of their own, so a common grid of strengths would compare
 nothing. A plan's strength multiplies Δh; one forward pass tells what relative dose a strength of 1
-means, and the grid is a grid of doses. A plan without an activation edit is one point.
+means, and the grid is a grid of doses, run upwards until the KL budget is spent. A plan without an activation edit is one point.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ KL_BUDGET = 2.0
 """Nats per token that a chosen strength may cost; text stays readable to about there."""
 CALIBRATION_PROMPTS = 4
 """Prompts read to learn a plan's dose; the dose varies by some percent from prompt to prompt."""
-STRETCH, MAX_STRETCHES = 1.35, 4
-"""A curve that ends below a KL it is needed at goes on by this factor, at most so many times."""
+STRETCH, MAX_STRETCHES = 1.5, 4
+"""Beyond the grid doses go on by this factor, at most so many times, for a method whose grid ends
+below the KL it is needed at; else a gentle baseline would be judged by its smallest doses alone."""
 
 Tick = Callable[[str], None]
 
@@ -78,25 +79,36 @@ def calibrate(bench: Bench, entry: Entry, doses: Sequence[float]) -> Swept:
     return Swept(entry, tuple(doses) if swept else (), units)
 
 
-def run_curves(
-    bench: Bench, swept: Swept, tick: Tick, *, reach: float = 0.0, first_only: bool = False
+def validation_curve(bench: Bench, swept: Swept, kl_budget: float, tick: Tick) -> Curve:
+    """The first seed's doses in ascending order, up to the first that costs more than the budget.
+
+    Larger ones could not be chosen, and a grid that ends within the budget is stretched.
+    """
+    points: list[Point] = []
+    for plans in _ladder(swept):
+        points.append(_ticked(bench, plans[0], swept.entry.name, tick))
+        if points[-1].kl > kl_budget:
+            break
+    return Curve(swept.entry.name, tuple(points), swept.swept)
+
+
+def test_curves(
+    bench: Bench, swept: Swept, n_points: int, reach: float, tick: Tick
 ) -> list[Curve]:
-    """Measure the whole grid, one curve a plan.
+    """The doses that validation ran, once, one curve a seed.
 
     Args:
-        reach: KL in nats per token that every curve should go up to; the grid is stretched, by
-            `MAX_STRETCHES` steps at most, for a curve that ends below it.
-        first_only: only the first seed, which is enough to choose a strength by.
+        n_points: how many doses validation ran.
+        reach: KL in nats per token at which curves will be compared; larger doses are added, as
+            far as the ladder goes, until every curve has come so far.
     """
-    plans = swept.entry.plans[:1] if first_only else swept.entry.plans
-    if not swept.swept:
-        points = [_ticked(bench, plan, swept.entry.name, tick) for plan in plans]
-        return [Curve(swept.entry.name, (point,), swept=False) for point in points]
-    found: list[list[Point]] = [[] for _ in plans]
-    for dose in _grid(swept.doses, lambda: min(_max_kl(points) for points in found) >= reach):
-        for index, points in enumerate(found):
-            points.append(_ticked(bench, swept.plan(index, dose), swept.entry.name, tick))
-    return [Curve(swept.entry.name, tuple(points)) for points in found]
+    found: list[list[Point]] = [[] for _ in swept.entry.plans]
+    for index, plans in enumerate(_ladder(swept)):
+        if index >= n_points and min(max(p.kl for p in points) for points in found) >= reach:
+            break
+        for points, plan in zip(found, plans, strict=True):
+            points.append(_ticked(bench, plan, swept.entry.name, tick))
+    return [Curve(swept.entry.name, tuple(points), swept.swept) for points in found]
 
 
 def choose(curve: Curve, kl_budget: float) -> int:
@@ -107,19 +119,14 @@ def choose(curve: Curve, kl_budget: float) -> int:
     return max(within, key=lambda i: curve.points[i].effect)
 
 
-def _grid(doses: Sequence[float], done: Callable[[], bool]) -> Iterator[float]:
-    """The doses, and then larger ones until `done`."""
-    yield from doses
-    dose = doses[-1]
-    for _ in range(MAX_STRETCHES):
-        if done():
-            return
-        dose *= STRETCH
-        yield dose
-
-
-def _max_kl(points: Sequence[Point]) -> float:
-    return max((point.kl for point in points), default=0.0)
+def _ladder(swept: Swept) -> Iterator[list[Plan]]:
+    """Every entry's plans, one a seed, at each dose of the grid and then at larger ones."""
+    if not swept.swept:
+        yield list(swept.entry.plans)
+        return
+    stretched = (swept.doses[-1] * STRETCH**step for step in range(1, MAX_STRETCHES + 1))
+    for dose in (*swept.doses, *stretched):
+        yield [swept.plan(index, dose) for index in range(len(swept.entry.plans))]
 
 
 def _ticked(bench: Bench, plan: Plan, name: str, tick: Tick) -> Point:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: resample the prompts, not the tokens, since tokens of one prompt go together.
+"""Bootstrap intervals over prompts, not tokens, since the tokens of one prompt go together.
 
 Percentile intervals from a seeded generator, so that a report can be made again to the last digit.
 """

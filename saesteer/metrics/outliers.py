@@ -7,7 +7,6 @@ in Large Language Models.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from saesteer.errors import RuleError
 from saesteer.models.record import record
 from saesteer.rules.gate import RuleGate
 from saesteer.rules.proof import Proof
-from saesteer.rules.syntax import Atom
+from saesteer.rules.syntax import Atom, nearest
 from saesteer.steer.frame import Frame
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ class RuleReading:
         """Why an atom holds at a token, or does not.
 
         Raises:
-            RuleError: the text is no atom.
+            RuleError: no such atom.
             IndexError: no such token.
         """
+        if atom not in self.gate.logic.atoms:
+            hint = nearest(atom, self.gate.logic.atoms)
+            raise RuleError(f"{atom!r} is no atom of these rules{hint or '.'}")
         index = range(len(self.tokens))[index]
         return self.gate.prove(self.evidence, 0, index, Atom.parse(atom))
 

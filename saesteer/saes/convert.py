@@ -24,7 +24,7 @@ _CHUNK = 1024
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Pooled fraction of variance unexplained and mean L0, of the TopK and of the threshold form."""
+    """Pooled FVU and mean L0 on the sample, of the TopK and of the threshold form."""
 
     fvu_before: float
     fvu_after: float

@@ -132,7 +132,7 @@ def _activation(cfg: Mapping[str, Any], name: str) -> Activation:
     if cfg.get("normalize_activations") not in _SCALINGS:
         raise SaeError(
             f"SAE {name}: normalize_activations {cfg['normalize_activations']!r} depends on each "
-            "token and can't be folded into the weights; only none and expected_average_only_in can."
+            "token, so the weights can't hold it; only none and expected_average_only_in can be read."
         )
     if cfg.get("reshape_activations") not in ("none", None, "hook_z"):
         raise SaeError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,7 @@ class Intervention(ABC):
             frame: the pass it happens in, for edits that depend on it.
         """
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> Intervention:
         """The same intervention with its tensors in fp32 on `device`."""
         moved: dict[str, Any] = {}
         for entry in fields(self):

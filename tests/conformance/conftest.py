@@ -1,113 +1,16 @@
-"""What the laws are tried with: a few plans, a gate that remembers, and ways to run a model."""
+"""The plans that every law is tried with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
+from laws import clamp_plan, direction, latch_plan, scaled_plan
 
 from saesteer import steer
-from saesteer.models import Model, Site, record
-from saesteer.steer import ColumnHistory, Frame, Plan
-
-ARCHES = ("llama", "gpt2", "neox", "gemma3", "qwen3", "mixtral")
-PROMPTS = ("a short one", "something a good deal longer than that", "x")
-
-
-@dataclass(frozen=True, eq=False)
-class LatchGate:
-    """Open from the first token on whose reading along `direction` exceeds `threshold`."""
-
-    sites: tuple[Site, ...]
-    direction: Tensor
-    threshold: float
-
-    def new_state(self) -> ColumnHistory:
-        """Which columns fired."""
-        return ColumnHistory(fill=False)
-
-    def open(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: ColumnHistory
-    ) -> Tensor:
-        """The running OR over columns."""
-        score = readings[self.sites[0]].float() @ self.direction
-        fired = (score > self.threshold) & frame.valid
-        state.write(frame, fired[..., None])
-        so_far = state.so_far(frame)[..., 0].int().cummax(1).values.bool()
-        frame.note("score", score)
-        return so_far[:, frame.start :]
-
-    def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
-        """The score."""
-        return f"score {float(evidence['score'][row, index]):.2f}"
-
-
-class Run(NamedTuple):
-    """New tokens `[rows, new]` and the logits that chose them `[rows, new, vocab]`."""
-
-    tokens: Tensor
-    logits: Tensor
-
-
-def direction(model: Model, seed: int, site: str = "resid_post.2") -> Tensor:
-    """A fixed random unit vector."""
-    width = model.layout.width(Site.parse(site))
-    vector = torch.randn(width, generator=torch.Generator().manual_seed(seed))
-    return vector / vector.norm()
-
-
-def latch_plan(model: Model, strength: float = 1.0) -> Plan:
-    """Adds a vector at resid_post.2 once one token in ten has fired at resid_post.1."""
-    site, along = Site(1, "resid_post"), direction(model, 5)
-    batch = model.tokenize(list(PROMPTS))
-    scores = record(model, batch, [site])[site][batch.attention_mask] @ along
-    gate = LatchGate((site,), along, float(scores.quantile(0.9)))
-    return Plan(
-        steer.add("resid_post.2", 12 * direction(model, 1)),
-        where=steer.all(),
-        gate=gate,
-        strength=strength,
-    )
-
-
-def clamp_plan(model: Model, sae: Any) -> Plan:
-    """Two features of one SAE and a dense edit at the same site, and one at another."""
-    return Plan(
-        steer.clamp(sae, [3, 7], 6.0),
-        steer.scale(sae, 11, 3.0),
-        steer.add("resid_post.2", 2 * direction(model, 1)),
-        steer.project_out("resid_pre.1", direction(model, 2)),
-    )
-
-
-def scaled_plan(model: Model) -> Plan:
-    """Half of each token's norm."""
-    return Plan(steer.add_scaled("resid_post.2", direction(model, 1)), strength=0.5)
-
-
-def generate(model: Model, prompts: Sequence[str], new: int = 10, **options: Any) -> Run:
-    """Greedy tokens and logits of left-padded prompts, without ending early."""
-    batch = model.tokenize(list(prompts))
-    options = {"do_sample": False, "pad_token_id": 0, "eos_token_id": None, **options}
-    out = model.hf.generate(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask.long(),
-        max_new_tokens=new,
-        return_dict_in_generate=True,
-        output_logits=True,
-        **options,
-    )
-    return Run(out.sequences[:, batch.input_ids.shape[1] :], torch.stack(out.logits, 1))
-
-
-def same(a: Run, b: Run, tolerance: float = 1e-5) -> None:
-    """Equal tokens, and logits equal within `tolerance` of the largest one."""
-    assert torch.equal(a.tokens, b.tokens)
-    assert (a.logits - b.logits).abs().max() <= tolerance * a.logits.abs().max()
+from saesteer.models import Model
+from saesteer.steer import Plan
 
 
 @pytest.fixture(params=("add", "clamp", "scaled", "latch"))

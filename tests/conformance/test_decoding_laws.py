@@ -1,4 +1,4 @@
-"""However a text is decoded, the plan does the same to it: caches, padding, chunks, guesses, beams."""
+"""However a text is decoded (cached, padded, in chunks, by beams), the plan does the same to it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from laws import ARCHES, PROMPTS, Run, direction, generate, latch_plan, same
 
 from saesteer.models import Model
 from saesteer.steer import Plan
-from tests.conformance.conftest import ARCHES, PROMPTS, Run, direction, generate, latch_plan, same
 
 PlanFor = Callable[[Model], Plan]
 
@@ -72,9 +72,7 @@ def test_chunked_and_static_caches_equal_the_plain_one(
         same(generate(model, PROMPTS), generate(model, PROMPTS, **options))
 
 
-def test_guessed_tokens_that_are_taken_back_leave_nothing(
-    model: Model, plan_for: PlanFor
-) -> None:
+def test_guessed_tokens_that_are_taken_back_leave_nothing(model: Model, plan_for: PlanFor) -> None:
     with plan_for(model).on(model):
         for prompt in ("ababababab", "x y x y x y"):
             plain = generate(model, [prompt], new=14)
@@ -86,8 +84,7 @@ def test_beams_equal_uncached_beams(model: Model, plan_for: PlanFor) -> None:
         for size in (2, 4):
             beams = {"num_beams": size, "num_return_sequences": 2}
             cached, uncached = (
-                generate(model, PROMPTS, new=12, use_cache=c, **beams).tokens
-                for c in (True, False)
+                generate(model, PROMPTS, new=12, use_cache=c, **beams).tokens for c in (True, False)
             )
             assert torch.equal(cached, uncached)
 
@@ -98,8 +95,7 @@ def test_a_latch_follows_its_beam(tiny_model: Any) -> None:
     prompts = [chr(40 + 3 * i) * 3 + chr(110 - i) for i in range(16)]
     with latch_plan(model).on(model):
         cached, uncached = (
-            generate(model, prompts, new=12, use_cache=c, num_beams=4).tokens
-            for c in (True, False)
+            generate(model, prompts, new=12, use_cache=c, num_beams=4).tokens for c in (True, False)
         )
     assert torch.equal(cached, uncached)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import fresh
 from torch import Tensor
 
 from saesteer import steer
@@ -107,7 +108,7 @@ def test_clamping_to_the_present_value_changes_nothing(tiny_model: Any, tiny_sae
 
 
 def test_unedited_positions_keep_their_bits(tiny_model: Any, tiny_sae: Any) -> None:
-    model = tiny_model("llama")
+    model = fresh(tiny_model("llama"))
     model.hf.to(torch.bfloat16)
     sae, ids = tiny_sae(model, "resid_post.2"), torch.tensor([[5, 9, 44, 23, 61]])
     plain = hidden(model, None, ids)

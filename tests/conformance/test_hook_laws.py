@@ -1,4 +1,4 @@
-"""A plan leaves a model as it found it, whatever happened, and never touches what others put there."""
+"""A plan leaves a model as it found it, whatever happened, and what others put there stays."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from laws import ARCHES, PROMPTS, clamp_plan, direction, fresh, generate, same
 
 from saesteer import steer
 from saesteer.errors import PlanError
 from saesteer.models import Model
 from saesteer.steer import Plan
-from tests.conformance.conftest import ARCHES, PROMPTS, clamp_plan, direction, generate, same
 
 
 @pytest.fixture(params=ARCHES)
 def model(request: pytest.FixtureRequest, tiny_model: Any) -> Model:
-    """One tiny model per architecture."""
-    return tiny_model(request.param)
+    """One tiny model per architecture, to be changed at will."""
+    return fresh(tiny_model(request.param))
 
 
 def adding(model: Model, seed: int = 1, size: float = 8.0, site: str = "resid_post.2") -> Plan:
@@ -131,7 +131,7 @@ def test_plans_nest_in_any_order(model: Model) -> None:
 
 
 def test_an_inner_plan_reads_what_the_outer_one_left(tiny_model: Any, tiny_sae: Any) -> None:
-    model = tiny_model("llama")
+    model = fresh(tiny_model("llama"))
     sae = tiny_sae(model, "resid_post.2")
     shift = steer.add("resid_post.2", 3 * direction(model, 1))
     kept: list[torch.Tensor] = []
@@ -140,9 +140,10 @@ def test_an_inner_plan_reads_what_the_outer_one_left(tiny_model: Any, tiny_sae: 
     )
     ids = torch.tensor([[5, 9, 33]])
     model.hf(ids)
-    with Plan(shift, where=steer.all()).on(model):
-        with Plan(steer.clamp(sae, 3, 5.0), where=steer.all()).on(model):
-            model.hf(ids)
+    outer = Plan(shift, where=steer.all())
+    inner = Plan(steer.clamp(sae, 3, 5.0), where=steer.all())
+    with outer.on(model), inner.on(model):
+        model.hf(ids)
     plain, steered = (h.detach() for h in kept)
     between = plain + shift.vector
     expected = between + steer.clamp(sae, 3, 5.0).delta(between)
@@ -208,7 +209,7 @@ def test_a_copy_made_under_a_plan_uses_its_own_weights_and_is_plain_afterwards(
 
 
 def test_gradients_flow_through_an_edit_and_through_checkpoints(tiny_model: Any) -> None:
-    model = tiny_model("llama")
+    model = fresh(tiny_model("llama"))
     batch = model.tokenize(list(PROMPTS))
     plan = Plan(steer.add_scaled("resid_post.1", direction(model, 1)), where=steer.all())
     weight = model.layout.blocks[0].mlp.down_proj.weight
@@ -228,7 +229,7 @@ def test_gradients_flow_through_an_edit_and_through_checkpoints(tiny_model: Any)
 
 
 def test_compiled_models_are_refused(tiny_model: Any) -> None:
-    model = tiny_model("llama")
+    model = fresh(tiny_model("llama"))
     model.hf._compiled_call_impl = lambda *_: None
     with pytest.raises(PlanError, match="compiled"):
         adding(model).attach(model)
@@ -237,7 +238,7 @@ def test_compiled_models_are_refused(tiny_model: Any) -> None:
 def test_pipelines_are_steered(tiny_model: Any) -> None:
     from transformers import pipeline
 
-    model = tiny_model("llama")
+    model = fresh(tiny_model("llama"))
     pipe = pipeline("text-generation", model=model.hf, tokenizer=model.tokenizer, device="cpu")
     options = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
     plain = pipe("some words", **options)[0]["generated_text"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from laws import PROMPTS, direction, generate, latch_plan, same
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -14,7 +15,6 @@ from saesteer import steer
 from saesteer.errors import PlanError
 from saesteer.models import Model
 from saesteer.steer import Plan
-from tests.conformance.conftest import PROMPTS, direction, generate, latch_plan, same
 
 
 @pytest.fixture(params=("llama", "gpt2", "gemma3"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -93,13 +94,13 @@ def test_outliers_can_be_dropped(tiny_model: Any) -> None:
 
 
 def test_activations_are_fp32_from_any_dtype(tiny_model: Any) -> None:
-    model = tiny_model("llama")
+    model = copy.deepcopy(tiny_model("llama"))
     model.hf.to(torch.bfloat16)
     assert read_activations(model, ["a boat"], SITE)[0].dtype == torch.float32
 
 
 def test_errors_name_the_text_and_the_limit(tiny_model: Any) -> None:
-    model = tiny_model("llama")
+    model = copy.deepcopy(tiny_model("llama"))
     with pytest.raises(DataError, match=r"text 1 \(''\) has no tokens; give at least one word"):
         read_activations(model, ["fine", ""], SITE)
     model.hf.config.max_position_embeddings = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +23,7 @@ def roughen(norm: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize(("arch", "extra"), [("llama", 0.0), ("gpt2", 0.0), ("gemma3", 1.0)])
 def test_the_gain_of_each_norm(tiny_model: Any, arch: str, extra: float) -> None:
-    layout = tiny_model(arch).layout
+    layout = copy.deepcopy(tiny_model(arch)).layout
     weight = roughen(layout.final_norm)
     gain = norm_gain(layout.final_norm, layout.unembed.weight)
     torch.testing.assert_close(gain, weight + extra, rtol=1e-4, atol=1e-4)
@@ -31,7 +32,8 @@ def test_the_gain_of_each_norm(tiny_model: Any, arch: str, extra: float) -> None
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "gemma3"])
 def test_the_lens_is_the_direction_of_the_logits_change(tiny_model: Any, arch: str) -> None:
     """On a residual orthogonal to the direction, a small step changes the logits by the lens."""
-    layout = tiny_model(arch).layout
+    model = copy.deepcopy(tiny_model(arch))
+    layout = model.layout
     roughen(layout.final_norm)
     base = torch.ones(layout.d_model)
     base[1::2] = -1
@@ -44,8 +46,6 @@ def test_the_lens_is_the_direction_of_the_logits_change(tiny_model: Any, arch: s
 
     with torch.no_grad():
         change = (logits(base + 0.01 * unit) - logits(base - 0.01 * unit)) / 0.02
-    model = tiny_model(arch)
-    roughen(model.layout.final_norm)
     lens = lens_weights(model, direction.unsqueeze(0) * 3)[0]
     torch.testing.assert_close(lens, change - change.mean(), rtol=1e-2, atol=2e-3)
     assert abs(lens.mean().item()) < 1e-6

@@ -14,6 +14,7 @@ from torch import Tensor
 from saesteer.models.sites import Site
 from saesteer.rules import RuleBook
 from saesteer.rules.gate import HeadGate, RuleGate
+from saesteer.rules.syntax import Atom
 from saesteer.saes.sae import SAE
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Explains, FollowsRows, Gate
@@ -35,6 +36,8 @@ BOOK: dict[str, Any] = {
         :- pain, casual.
     """,
 }
+
+FEATURES = {"pain": [0], "casual": [1, 2], "urgent": [3], "final": [5], "ever": [6]}
 
 
 def _gates(sae: SAE) -> dict[str, HeadGate]:
@@ -85,7 +88,7 @@ def _by_hand(resid: Tensor, ids: Tensor, mask: Tensor, lengths: Sequence[int] | 
     return careful, wary
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6), st.booleans(), st.lists(st.integers(1, 4), min_size=1, max_size=4))
 def test_gates_equal_a_loop_by_hand_whole_and_chunked(
     seed: int, known: bool, chunks: list[int]
@@ -168,11 +171,7 @@ def test_many_heads_cost_one_evaluation(eye_sae: SAE, monkeypatch: pytest.Monkey
     monkeypatch.setattr(RuleGate, "_evaluate", lambda *a: (calls.append(a), real(*a))[1])
     resid, ids, mask = _text(2, 4, seed=0)
     frame, readings = _frame(ids, mask, [3, 3]), {SITE: resid}
-    for gate in _gates(eye_sae).values():
-        gate.open(readings, frame, gate.new_state())
-    assert len(calls) == 2, "gates of two books share nothing"
     gates = _gates(eye_sae)
-    calls.clear()
     for gate in gates.values():
         gate.open(readings, frame, gate.new_state())
     assert len(calls) == 1
@@ -221,22 +220,14 @@ def test_explanations_rest_on_scores_that_can_be_recomputed(eye_sae: SAE) -> Non
         first = int(mask[row].int().argmax())
         for index in range(first, 9):
             for head, gate in gates.items():
-                proof = gate.rules.prove(frame.evidence, row, index, gate.rules.program.heads[0])
-                proof = next(
-                    gate.rules.prove(frame.evidence, row, index, h)
-                    for h in gate.rules.program.heads
-                    if str(h) == head
-                )
+                proof = gate.rules.prove(frame.evidence, row, index, Atom.parse(head))
                 assert proof.holds == bool(opened[head][row, index])
                 for leaf in proof.leaves():
                     if leaf.aggregate == "mean" or leaf.position < 0:
                         continue
                     at = first + leaf.position
                     assert leaf.token == f"<{int(ids[row, at])}>"
-                    one, two = {"pain": (0, 0), "casual": (1, 2), "urgent": (3, 3)}.get(
-                        leaf.concept, (5, 5) if leaf.concept == "final" else (6, 6)
-                    )
-                    expected = (latents[row, at, one] + latents[row, at, two]) / 2
+                    expected = latents[row, at, FEATURES[leaf.concept]].mean()
                     assert leaf.score == pytest.approx(float(expected))
                     checked += 1
     assert checked > 20

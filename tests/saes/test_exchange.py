@@ -105,9 +105,7 @@ def test_we_read_a_trained_batchtopk(lens, resid, tmp_path, save, rescale):
     trained.topk_threshold.fill_(0.4)
     trained.save_inference_model(tmp_path / "inference")
     getattr(trained, save)(tmp_path / "sae")
-    assert_equal(
-        load_sae(tmp_path / "sae"), lens.SAE.load_from_disk(tmp_path / "inference"), resid
-    )
+    assert_equal(load_sae(tmp_path / "sae"), lens.SAE.load_from_disk(tmp_path / "inference"), resid)
 
 
 def test_a_negative_threshold_acts_as_zero(lens, resid, tmp_path):

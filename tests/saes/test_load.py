@@ -58,7 +58,9 @@ def test_shipped_saes_load_by_name():
 
 
 def test_an_unknown_name_says_what_would_do():
-    with pytest.raises(SaeError, match="no SAE 'nowhere'.*Give a folder, a shipped name") as caught:
+    with pytest.raises(
+        SaeError, match=r"no SAE 'nowhere'.*Give a folder, a shipped name"
+    ) as caught:
         load_sae("nowhere")
     one_line(caught)
 
@@ -161,7 +163,9 @@ def test_a_width_that_does_not_fit_names_both(random_sae):
 
 
 def test_an_unknown_release_names_the_nearest():
-    with pytest.raises(SaeError, match=r"'gpt2-small-res-jp'.*nearest: gpt2-small-res-jb") as caught:
+    with pytest.raises(
+        SaeError, match=r"'gpt2-small-res-jp'.*nearest: gpt2-small-res-jb"
+    ) as caught:
         load_sae("gpt2-small-res-jp:blocks.8.hook_resid_pre")
     one_line(caught)
 

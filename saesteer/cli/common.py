@@ -1,0 +1,146 @@
+"""What every command needs: models, SAEs, JSON results and progress."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saesteer.errors import OutputError
+
+if TYPE_CHECKING:
+    from saesteer.models import Model
+    from saesteer.saes import SAE
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+_EVERY_SECONDS = 10.0
+"""Between two progress lines where stderr is not a terminal."""
+
+
+def load_pair(args: argparse.Namespace) -> tuple[Model, SAE]:
+    """The SAE of `args.sae` and the model it belongs to (or `--model`), on one device.
+
+    Raises:
+        SaeError, ModelError, DimensionError: as `load_sae` and `load_model` do.
+    """
+    from saesteer.models import load_model
+    from saesteer.saes import check_width, load_sae
+
+    sae = load_sae(args.sae)
+    model = load_model(args.model or sae.model_name or DEFAULT_MODEL, device=args.device)
+    check_width(sae, model)
+    model.check_site(sae.site)
+    return model, sae.to(device=model.device)
+
+
+def check_json(args: argparse.Namespace) -> None:
+    """Fail before the work if `--json FILE` can't be written.
+
+    Raises:
+        OutputError: the folder is missing or read-only.
+    """
+    if args.json is None:
+        return
+    path = Path(args.json)
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(f"--json {path} can't be written: give a file in a writable folder.")
+
+
+def write_json(args: argparse.Namespace, result: Any) -> None:
+    """Write the result to `--json FILE` if one was given: aside first, then renamed."""
+    if args.json is None:
+        return
+    path = Path(args.json)
+    scratch = path.with_name(f".{path.name}.writing")
+    try:
+        scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        os.replace(scratch, path)
+    except OSError as error:
+        scratch.unlink(missing_ok=True)
+        raise OutputError(f"--json {path} can't be written: {error.strerror}.") from error
+
+
+def show_table(rows: list[Mapping[str, Any]]) -> None:
+    """Print rows with equal keys as aligned columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(str(name))
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 140, highlight=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.4g}"
+        case list() | tuple():
+            return escape(" ".join(str(item) for item in value))
+        case _:
+            return escape(str(value))
+
+
+class Progress:
+    """A live bar on a terminal, a line every ten seconds elsewhere, silence with `--quiet`."""
+
+    def __init__(self, title: str, *, quiet: bool) -> None:
+        self._title = title
+        self._started = self._last = time.monotonic()
+        self._mode = "quiet" if quiet else "bar" if sys.stderr.isatty() else "lines"
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __call__(self, done: int, total: int, note: str | Mapping[str, float] = "") -> None:
+        """Show that `done` of `total` steps are over."""
+        if self._mode == "quiet":
+            return
+        text = note if isinstance(note, str) else _figures(note)
+        if self._mode == "bar":
+            self._draw(done, total, text)
+        elif time.monotonic() - self._last >= _EVERY_SECONDS or done == total:
+            self._last = time.monotonic()
+            left = (self._last - self._started) / max(done, 1) * (total - done)
+            print(f"{self._title}: {done}/{total}, {left:.0f} s left  {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _draw(self, done: int, total: int, text: str) -> None:
+        from rich import progress
+        from rich.console import Console
+
+        if self._bar is None:
+            columns = ("[bold]{task.description}", progress.BarColumn(), progress.MofNCompleteColumn())
+            columns += (progress.TimeRemainingColumn(), "{task.fields[note]}")
+            self._bar = progress.Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(self._title, total=total, note="")
+            self._bar.start()
+        self._bar.update(self._task, completed=done, total=total, note=text)
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    shown = ("loss", "fvu", "l0", "dead_fraction", "tokens_per_second")
+    return " ".join(f"{name} {figures[name]:.4g}" for name in shown if name in figures)

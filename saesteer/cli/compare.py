@@ -1,0 +1,83 @@
+"""`saesteer compare` and `saesteer quickstart`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from saesteer.cli.common import Progress, check_json, show_table, write_json
+from saesteer.errors import OutputError
+
+_SHOWN = ("task", "method", "relative_dose", "effect", "effect_ci", "kl", "perplexity", "distinct_2")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Compare methods as a config says, and write the page."""
+    from dataclasses import asdict, replace
+
+    from saesteer.config import CompareConfig, load_config
+    from saesteer.evals.build import run_config
+    from saesteer.evals.report import write_report
+    from saesteer.tracking import WandbTracker
+
+    check_json(args)
+    config = load_config(CompareConfig, args.config, args.overrides)
+    if args.device:
+        config = replace(config, device=args.device)
+    check_out(args.out)
+    tracker = None
+    if config.wandb.project is not None:
+        tracker = WandbTracker(
+            project=config.wandb.project, name=config.wandb.name, mode=config.wandb.mode,
+            folder=Path(args.out), config=asdict(config),
+        )
+    command = " ".join(["saesteer compare", args.config, *args.overrides, "--out DIR"])
+    with ExitStack() as stack:
+        if tracker is not None:
+            stack.callback(tracker.finish)
+        results = run_config(
+            config, reproduce=command, progress=_bars(args, stack), tracker=tracker
+        )
+    page = write_report(results, args.out)
+    write_json(args, results)
+    _show(results, page)
+
+
+def quickstart(args: argparse.Namespace) -> None:
+    """Run the quickstart and say where its page is."""
+    from saesteer.evals.quickstart import quickstart as run
+
+    check_json(args)
+    check_out(args.out)
+    with ExitStack() as stack:
+        results = run(args.out, device=args.device, progress=_bars(args, stack))
+    write_json(args, results)
+    _show(results, Path(args.out) / "report.html")
+
+
+def check_out(out: str) -> None:
+    """Fail before the work if the folder can't be made or written.
+
+    Raises:
+        OutputError: saying what is in the way.
+    """
+    path = Path(out)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {path} can't be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"--out {path} can't be written: no permission.")
+
+
+def _bars(args: argparse.Namespace, stack: ExitStack) -> Callable[[str], Any]:
+    return lambda title: stack.enter_context(Progress(title, quiet=args.quiet))
+
+
+def _show(results: dict[str, Any], page: Path) -> None:
+    show_table([{key: row.get(key) for key in _SHOWN} for row in results["compare"]])
+    print(f"\n{page}  ({results['seconds']:.0f} s)")

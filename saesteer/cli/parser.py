@@ -1,0 +1,163 @@
+"""Every command and option in one place; nothing here imports torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+Run = Callable[[argparse.Namespace], int | None]
+
+_SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        print(f"{self.prog}: {message}; see {self.prog} --help.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole program."""
+    from saesteer import __version__
+
+    parser = _Parser(
+        prog="saesteer",
+        description="Steer language models by the features of sparse autoencoders.",
+        epilog="First steps: saesteer quickstart",
+    )
+    parser.add_argument("--version", action="version", version=f"saesteer {__version__}")
+    nouns = parser.add_subparsers(dest="noun", metavar="COMMAND", required=True)
+    _quickstart(nouns)
+    _train(nouns)
+    _sae(nouns)
+    _features(nouns)
+    _rules(nouns)
+    _compare(nouns)
+    return parser
+
+
+def _later(module: str, function: str) -> Run:
+    """A command whose module is imported only when it runs."""
+
+    def run(args: argparse.Namespace) -> int | None:
+        return getattr(importlib.import_module(f"saesteer.cli.{module}"), function)(args)
+
+    return run
+
+
+def _command(
+    group: argparse._SubParsersAction[_Parser], name: str, run: Run, help_text: str
+) -> _Parser:
+    parser = group.add_parser(name, help=help_text, description=help_text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--device", help="cuda, mps or cpu; default: the best one present")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def _group(
+    nouns: argparse._SubParsersAction[_Parser], name: str, help_text: str
+) -> argparse._SubParsersAction[_Parser]:
+    parser = nouns.add_parser(name, help=help_text, description=help_text)
+    return parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+
+
+def _out(parser: _Parser, default: str | None = None) -> None:
+    parser.add_argument(
+        "--out", metavar="DIR", default=default, required=default is None,
+        help="folder for the results" + (f" (default {default})" if default else ""),
+    )
+
+
+def _model(parser: _Parser) -> None:
+    parser.add_argument("--model", help="language model; default: the one the SAE was made for")
+
+
+def _text(parser: _Parser) -> None:
+    parser.add_argument("--text", metavar="PATH", nargs="+", required=True, help="files, folders or data set names")
+    parser.add_argument("--field", help="key of the text in JSON records")
+    parser.add_argument("--max-tokens", type=int, default=20_000, metavar="N", help="default 20000")
+
+
+def _quickstart(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        nouns, "quickstart", _later("compare", "quickstart"),
+        "See a real model steered by feature, rule and dense vector, on one page.",
+    )
+    _out(parser, "quickstart")
+
+
+def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    verbs = _group(nouns, "train", "Train something.")
+    parser = _command(verbs, "sae", _later("train", "train_sae"), "Train a sparse autoencoder.")
+    parser.add_argument("config", help="YAML file, such as configs/sae/smollm2-135m.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change settings")
+    _out(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+
+
+def _sae(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    verbs = _group(nouns, "sae", "Score and find sparse autoencoders.")
+    parser = _command(verbs, "eval", _later("sae", "evaluate"), "Score an SAE on text.")
+    parser.add_argument("sae", help=_SAE_HELP)
+    _model(parser)
+    _text(parser)
+    parser.add_argument("--context", type=int, default=256, help="tokens per row (default 256)")
+    parser = _command(verbs, "path", _later("sae", "path"), "Print the folder of an SAE.")
+    parser.add_argument("sae", help=_SAE_HELP)
+
+
+def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    verbs = _group(nouns, "features", "Look at what the model represents.")
+    top = _command(verbs, "top", _later("features", "top"), "Which features fire on a text, and where.")
+    top.add_argument("sae", help=_SAE_HELP)
+    top.add_argument("--text", required=True, help="the text itself")
+    find = _command(
+        verbs, "find", _later("features", "find"), "Rank features by a set of contrasting texts."
+    )
+    find.add_argument("sae", help=_SAE_HELP)
+    find.add_argument("--contrast", required=True, metavar="FILE", help="JSON lines, or a built-in name")
+    find.add_argument("--effects", type=int, default=5, metavar="N", help="measure the steering effect of the N best (default 5)")
+    show = _command(verbs, "show", _later("features", "show"), "Everything about one feature.")
+    show.add_argument("sae", help=_SAE_HELP)
+    show.add_argument("feature", type=int)
+    show.add_argument("--text", metavar="PATH", nargs="+", help="where to look for passages; default: built-in prose")
+    attribute = _command(
+        verbs, "attribute", _later("features", "attribute"), "Which features make the next token."
+    )
+    attribute.add_argument("sae", help=_SAE_HELP)
+    attribute.add_argument("--prompt", required=True)
+    attribute.add_argument("--token", help="the next token to explain; default: the likeliest")
+    for parser in (top, find, show, attribute):
+        _model(parser)
+        parser.add_argument("--top", type=int, default=10, metavar="N", help="how many (default 10)")
+
+
+def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    verbs = _group(nouns, "rules", "Check and run rules over concepts.")
+    check = _command(verbs, "check", _later("rules", "check"), "Read a rule file and say what is wrong.")
+    explain = _command(
+        verbs, "explain", _later("rules", "explain"), "What a prompt makes the rules conclude, and why."
+    )
+    explain.add_argument("--prompt", required=True)
+    explain.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="default 40")
+    for parser in (check, explain):
+        parser.add_argument("rules", help="YAML file, such as configs/rules/mood.yaml")
+        parser.add_argument("--sae", help=_SAE_HELP + "; default: the one the file names")
+        _model(parser)
+
+
+def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(
+        nouns, "compare", _later("compare", "compare"), "Compare methods of steering on a task."
+    )
+    parser.add_argument("config", help="YAML file, such as configs/compare/sentiment.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change settings")
+    _out(parser)

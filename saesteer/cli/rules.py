@@ -1,0 +1,58 @@
+"""`saesteer rules ...`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from saesteer.cli.common import DEFAULT_MODEL, check_json, write_json
+
+if TYPE_CHECKING:
+    from saesteer.saes import SAE
+
+
+def check(args: argparse.Namespace) -> None:
+    """Read a rule file, build its plan, and print the rules in order of evaluation."""
+    from saesteer.rules import RuleBook
+
+    check_json(args)
+    book = RuleBook.read(args.rules)
+    sae = _sae(args, book)
+    plan = book.plan(sae)
+    result = {
+        "concepts": [concept.name for concept in book.concepts],
+        "rules": [str(rule) for rule in book.program.rules],
+        "edits": len(plan.edits),
+    }
+    write_json(args, result)
+    print("\n".join([*result["rules"], f"{len(result['concepts'])} concepts, no faults."]))
+
+
+def explain(args: argparse.Namespace) -> None:
+    """What a prompt makes the rules conclude, why, and what the model then says."""
+    from saesteer.models import load_model
+    from saesteer.rules import RuleBook
+
+    check_json(args)
+    book = RuleBook.read(args.rules)
+    sae = _sae(args, book)
+    name = args.model or (sae.model_name if sae is not None else "") or DEFAULT_MODEL
+    model = load_model(name, device=args.device)
+    reading = book.evaluate(model, sae, args.prompt)
+    plain = model.generate(args.prompt, max_new_tokens=args.max_new_tokens)
+    with book.plan(sae).on(model) as trace:
+        steered = model.generate(args.prompt, max_new_tokens=args.max_new_tokens)
+    result = {
+        **reading.as_dict(), "unsteered": plain, "steered": steered,
+        "explained": trace.explain(token=-1), "trace": trace.summary(),
+    }
+    write_json(args, result)
+    print(reading)
+    print(f"\nunsteered: {plain}\nsteered:   {steered}\n\nlast token: {result['explained']}")
+
+
+def _sae(args: argparse.Namespace, book: object) -> SAE | None:
+    from saesteer.saes import load_sae
+
+    ref = args.sae or getattr(book, "sae", None)
+    return load_sae(ref) if isinstance(ref, str) else ref

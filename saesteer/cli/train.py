@@ -1,0 +1,36 @@
+"""`saesteer train ...`."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from saesteer.cli.common import Progress, check_json, write_json
+
+
+def train_sae(args: argparse.Namespace) -> int:
+    """Train one SAE; a signal saves and exits with 128 plus its number."""
+    from dataclasses import replace
+
+    from saesteer.config import TrainSAEConfig, load_config
+    from saesteer.training.sae import train_sae as train
+    from saesteer.training.trainer import watch_signals
+
+    check_json(args)
+    config = load_config(TrainSAEConfig, args.config, args.overrides)
+    if args.device:
+        config = replace(config, device=args.device)
+    with watch_signals() as stop, Progress("train sae", quiet=args.quiet) as progress:
+        folder = train(config, args.out, resume=args.resume, stop=stop, progress=progress)
+    if folder is None:
+        number = stop.signal or signal.SIGTERM
+        print(
+            f"saesteer: stopped by {signal.Signals(number).name} after a checkpoint; go on with "
+            f"the same command and --resume.",
+            file=sys.stderr,
+        )
+        return 128 + number
+    write_json(args, {"folder": str(folder)})
+    print(folder)
+    return 0

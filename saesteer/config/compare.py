@@ -1,0 +1,40 @@
+"""What `saesteer compare` needs to know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from saesteer.config.sae import CLOSED, WandbConfig
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Methods on one or several tasks.
+
+    Attributes:
+        tasks: built-in names (sentiment, politeness, refusal, ocean) or task files.
+        methods: each a name, or a name with its settings: `{CAA: {strength: 1.0}}`, `{rules: FILE}`,
+            `{plan: FOLDER}`. The first one is the report's reference.
+        doses: common grid of relative doses, ‖Δh‖/‖h‖.
+        kl_budget: nats per token that a chosen strength may cost.
+        n_validation, n_test: prompts of each split; all for null.
+        dtype: of the language model.
+    """
+
+    __pydantic_config__ = CLOSED
+
+    tasks: list[str]
+    methods: list[str | dict[str, Any]]
+    model: str = "smollm2-135m-instruct"
+    sae: str | None = "smollm2-135m-instruct/resid_post.9"
+    site: str | None = None
+    doses: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.15, 0.22, 0.3])
+    kl_budget: float = 2.0
+    n_validation: int | None = None
+    n_test: int | None = None
+    max_new_tokens: int = 32
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    dtype: str = "float32"
+    device: str | None = None
+    wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -1,0 +1,25 @@
+"""What ships beside the code: sample prose, glosses, rule files; all written for this project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+
+def asset(*parts: str) -> Path:
+    """Path of a shipped file."""
+    return Path(str(resources.files("saesteer"))).joinpath("assets", *parts)
+
+
+def prose() -> Iterator[str]:
+    """The sample prose, one text per file, in order of their names."""
+    for path in sorted(asset("prose").glob("*.txt")):
+        yield path.read_text(encoding="utf-8")
+
+
+def glosses() -> dict[int, str]:
+    """Features of the shipped SAE that a person looked at and named."""
+    found = json.loads(asset("glosses.json").read_text(encoding="utf-8"))
+    return {int(index): gloss for index, gloss in found.items()}

@@ -1,0 +1,103 @@
+"""A text read by a rule book: tokens, atoms, alarms and proofs that can be recomputed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from saesteer.errors import DataError, RuleError
+from saesteer.models import Model, record
+from saesteer.rules import RuleBook, RuleReading
+from saesteer.saes import SAE
+
+TEXT = "the rain in the town and the sea"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., Model]) -> Model:
+    return tiny_model("llama")
+
+
+@pytest.fixture(scope="module")
+def sae(model: Model, tiny_sae: Callable[..., SAE]) -> SAE:
+    return tiny_sae(model, "resid_post.1")
+
+
+@pytest.fixture(scope="module")
+def latents(model: Model, sae: SAE) -> torch.Tensor:
+    """All latents of TEXT, `[pos, d_sae]`."""
+    batch = model.tokenize(TEXT)
+    return sae.encode(record(model, batch, [sae.site])[sae.site])[0]
+
+
+@pytest.fixture(scope="module")
+def mixed(latents: torch.Tensor) -> list[int]:
+    """Features that fire on some tokens of TEXT and not on others."""
+    firing = (latents > 0).sum(0)
+    found = ((firing > 1) & (firing < len(latents) - 1)).nonzero().flatten().tolist()
+    assert len(found) >= 3
+    return found
+
+
+def _read(model: Model, sae: SAE, mixed: list[int]) -> RuleReading:
+    raw = {
+        "concepts": {
+            "a": {"feature": mixed[0], "threshold": 0},
+            "b": {"feature": mixed[1], "threshold": 0},
+            "seen": {"feature": mixed[2], "threshold": 0, "aggregate": "prompt"},
+        },
+        "rules": "only :- a, not b.\nboth :- a, b.\n:- both.\nlate :- seen.",
+    }
+    return RuleBook.from_dict(raw).evaluate(model, sae, TEXT)
+
+
+def test_atoms_hold_exactly_where_the_full_encoder_says(
+    model: Model, sae: SAE, latents: torch.Tensor, mixed: list[int]
+) -> None:
+    reading = _read(model, sae, mixed)
+    a, b = latents[:, mixed[0]] > 0, latents[:, mixed[1]] > 0
+    where = {name: set(mask.nonzero().flatten().tolist()) for name, mask in (("a", a), ("b", b))}
+    assert "".join(reading.tokens).replace(" ", "") == TEXT.replace(" ", "")
+    assert set(reading.holds["a"]) == where["a"]
+    assert set(reading.holds["only"]) == where["a"] - where["b"]
+    assert set(reading.holds["both"]) == where["a"] & where["b"]
+    assert set(reading.alarms.get(":- both.", ())) == where["a"] & where["b"]
+    assert reading.holds["late"] == (len(latents) - 1,)
+
+
+def test_every_leaf_of_every_proof_is_a_score_of_the_full_encoder(
+    model: Model, sae: SAE, latents: torch.Tensor, mixed: list[int]
+) -> None:
+    reading = _read(model, sae, mixed)
+    column = dict(zip(("a", "b", "seen"), mixed, strict=False))
+    leaves = [leaf for _, proof in reading.proofs() for leaf in proof.leaves()]
+    assert leaves
+    for leaf in leaves:
+        own = latents[leaf.position, column[leaf.concept]]
+        assert leaf.score == pytest.approx(float(own), abs=1e-5)
+        assert leaf.token == reading.tokens[leaf.position]
+    assert all(proof.holds for _, proof in reading.proofs())
+
+
+def test_a_reading_prints_and_is_json(model: Model, sae: SAE, mixed: list[int]) -> None:
+    reading = _read(model, sae, mixed)
+    told = json.loads(json.dumps(reading.as_dict(), allow_nan=False))
+    assert told["holds"] == {atom: list(at) for atom, at in reading.holds.items()}
+    assert len(told["scores"]["a"]) == len(told["tokens"]) == len(reading.tokens)
+    assert f"only holds: only :- a, not b.  (line 1)\n├─ a holds: feature {mixed[0]}" in str(reading)
+    assert not reading.proof("only", reading.holds["b"][0]).holds
+
+
+def test_what_cannot_be_read(model: Model, sae: SAE, mixed: list[int]) -> None:
+    with pytest.raises(DataError, match="without tokens"):
+        RuleBook.from_dict({"rules": "a."}).evaluate(model, sae, "")
+    with pytest.raises(RuleError, match="'zzz' is no atom of these rules"):
+        _read(model, sae, mixed).proof("zzz")
+
+
+def test_a_book_without_concepts_needs_no_sae(model: Model) -> None:
+    reading = RuleBook.from_dict({"rules": "a."}).evaluate(model, None, "the sea")
+    assert reading.holds == {"a": tuple(range(len(reading.tokens)))}
