@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from saesteer.errors import ConfigError
 
 T = TypeVar("T")
+
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+_TYPE_NAME = re.compile(
+    r"(str|int|float|bool|none|(list|dict|tuple|constrained-\w+|function-\w+)\[.*)$"
+)
+"""Parts of pydantic's path to a fault that name a member of a union, not a key."""
 
 
 def load_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
@@ -19,7 +27,7 @@ def load_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) 
         overrides: `key.path=value` texts; values are read as YAML.
 
     Raises:
-        ConfigError: no such file, broken YAML, or one line per wrong or unknown key.
+        ConfigError: no such file, broken YAML, or one clause per wrong, missing or unknown key.
     """
     data = read_yaml(path)
     for override in overrides:
@@ -28,7 +36,7 @@ def load_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) 
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """A YAML file that holds one mapping.
+    """A YAML file that holds one mapping; `5e-4` is a number in it.
 
     Raises:
         ConfigError: no such file, broken YAML, or something else than a mapping.
@@ -36,7 +44,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = _parse(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -57,8 +65,10 @@ def build_config(kind: type[T], data: Mapping[str, Any], source: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(dict(data))
     except ValidationError as error:
-        faults = "; ".join(_fault(kind, dict(e)) for e in error.errors())
-        raise ConfigError(f"{source}: {faults}") from error
+        faults = dict.fromkeys(_fault(kind, dict(e)) for e in error.errors())
+        raise ConfigError(f"{source}: {'; '.join(faults)}") from error
+    except ConfigError as error:  # from a config's own check of several keys
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def dump_config(config: Any) -> str:
@@ -69,45 +79,66 @@ def dump_config(config: Any) -> str:
 
 
 def _fault(kind: Any, error: Mapping[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "top level"
+    loc = [part for part in error["loc"] if not _TYPE_NAME.match(str(part))]
+    place = ".".join(str(part) for part in loc) or "top level"
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {place!r}{_suggest(kind, error['loc'])}"
+        return f"unknown key {place!r}{_suggest(kind, loc)}"
     if error["type"] in ("missing", "missing_argument"):
         return f"key {place!r} is missing"
     return f"key {place!r}: {error['msg']}, got {error['input']!r}"
 
 
 def _suggest(kind: Any, place: Sequence[Any]) -> str:
+    """The known keys beside an unknown one: the nearest, or all of them."""
     import difflib
 
-    known = [f.name for f in dataclasses.fields(kind)] if len(place) == 1 else []
+    for part in place[:-1]:
+        kind = _dataclass_in(get_type_hints(kind).get(str(part)))
+        if kind is None:
+            return ""
+    known = [field.name for field in dataclasses.fields(kind)]
     near = difflib.get_close_matches(str(place[-1]), known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
+
+
+def _dataclass_in(hint: Any) -> Any:
+    """The dataclass that a type hint is, or that a union holds."""
+    found = (kind for kind in (hint, *get_args(hint)) if dataclasses.is_dataclass(kind))
+    return next(found, None)
 
 
 def _override(data: dict[str, Any], text: str) -> None:
     import yaml
 
     path, found, value = text.partition("=")
-    if not found or not path.strip():
+    parents = path.strip().split(".")
+    last = parents.pop()
+    if not found or not all((*parents, last)):
         raise ConfigError(f"override {text!r}: expected key.path=value.")
     node = data
-    *parents, last = path.strip().split(".")
     for name in parents:
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
             raise ConfigError(f"override {text!r}: {name!r} holds no keys.")
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = _parse(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {text!r}: the value is not YAML.") from error
-    if isinstance(node[last], str):
-        node[last] = _number(node[last])
 
 
-def _number(text: str) -> Any:
-    """YAML 1.1 reads 5e-4 as a string; users mean a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _parse(text: str) -> Any:
+    import yaml
+
+    return yaml.load(text, Loader=_loader())  # noqa: S506 (a safe loader)
+
+
+@cache
+def _loader() -> Any:
+    """PyYAML's safe loader, which takes `5e-4` for a text (YAML 1.1), mended to see a number."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Safe, with every way of writing a number."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+    return Loader

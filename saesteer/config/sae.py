@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
+
+from saesteer.errors import ConfigError
+
+Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 CLOSED = {"extra": "forbid"}
 """Pydantic's name for refusing unknown keys."""
@@ -24,10 +33,10 @@ class TextConfig:
     __pydantic_config__ = CLOSED
 
     path: str | list[str]
-    weights: list[int] | None = None
+    weights: list[Count] | None = None
     field: str | None = None
-    passes: int = 1
-    context: int = 256
+    passes: Count = 1
+    context: Annotated[int, Ge(2)] = 256
 
     @property
     def paths(self) -> list[str]:
@@ -53,7 +62,8 @@ class TrainSAEConfig:
     Attributes:
         model: anything `load_model` takes by name.
         site: such as resid_post.9.
-        arch: `batchtopk` (ships as one threshold; Bussmann et al. 2024) or `topk` (Gao et al. 2024).
+        arch: `batchtopk` (ships as one threshold; Bussmann et al. 2024) or `topk` (Gao et al.
+            2024).
         d_sae: number of latents.
         k: mean (batchtopk) or exact (topk) number of active latents per token.
         n_tokens: tokens to train on, outliers not counted.
@@ -79,29 +89,33 @@ class TrainSAEConfig:
     site: str
     text: TextConfig
     arch: Literal["batchtopk", "topk"] = "batchtopk"
-    d_sae: int = 8192
-    k: int = 32
-    n_tokens: int = 20_000_000
-    batch_size: int = 2048
-    lr: float = 6e-4
-    warmup_steps: int = 300
-    decay_share: float = 0.3
-    aux_k: int = 288
-    aux_coefficient: float = 1 / 32
-    dead_after_tokens: int = 1_000_000
-    threshold_rate: float = 0.01
-    shuffle_batches: int = 16
-    reuse: int = 1
+    d_sae: Count = 8192
+    k: Count = 32
+    n_tokens: Count = 20_000_000
+    batch_size: Count = 2048
+    lr: Positive = 6e-4
+    warmup_steps: Whole = 300
+    decay_share: Share = 0.3
+    aux_k: Whole = 288
+    aux_coefficient: Annotated[float, Ge(0)] = 1 / 32
+    dead_after_tokens: Whole = 1_000_000
+    threshold_rate: Share = 0.01
+    shuffle_batches: Count = 16
+    reuse: Count = 1
     compile: bool = False
-    rows_per_pass: int = 16
-    grad_clip: float = 1.0
+    rows_per_pass: Count = 16
+    grad_clip: Positive = 1.0
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
-    seed: int = 0
+    seed: Whole = 0
     device: str | None = None
-    checkpoint_every_steps: int = 1000
-    keep_checkpoints: int = 2
-    log_every_steps: int = 50
+    checkpoint_every_steps: Count = 1000
+    keep_checkpoints: Count = 2
+    log_every_steps: Count = 50
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def __post_init__(self) -> None:
+        if self.k > self.d_sae:
+            raise ConfigError(f"k is {self.k}, but there are only d_sae = {self.d_sae} latents.")
 
     @property
     def n_steps(self) -> int:

@@ -21,7 +21,6 @@ from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, install
 
-
 _COUNTS = ("n_tokens", "n_outliers", "n_read")
 
 

@@ -102,7 +102,7 @@ class Contrast:
         """Examples of label 0, in order."""
         return tuple(example for example in self.examples if example.label == 0)
 
-    def split(self, name: Split) -> Contrast:
+    def split(self, name: str) -> Contrast:
         """The examples of one split.
 
         Raises:

@@ -2,12 +2,14 @@
 
 Half of the slots are drawn at random, batch by batch; then drawn slots are written over with new
 rows and a new order is drawn. With `reuse` r only one drawn slot in r is replaced, so that a row is
-drawn r times on average: where the language model costs more than the SAE, tokens go further. Its own generator makes the order independent of everything else.
+drawn r times on average: where the language model costs more than the SAE, tokens go further. Its
+own generator makes the order independent of everything else.
 """
 
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.axes import Rows
@@ -22,8 +24,15 @@ class ShuffleRing:
     """
 
     def __init__(
-        self, d_model: int, batch_size: int, batches: int, *, seed: int, dtype: torch.dtype,
-        device: torch.device | str = "cpu", reuse: int = 1,
+        self,
+        d_model: int,
+        batch_size: int,
+        batches: int,
+        *,
+        seed: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        reuse: int = 1,
     ) -> None:
         self.batch_size = batch_size
         self._half = batches * batch_size
@@ -41,11 +50,11 @@ class ShuffleRing:
             return len(self._rows) - self._filled
         return 0
 
-    def add(self, rows: Rows) -> Rows:
+    def add(self, rows: Rows) -> Float[Tensor, "left d_model"]:
         """Write up to `wants` rows into free slots; returns those that found no room."""
         n = min(self.wants, len(rows))
         slots = self._order[self._filled : self._filled + n].to(self._rows.device)
-        self._rows.index_copy_(0, slots, rows[:n].to(self._rows.dtype))
+        self._rows.index_copy_(0, slots, rows[:n].to(self._rows))
         self._filled += n
         if n and self.wants == 0:
             self._order = torch.randperm(len(self._rows), generator=self._generator)
@@ -64,7 +73,10 @@ class ShuffleRing:
         return batch
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to continue, as tensors."""
+        """Everything needed to continue, as tensors.
+
+        `rows` is the ring's own memory, not a copy: write it out before the next `add`.
+        """
         return {
             "rows": self._rows,
             "order": self._order,

@@ -13,6 +13,7 @@ import io
 import json
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,31 @@ TEXT_FIELDS = ("text", "passage", "document", "content")
 _PLAIN = (".txt", ".md", ".text")
 _JSON = (".jsonl", ".json", ".ndjson")
 _PACKED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_DAMAGE = (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
+_LOCKED = (RuntimeError, NotImplementedError)  # zipfile's for a password and a foreign compression
+
+
+def is_local(source: str) -> bool:
+    """Whether a source means a file or folder, there or not, rather than a `datasets` name."""
+    path = Path(source).expanduser()
+    looks_local = source.startswith((".", "/", "~")) or source.partition(":")[0].count("/") > 1
+    return path.exists() or looks_local or _readable(path)
+
+
+def parts_of(source: str) -> list[str]:
+    """What a source is read as: its files one by one, or the data set as a whole.
+
+    Raises:
+        DataError: a local source that is missing or holds no text.
+    """
+    if not is_local(source):
+        return [source]
+    return [str(file) for file in find_files(Path(source).expanduser())]
+
+
+def open_part(part: str, field: str | None = None) -> Iterator[str]:
+    """The documents of one of `parts_of` a source."""
+    return read_documents(Path(part), field) if is_local(part) else load_hub_documents(part, field)
 
 
 def find_files(path: Path) -> list[Path]:
@@ -74,7 +100,7 @@ def read_documents(path: Path, field: str | None = None) -> Iterator[str]:
                 yield from _json_documents(file, path, field)
             else:
                 yield file.read()
-    except (OSError, EOFError, lzma.LZMAError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except (*_DAMAGE, *_LOCKED) as error:
         raise DataError(f"{path}: damaged or unreadable ({error}).") from error
 
 
@@ -106,7 +132,9 @@ def _json_documents(lines: IO[str], path: Path, field: str | None) -> Iterator[s
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
+            raise DataError(
+                f"{path}, line {number}: not JSON ({error}); expected one record a line."
+            ) from error
         text = _text_of(record, path, number, field)
         if text != previous:  # question sets repeat one passage for several questions
             yield text
@@ -133,6 +161,7 @@ def load_hub_documents(name: str, field: str | None = None) -> Iterator[str]:
         DataError: no such data set, or no text field.
     """
     import datasets
+    from datasets.exceptions import DatasetNotFoundError
 
     repo, _, rest = name.partition(":")
     config, _, split = rest.partition(":")
@@ -140,7 +169,9 @@ def load_hub_documents(name: str, field: str | None = None) -> Iterator[str]:
         rows = datasets.load_dataset(repo, config or None, split=split or "train", streaming=True)
         for number, record in enumerate(rows, 1):
             yield _text_of(record, Path(name), number, field)
-    except (ConnectionError, OSError) as error:
+    except DatasetNotFoundError as error:
+        raise DataError(f"{name}: no such file or folder, and no such data set.") from error
+    except OSError as error:  # a ConnectionError is one
         raise NetworkError(
             f"{name}: no such file or folder, and the data set hub can't be reached ({error})."
         ) from error
@@ -163,12 +194,5 @@ def split_pieces(document: str, size: int = PIECE_CHARS) -> Iterator[str]:
 def iterate_texts(paths: Sequence[str], field: str | None = None) -> Iterator[str]:
     """All documents of several paths, once, file after file: what scoring reads."""
     for path in paths:
-        if Path(path).exists() or not _looks_like_hub(path):
-            for file in find_files(Path(path)):
-                yield from read_documents(file, field)
-        else:
-            yield from load_hub_documents(path, field)
-
-
-def _looks_like_hub(path: str) -> bool:
-    return not path.startswith((".", "/", "~")) and not Path(path).suffix and path.count("/") <= 1
+        for part in parts_of(path):
+            yield from open_part(part, field)

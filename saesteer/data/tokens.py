@@ -15,12 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saesteer.data.text import (
-    find_files,
-    load_hub_documents,
-    read_documents,
-    split_pieces,
-)
+from saesteer.data.text import is_local, open_part, parts_of, split_pieces
 from saesteer.errors import DataError
 
 
@@ -34,10 +29,14 @@ class TokenRows:
 
 @dataclass
 class FileCursor:
-    """How far one file has been read: whole passes, pieces of this pass, and tokens in hand."""
+    """How far one file has been read: whole passes, pieces of this pass, and tokens in hand.
+
+    `fresh` says that the document in hand has had no token yet.
+    """
 
     passes: int = 0
     pieces: int = 0
+    fresh: bool = False
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
 
@@ -65,13 +64,22 @@ class FileReader:
                 return None
             starts_document, text = piece
             ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-            first = 0 if starts_document or not cursor.positions else cursor.positions[-1] + 1
+            starts = starts_document or cursor.fresh or not cursor.positions
+            first = 0 if starts else cursor.positions[-1] + 1
+            cursor.fresh = starts and not ids
             cursor.tokens += ids
             cursor.positions += range(first, first + len(ids))
         row = cursor.tokens[: self._context]
         positions = _rebase(cursor.positions[: self._context])
         del cursor.tokens[: self._context], cursor.positions[: self._context]
         return row, positions
+
+    def identity(self) -> str:
+        """What a changed file shows by: its name and size; a data set's name."""
+        path = Path(self.name)
+        if not is_local(self.name):
+            return self.name
+        return f"{path.name} ({path.stat().st_size if path.exists() else 0:,} bytes)"
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go to where a saved cursor stood."""
@@ -92,12 +100,7 @@ class FileReader:
         return None
 
     def _open(self) -> Iterator[tuple[bool, str]]:
-        path = Path(self.name)
-        hub = not path.exists()
-        documents = (
-            load_hub_documents(self.name, self._field) if hub else read_documents(path, self._field)
-        )
-        for document in documents:
+        for document in open_part(self.name, self._field):
             for index, piece in enumerate(split_pieces(document)):
                 yield index == 0, piece
 
@@ -139,7 +142,7 @@ class TokenStream:
         self.context = context
         self._turns = [i for i, weight in enumerate(weights) for _ in range(weight)]
         self._readers = [
-            [FileReader(n, tokenizer, context, passes, text_field) for n in _names(source)]
+            [FileReader(part, tokenizer, context, passes, text_field) for part in parts_of(source)]
             for source in sources
         ]
         self._turn = 0
@@ -161,6 +164,7 @@ class TokenStream:
             "next_file": list(self._next_file),
             "ended": sorted(self._ended),
             "files": [[asdict(r.cursor) for r in group] for group in self._readers],
+            "identities": self._identities(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -169,15 +173,22 @@ class TokenStream:
         Raises:
             DataError: the files differ from those of the saved stream.
         """
-        saved = [len(group) for group in state["files"]]
-        here = [len(group) for group in self._readers]
-        if saved != here:
-            raise DataError(f"the text changed: {here} files now, {saved} at the checkpoint.")
+        here = self._identities()
+        saved = state.get("identities", here)
+        if here != saved:
+            new, gone = sorted({*here} - {*saved}), sorted({*saved} - {*here})
+            raise DataError(
+                f"the text has changed since the checkpoint: now {new[:3]}, then {gone[:3]}; "
+                "put it back as it was, or start in another folder."
+            )
         self._turn, self._next_file = state["turn"], list(state["next_file"])
         self._ended = set(state["ended"])
         for group, cursors in zip(self._readers, state["files"], strict=True):
             for reader, cursor in zip(group, cursors, strict=True):
                 reader.restore(cursor)
+
+    def _identities(self) -> list[str]:
+        return [reader.identity() for group in self._readers for reader in group]
 
     def _next_row(self) -> tuple[list[int], list[int]] | None:
         for _ in range(len(self._turns)):
@@ -199,9 +210,3 @@ class TokenStream:
                 return row
             self._ended.add(key)
         return None
-
-
-def _names(source: str) -> list[str]:
-    path = Path(source).expanduser()
-    local = path.exists() or source.startswith((".", "/", "~")) or bool(path.suffix)
-    return [str(file) for file in find_files(path)] if local else [source]

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from saesteer.errors import TaskError
 from saesteer.evals.entries import (
     check_methods,
+    check_seeds,
     common_site,
     control_entries,
     fit_entries,
@@ -29,8 +29,8 @@ from saesteer.evals.sweep import (
     calibrate,
     check_doses,
     choose,
-    test_curves,
-    validation_curve,
+    curve_on_validation,
+    curves_on_test,
 )
 from saesteer.evals.tasks import Task, load_task
 from saesteer.methods.base import Method
@@ -67,100 +67,102 @@ def compare(
     """Steer one behaviour by every method and say what each moved and cost.
 
     Args:
-        task: a built-in's name, a task file, or a `Task`.
         methods: methods to fit, or ready plans; the first one is the report's reference.
-        sae: for the random-feature control; taken from a `FeatureSteering` if left out.
+        sae: for the random-feature control; a `FeatureSteering`'s own if left out.
         site: where dense vectors act; the SAE's, else the first plan's, else a third of the depth.
-        doses: common grid of relative doses at which every activation method is run.
+        doses: common grid of relative doses, run upwards until the KL budget is spent.
         kl_budget: nats per token that a chosen strength may cost.
         seeds: of the random directions; the first is also the random feature's.
         controls: add prompting, random directions and a random feature.
-        sae_scores: printed in the report as they are.
-        reproduce: the command that makes this report again, printed in it.
-        tracker: gets the rows as a table and the chosen effects as figures.
+        sae_scores, reproduce: printed in the report (the command that makes it again).
 
     Raises:
-        TaskError: an unknown task, a method that is none, or an empty grid.
+        TaskError: an unknown task, a method that is none, an empty grid or no seed for controls.
         SiteError, ContrastError, DimensionError: from fitting.
     """
-    started = time.perf_counter()
-    model, task = as_model(model), load_task(task)
+    started, steps = time.perf_counter(), _Steps(progress)
+    model, task, grid = as_model(model), load_task(task), check_doses(doses)
     check_methods(methods)
-    grid = check_doses(doses)
-    if controls and not seeds:
-        raise TaskError("seeds is empty; a comparison with controls needs at least one.")
-    sae, place = common_site(methods, sae, model.check_site(site) if site is not None else None)
-    steps = _Steps(progress)
+    used_seeds = check_seeds(seeds) if controls else ()
+    sae, place = common_site(methods, sae, None if site is None else model.check_site(site))
     entries = fit_entries(model, task.contrast, methods, place, steps.tick)
     if controls:
-        entries += control_entries(model, task.contrast, entries, sae, place, seeds, steps.tick)
-    steps.expect(len(grid), entries)
-    results = _validate(model, task, entries, grid, kl_budget, max_new_tokens, steps.tick)
-    bench = make_bench(model, task, "test", max_new_tokens)
-    results = _test(bench, results, steps.tick)
-    settings = {
-        "sites": sites_of(entries),
-        "kl_budget": kl_budget,
-        "doses": list(grid),
-        "seeds": list(seeds) if controls else [],
-        "reproduce": reproduce,
-    }
-    report = make_report(bench, task, results, sae_scores, settings)
-    report = replace(report, seconds=time.perf_counter() - started)
-    if tracker is not None:
-        track(tracker, report)
+        entries += control_entries(model, task, entries, sae, place, used_seeds, steps.tick)
+    results, bench = _run(model, task, entries, grid, kl_budget, max_new_tokens, steps)
+    settings = {"kl_budget": kl_budget, "doses": list(grid), "seeds": list(used_seeds)}
+    report = make_report(bench, task, results, {**settings, "sites": sites_of(entries)})
+    seconds = time.perf_counter() - started
+    report = replace(report, sae=sae_scores, reproduce=reproduce, seconds=seconds)
+    track(tracker, report)
     return report
 
 
 class _Steps:
-    """Counts measured points for a progress bar."""
+    """Counts fits and measured points for a progress bar."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self._done = 0
         self._total = 0
 
-    def expect(self, n_doses: int, entries: Sequence[Entry]) -> None:
-        """Validation runs one seed, test all of them; a prompt edit is one point a split."""
-        for entry in entries:
-            each = 1 if entry.family == "prompt" else n_doses
-            self._total += each * (1 + len(entry.plans))
+    def expect(self, n_more: int) -> None:
+        """So many steps are still to come, as far as is known."""
+        self._total = self._done + n_more
 
     def tick(self, what: str) -> None:
         """One more step done."""
         self._done += 1
+        self.report(what)
+
+    def report(self, what: str) -> None:
+        """Tell how far things are."""
         if self._progress is not None:
             self._progress(self._done, max(self._total, self._done), what)
 
 
-def _validate(
+def _run(
     model: Model,
     task: Task,
     entries: Sequence[Entry],
     grid: Sequence[float],
     kl_budget: float,
     n_tokens: int,
-    tick: Callable[[str], None],
+    steps: _Steps,
+) -> tuple[list[Result], Bench]:
+    """Choose every strength on validation, and only then read the test prompts."""
+    steps.expect(sum((1 + len(entry.plans)) * len(grid) for entry in entries))
+    chosen = _validate(
+        make_bench(model, task, "validation", n_tokens), entries, grid, kl_budget, steps
+    )
+    steps.expect(sum(result.n_points * len(result.entry.plans) for result in chosen))
+    bench = make_bench(model, task, "test", n_tokens)
+    results = _test(bench, chosen, steps)
+    steps.expect(0)
+    steps.report("done")
+    return results, bench
+
+
+def _validate(
+    bench: Bench, entries: Sequence[Entry], grid: Sequence[float], kl_budget: float, steps: _Steps
 ) -> list[Result]:
-    """Choose every entry's strength on the validation prompts."""
-    bench = make_bench(model, task, "validation", n_tokens)
+    """Every entry's chosen point on the validation prompts."""
     results: list[Result] = []
     for entry in entries:
         swept = calibrate(bench, entry, grid)
-        curve = validation_curve(bench, swept, kl_budget, tick)
+        curve = curve_on_validation(bench, swept, kl_budget, steps.tick)
         index = choose(curve, kl_budget)
         results.append(Result(swept, curve.points[index], index, len(curve.points)))
     return results
 
 
-def _test(bench: Bench, results: Sequence[Result], tick: Callable[[str], None]) -> list[Result]:
-    """Run the grid on the test prompts, up to the KLs at which curves will be compared."""
+def _test(bench: Bench, results: Sequence[Result], steps: _Steps) -> list[Result]:
+    """The same doses on the test prompts, up to the KLs at which curves will be compared."""
     swept = [result for result in results if result.swept.swept]
     reference = results[0].chosen.kl if results[0].swept.swept else 0.0
     furthest = max((result.chosen.kl for result in swept), default=0.0)
     found: list[Result] = []
     for result in results:
         own = furthest if result.entry.name == RANDOM else max(result.chosen.kl, reference)
-        curves = test_curves(bench, result.swept, result.n_points, own, tick)
+        curves = curves_on_test(bench, result.swept, result.n_points, own, steps.tick)
         found.append(replace(result, curves=tuple(curves)))
     return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 from saesteer.metrics.intervals import Interval, bootstrap_interval, paired_difference
@@ -115,7 +116,7 @@ def effects_at(curve: Curve, kl: float) -> tuple[float, ...] | None:
         return only.effects if abs(only.kl - kl) <= 1e-6 * max(1.0, kl) else None
     zero = (0.0, (0.0,) * len(curve.points[0].effects))
     nodes = [zero, *sorted(((p.kl, p.effects) for p in curve.points), key=lambda node: node[0])]
-    for (low, before), (high, after) in zip(nodes, nodes[1:], strict=False):
+    for (low, before), (high, after) in pairwise(nodes):
         if low <= kl <= high:
             share = 1.0 if high == low else (kl - low) / (high - low)
             return tuple(b + share * (a - b) for b, a in zip(before, after, strict=True))

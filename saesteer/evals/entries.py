@@ -14,6 +14,7 @@ from typing import Any
 from saesteer.data.contrast import Contrast
 from saesteer.errors import TaskError
 from saesteer.evals.sweep import Entry
+from saesteer.evals.tasks import Task
 from saesteer.methods.base import Method
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.prompting import Prompting
@@ -29,7 +30,7 @@ RESERVED = ("unsteered", "random direction", "random feature")
 """Names that the report gives a meaning; a user's plan of such a name gets a number."""
 
 
-def check_methods(methods: Sequence[Method | Plan]) -> None:
+def check_methods(methods: Sequence[object]) -> None:
     """Refuse what can't be compared.
 
     Raises:
@@ -44,6 +45,17 @@ def check_methods(methods: Sequence[Method | Plan]) -> None:
             raise TaskError(
                 f"methods[{index}] is {got}; expected a method or a ready Plan: {hint}."
             )
+
+
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The controls' seeds.
+
+    Raises:
+        TaskError: there is none.
+    """
+    if not seeds:
+        raise TaskError("seeds is empty; a comparison with controls needs at least one.")
+    return tuple(seeds)
 
 
 def fit_entries(
@@ -66,7 +78,7 @@ def fit_entries(
 
 def control_entries(
     model: Model,
-    contrast: Contrast,
+    task: Task,
     present: Sequence[Entry],
     sae: SAE | None,
     site: Site | None,
@@ -77,6 +89,7 @@ def control_entries(
 
     Doses are matched later, so norms are all 1 here and no vector is fitted twice.
     """
+    contrast = task.contrast
     controls: list[Entry] = []
     if all(entry.family != "prompt" for entry in present):
         controls.append(_fit(model, contrast, [Prompting()], site))

@@ -211,9 +211,9 @@ def _ticks(low: float, high: float) -> list[float]:
     """Round numbers between two ends, about `N_TICKS` of them."""
     rough = (high - low) / N_TICKS
     power = 10 ** floor(log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
+    step = next(float(m * power) for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
     first = -floor(-low / step)
-    return [round(i * step, 10) for i in range(first, floor(high / step) + 1)]
+    return [float(round(i * step, 10)) for i in range(first, floor(high / step) + 1)]
 
 
 def _svg(width: int, height: int, label: str, body: Sequence[str]) -> str:

@@ -1,9 +1,10 @@
 """One plan on one set of prompts, measured: what it wrote, how far it moved, what that cost.
 
 Every text of a comparison has the same number of tokens, greedily chosen, so no method wins by
-length. KL is teacher-forced: steered and unsteered model read the same steered tokens, and their
-next-token distributions are compared at the generated positions only. A prompt edit is compared
-with the model that never saw it, on the same generated tokens.
+length. For the KL, steered and unsteered model read the same steered tokens, and their next-token
+distributions are compared at the generated positions only. The steered ones are those that chose
+the tokens: with a cache they equal a teacher-forced pass, which is a law of the engine. A prompt
+edit is compared with the model that never saw it, on the same generated tokens.
 """
 
 from __future__ import annotations
@@ -30,9 +31,13 @@ SCORE_ROWS = 8
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote: batches of (prompt tokens, new ids `[rows, n_tokens]`) and the texts."""
+    """What a model wrote: batches of (prompt tokens, new ids `[rows, n_tokens]`) and the texts.
+
+    `logits` has `[rows, n_tokens, vocab]` for each batch, empty where they were not kept.
+    """
 
     batches: tuple[tuple[TokenBatch, Tensor], ...]
+    logits: tuple[Tensor, ...]
     texts: tuple[str, ...]
     relative_dose: float
     seconds_per_token: float
@@ -70,17 +75,18 @@ def as_prompt(prompt: str, chat: bool) -> Prompt:
 def write(model: Model, prompts: Sequence[Prompt], plan: Plan | None, n_tokens: int) -> Written:
     """Generate exactly `n_tokens` new tokens for each prompt, greedily, with or without a plan."""
     started = time.perf_counter()
+    logits: list[Tensor] = []
     if plan is None:
-        batches, dose = _generate(model, prompts, n_tokens), 0.0
+        batches, dose = _generate(model, prompts, n_tokens, None), 0.0
     else:
         with plan.on(model) as trace:
-            batches = _generate(model, prompts, n_tokens)
+            batches = _generate(model, prompts, n_tokens, logits)
         dose = trace.dose()
     seconds = time.perf_counter() - started
     texts = tuple(
         model.tokenizer.decode(row, skip_special_tokens=True) for _, new in batches for row in new
     )
-    return Written(batches, texts, dose, seconds / (len(prompts) * n_tokens))
+    return Written(batches, tuple(logits), texts, dose, seconds / (len(prompts) * n_tokens))
 
 
 def measure(bench: Bench, plan: Plan | None) -> Point:
@@ -108,18 +114,14 @@ def damage(bench: Bench, plan: Plan | None, written: Written) -> tuple[tuple[flo
     """KL of each text in nats per token, and the unsteered cross entropy of every new token."""
     kls: list[float] = []
     losses: list[Tensor] = []
-    for seen, plain, new in _chunks(bench, written):
-        ids = _joined(plain, new)
-        clean = bench.model.forward(ids)[:, -new.shape[1] - 1 :]
+    for steered, plain, new in _chunks(bench, written):
+        clean = bench.model.forward(_joined(plain, new), last=new.shape[1] + 1)
         losses.append(_new_token_ce(clean, new))
         if plan is None:
             kls += [0.0] * len(new)
             continue
-        lengths = [int(n) for n in seen.lengths]
-        with plan.on(bench.model, prompt_lengths=lengths):
-            steered = bench.model.forward(_joined(seen, new))[:, -new.shape[1] - 1 : -1]
-        everywhere = torch.ones(steered.shape[:2], dtype=torch.bool)
-        found = token_kl(steered, clean[:, :-1], everywhere.to(steered.device))
+        everywhere = torch.ones(steered.shape[:2], dtype=torch.bool, device=steered.device)
+        found = token_kl(steered, clean[:, :-1], everywhere)
         kls += found.view(len(new), -1).mean(-1).clamp(min=0).tolist()
     return tuple(kls), torch.cat(losses)
 
@@ -140,23 +142,25 @@ def dose_of(bench: Bench, plan: Plan, n_prompts: int) -> float:
 
 
 def _generate(
-    model: Model, prompts: Sequence[Prompt], n_tokens: int
+    model: Model, prompts: Sequence[Prompt], n_tokens: int, logits: list[Tensor] | None
 ) -> tuple[tuple[TokenBatch, Tensor], ...]:
     found = model.generate_ids(
-        list(prompts), max_new_tokens=n_tokens, min_new_tokens=n_tokens, batch_size=BATCH_SIZE
-    )
+        list(prompts), max_new_tokens=n_tokens, min_new_tokens=n_tokens, batch_size=BATCH_SIZE,
+        logits=logits,
+    )  # fmt: skip
     return tuple(found)
 
 
-def _chunks(bench: Bench, written: Written) -> Iterator[tuple[TokenBatch, TokenBatch, Tensor]]:
-    """A few rows at a time: the prompt that was read, the prompt of the task, the new ids."""
+def _chunks(bench: Bench, written: Written) -> Iterator[tuple[Tensor, TokenBatch, Tensor]]:
+    """A few rows at a time: steered logits (empty without), the task's prompt, the new ids."""
     start = 0
-    for seen, new in written.batches:
+    for index, (_, new) in enumerate(written.batches):
         plain = bench.model.tokenize(list(bench.prompts[start : start + len(new)]))
+        logits = written.logits[index] if written.logits else new.new_empty(len(new), 0, 0)
         start += len(new)
         for first in range(0, len(new), SCORE_ROWS):
             rows = slice(first, first + SCORE_ROWS)
-            yield _rows(seen, rows), _rows(plain, rows), new[rows]
+            yield logits[rows], _rows(plain, rows), new[rows]
 
 
 def _rows(batch: TokenBatch, rows: slice) -> TokenBatch:

@@ -38,7 +38,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
     Args:
         results: `Report.to_dict()`, or several joined by `join_results`; `sae` (scores), `features`
             (each `index`, `gloss`, `promoted`, `suppressed`), `rules` (`fired`, `explained`,
-            `source`) and `seconds` are printed where they are given.
+            `source`), `seconds` and `reproduce` (a command) are printed where they are given.
 
     Raises:
         OutputError: the folder can't be made or written to.

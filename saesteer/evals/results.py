@@ -34,17 +34,18 @@ class Report:
         curves: every method's points on test.
         equal_kl: methods against each other at one KL, with paired intervals.
         samples: test prompts with every method's text.
-        settings: what the numbers depend on.
+        settings: what the numbers depend on; of one task.
     """
 
     model: Mapping[str, Any]
     task: str
-    sae: Mapping[str, Any] | None
     compare: tuple[Mapping[str, Any], ...]
     curves: tuple[Mapping[str, Any], ...]
     equal_kl: tuple[Mapping[str, Any], ...]
     samples: tuple[Mapping[str, Any], ...]
     settings: Mapping[str, Any]
+    sae: Mapping[str, Any] | None = None
+    reproduce: str | None = None
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,7 +86,6 @@ def make_report(
     bench: Bench,
     task: Task,
     results: Sequence[Result],
-    sae_scores: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
 ) -> Report:
     """Rows, curves, comparisons and samples of one task, from its test bench and results."""
@@ -103,7 +103,6 @@ def make_report(
     return Report(
         model=describe_model(bench.model),
         task=name,
-        sae=sae_scores,
         compare=(unsteered, *(_result_row(name, result) for result in results)),
         curves=tuple(_curve(name, result) for result in results),
         equal_kl=tuple(_advantage(name, found) for found in advantages(results)),
@@ -139,8 +138,10 @@ def advantages(results: Sequence[Result]) -> list[Advantage]:
     return found
 
 
-def track(tracker: Tracker, report: Report) -> None:
+def track(tracker: Tracker | None, report: Report) -> None:
     """Hand the table to a tracker, and each chosen effect as a figure of its own."""
+    if tracker is None:
+        return
     rows = [{**row, "effect_ci": str(row["effect_ci"])} for row in report.compare]
     tracker.table(f"compare/{report.task}", rows)
     figures = {

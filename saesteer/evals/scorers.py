@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 from saesteer.errors import TaskError
 
@@ -19,6 +19,7 @@ RATE_CLIP = 3.0
 """Largest absolute lexicon rate, in hits per 10 words; beyond it a text only repeats itself."""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """A score for one text; `unit` says what it counts."""
 

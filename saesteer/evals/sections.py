@@ -59,7 +59,7 @@ def task_section(results: Results, task: str) -> str:
             f'<section id="{text(_anchor(task))}"><h2>{text(task.capitalize())}</h2>',
             _plot(results, task, rows, classes, settings),
             _methods(rows),
-            _equal(of_task(results, "equal_kl", task), rows, classes),
+            _equal(of_task(results, "equal_kl", task), classes),
             _samples(of_task(results, "samples", task), classes),
             "</section>",
         )
@@ -137,11 +137,7 @@ def _methods(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"<h3>Each method at the strength chosen on validation</h3>{table(head, cells, css)}"
 
 
-def _equal(
-    equal: Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    classes: Mapping[str, str],
-) -> str:
+def _equal(equal: Sequence[Mapping[str, Any]], classes: Mapping[str, str]) -> str:
     if not equal:
         return ""
     head = ("comparison", "at KL", "effect", "the other's", "difference [95 %]")
@@ -259,16 +255,13 @@ def settings_section(results: Results) -> str:
     settings = results.get("settings", [])
     if not settings:
         return ""
-    keys = [key for key in settings[0] if key != "reproduce"]
+    keys = [key for key in settings[0] if key != "task"]
     rows = [[text(key), *(_setting(entry.get(key)) for entry in settings)] for key in keys]
     head = ["setting", *(text(entry.get("task", "")) for entry in settings)]
-    lines = dict.fromkeys(entry["reproduce"] for entry in settings if entry.get("reproduce"))
-    again = "".join(f"<pre>{text(line)}</pre>" for line in lines)
-    return (
-        f'<section id="settings"><h2>How this was measured</h2>{_METHOD}'
-        f"{table(head, rows[1:] if keys[:1] == ['task'] else rows, wrap=range(1, len(head)))}"
-        f"{again}</section>"
-    )
+    command = results.get("reproduce")
+    again = f"<h3>To make this page again</h3><pre>{text(command)}</pre>" if command else ""
+    body = table(head, rows, wrap=range(1, len(head)))
+    return f'<section id="settings"><h2>How this was measured</h2>{_METHOD}{body}{again}</section>'
 
 
 def _setting(value: Any) -> str:
@@ -284,5 +277,5 @@ the score of the steered text minus the score of the unsteered text for the same
 tokens of the steered text, both models reading the same tokens. <em>Dose</em> is the mean size of
 the edit relative to the activation it edits. <em>Perplexity</em> is that of the generated text
 under the unsteered model. All methods generate the same number of tokens, greedily. Between
-measured strengths effects are interpolated along KL, prompt by prompt; nothing is extrapolated. Random
-directions enter as the mean over several seeds.</p>"""
+measured strengths effects are interpolated along KL, prompt by prompt; nothing is extrapolated.
+Random directions enter as the mean over several seeds.</p>"""

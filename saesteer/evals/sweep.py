@@ -2,7 +2,8 @@
 
 Methods write their vectors in units of their own, so a common grid of strengths would compare
 nothing. A plan's strength multiplies Δh; one forward pass tells what relative dose a strength of 1
-means, and the grid is a grid of doses, run upwards until the KL budget is spent. A plan without an activation edit is one point.
+means, and the grid is a grid of doses, run upwards until the KL budget is spent. A plan without
+an activation edit is one point.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ KL_BUDGET = 2.0
 """Nats per token that a chosen strength may cost; text stays readable to about there."""
 CALIBRATION_PROMPTS = 4
 """Prompts read to learn a plan's dose; the dose varies by some percent from prompt to prompt."""
-STRETCH, MAX_STRETCHES = 1.5, 4
+STRETCH, MAX_STRETCHES = 2.0, 2
 """Beyond the grid doses go on by this factor, at most so many times, for a method whose grid ends
 below the KL it is needed at; else a gentle baseline would be judged by its smallest doses alone."""
 
@@ -79,7 +80,7 @@ def calibrate(bench: Bench, entry: Entry, doses: Sequence[float]) -> Swept:
     return Swept(entry, tuple(doses) if swept else (), units)
 
 
-def validation_curve(bench: Bench, swept: Swept, kl_budget: float, tick: Tick) -> Curve:
+def curve_on_validation(bench: Bench, swept: Swept, kl_budget: float, tick: Tick) -> Curve:
     """The first seed's doses in ascending order, up to the first that costs more than the budget.
 
     Larger ones could not be chosen, and a grid that ends within the budget is stretched.
@@ -92,7 +93,7 @@ def validation_curve(bench: Bench, swept: Swept, kl_budget: float, tick: Tick) -
     return Curve(swept.entry.name, tuple(points), swept.swept)
 
 
-def test_curves(
+def curves_on_test(
     bench: Bench, swept: Swept, n_points: int, reach: float, tick: Tick
 ) -> list[Curve]:
     """The doses that validation ran, once, one curve a seed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saesteer.features.activations import read_activations
 from saesteer.features.attribution import Attribution, TokenAttribution, attribute_token
-from saesteer.features.effects import logit_effects
+from saesteer.features.effects import LogitEffect, logit_effects
 from saesteer.features.find import FoundFeature, find_features
 from saesteer.features.histogram import Histogram
 from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens
@@ -25,6 +25,7 @@ __all__ = [
     "Firing",
     "FoundFeature",
     "Histogram",
+    "LogitEffect",
     "Neighbour",
     "Passage",
     "TokenAttribution",

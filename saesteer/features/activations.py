@@ -76,7 +76,7 @@ def text_batches(
     Raises:
         DataError: a text without tokens, or longer than the model can read.
     """
-    rows = [_text_ids(model, example, row) for row, example in enumerate(examples)]
+    rows = [text_ids(model, example, row) for row, example in enumerate(examples)]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row][0]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
@@ -104,8 +104,12 @@ def prefix_ids(model: Model, prompt: str = "") -> list[int]:
     return list(model.tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"])
 
 
-def _text_ids(model: Model, example: Example | str, row: int) -> tuple[list[int], int]:
-    """All ids of one example, and how many of them come before its text."""
+def text_ids(model: Model, example: Example | str, row: int = 0) -> tuple[list[int], int]:
+    """All ids of one example, and how many of them come before its text; `row` is for messages.
+
+    Raises:
+        DataError: a text without tokens, or longer than the model can read.
+    """
     text, prompt = (example, None) if isinstance(example, str) else (example.text, example.prompt)
     if prompt and not prompt[-1].isspace() and not text[:1].isspace():
         prompt += "\n"

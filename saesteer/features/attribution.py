@@ -147,7 +147,7 @@ def _logits_and_gradient(
     handle = install(model.layout.point(sae.site), cut)
     try:
         with torch.enable_grad():
-            logits = model.forward(batch)[0, -1].float()
+            logits = model.forward(batch, last=1)[0, -1].float()
             chosen = logits.max() if target is None else logits[target]
             (grad,) = torch.autograd.grad(chosen, leaves)
     finally:
@@ -169,6 +169,6 @@ def _ablated(
 
     handle = install(model.layout.point(sae.site), ablate)
     try:
-        return float(model.forward(batch)[0, -1, target])
+        return float(model.forward(batch, last=1)[0, -1, target])
     finally:
         handle.remove()

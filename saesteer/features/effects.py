@@ -3,64 +3,95 @@
 A feature that fires on a behaviour need not cause it. Here every candidate is added at the same
 small share of ‖h‖ while the contrast's own texts are teacher-forced, and what counts is how much
 more likely the wanted texts become than the unwanted ones.
+
+Scored are the few tokens from where a text departs from its counterpart: later ones have seen which
+side they are on, and mostly add noise. (Effects on two halves of the built-in sentiment pairs
+correlate at 0.57 over features this way, at 0.45 with whole texts, at 0.26 with their second
+halves.) Effects are averaged over pairs and carry a standard error.
 Source: Arad et al. 2025, SAEs Are Good for Steering, If You Select the Right Features (2505.20063)
-for choosing by an output score; scoring whole texts instead of the feature's own tokens is ours.
+for choosing by an output score; scoring minimal pairs instead of the feature's own tokens is ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import DataError
-from saesteer.features.activations import TextBatch, text_batches
+from saesteer.errors import ContrastError, DataError
+from saesteer.features.activations import text_ids
 from saesteer.metrics.outliers import median_norm, norms, outlier_tokens
-from saesteer.models import Model, install
+from saesteer.models import Model, TokenBatch, as_model, install, pad_rows
 from saesteer.saes.sae import SAE
 
 EFFECT_DOSE = 0.1
 """Share of ‖h‖ added: small enough for texts to stay likely, large enough to outrun rounding."""
-EFFECT_TEXTS = 24
-"""Texts scored per label; more change the order of the best features little and cost time."""
+EFFECT_PAIRS = 32
+"""Pairs scored at most: what a validation split of 150 pairs holds."""
+SCORED_TOKENS = 3
+"""Tokens scored from the point of departure: enough for a word split in pieces."""
+
+
+@dataclass(frozen=True)
+class LogitEffect:
+    """Change of log p(positive) - log p(negative), nats per token, with its standard error.
+
+    The error is over pairs, and None for a single pair.
+    """
+
+    mean: float
+    error: float | None
+    n_pairs: int
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A padded batch of some of the texts, and which targets are scored (position 0 never is)."""
+
+    texts: tuple[int, ...]
+    tokens: TokenBatch
+    scored: Bool[Tensor, "batch pos"]
 
 
 def logit_effects(
-    model: Model,
+    model: Model | nn.Module,
     sae: SAE,
     contrast: Contrast,
     features: Sequence[int],
     *,
     dose: float = EFFECT_DOSE,
-    max_texts: int = EFFECT_TEXTS,
-    batch_size: int = 8,
-) -> list[float]:
-    """Effect of adding each feature on mean log p(positive texts) - mean log p(negative texts).
+    max_pairs: int = EFFECT_PAIRS,
+    batch_size: int = 16,
+) -> list[LogitEffect]:
+    """Effect of adding each feature on the preference for the positives over their counterparts.
 
-    The feature's unit decoder row is added at dose x ‖h‖ at every position of the SAE's site. The
-    first half of each text is context, its second half is scored, in nats per token; every text
-    weighs the same. Positive means that the feature favours the positives.
+    The feature's unit decoder row is added at dose x ‖h‖ at every position of the SAE's site.
+    Counterparts are the contrast's pairs, or the nth of either label where no ids match.
 
     Raises:
         FeatureError: a feature outside the SAE.
-        DataError: no text is long enough to be scored.
+        DataError: no pair is long enough to be scored.
     """
+    model = as_model(model)
     sae.check_features(features)
-    examples = [*contrast.positives[:max_texts], *contrast.negatives[:max_texts]]
-    batches = list(text_batches(model, examples, batch_size))
-    base = _preference(model, examples, batches)
-    effects: list[float] = []
+    texts = _cut_texts(model, _counterparts(contrast)[:max_pairs])
+    batches = _batches(model, texts, batch_size)
+    base = _preferences(model, batches, len(texts))
+    effects: list[LogitEffect] = []
     for feature in features:
         direction = F.normalize(sae.w_dec[feature].float(), dim=0)
         handle = install(model.layout.point(sae.site), _Push(direction, dose, batches))
         try:
-            effects.append(_preference(model, examples, batches) - base)
+            change = _preferences(model, batches, len(texts)) - base
         finally:
             handle.remove()
+        error = float(change.std()) / len(change) ** 0.5 if len(change) > 1 else None
+        effects.append(LogitEffect(float(change.mean()), error, len(change)))
     return effects
 
 
@@ -71,7 +102,7 @@ class _Push:
     being on the right it reaches no token.
     """
 
-    def __init__(self, direction: Tensor, dose: float, batches: Sequence[TextBatch]) -> None:
+    def __init__(self, direction: Tensor, dose: float, batches: Sequence[_Rows]) -> None:
         self.direction = direction
         self.dose = dose
         self.masks = iter([batch.tokens.attention_mask for batch in batches])
@@ -84,29 +115,64 @@ class _Push:
         return resid + (self.dose * lengths.unsqueeze(-1) * direction).to(resid.dtype)
 
 
+def _counterparts(contrast: Contrast) -> list[tuple[Example, Example]]:
+    try:
+        return contrast.pairs()
+    except ContrastError:
+        return list(zip(contrast.positives, contrast.negatives, strict=False))
+
+
+def _cut_texts(
+    model: Model, pairs: Sequence[tuple[Example, Example]]
+) -> list[tuple[list[int], int]]:
+    """Ids of each pair's two texts up to the last scored token, and where scoring starts.
+
+    Raises:
+        DataError: no pair leaves a token to score.
+    """
+    texts: list[tuple[list[int], int]] = []
+    for pair in pairs:
+        sides = [text_ids(model, example) for example in pair]
+        own = [ids[n_prefix:] for ids, n_prefix in sides]
+        shared = common_length(*own) if pair[0].prompt == pair[1].prompt else 0
+        starts = [max(n_prefix + shared, 1) for _, n_prefix in sides]
+        if all(len(ids) > start for (ids, _), start in zip(sides, starts, strict=True)):
+            texts += [
+                (ids[: start + SCORED_TOKENS], start)
+                for (ids, _), start in zip(sides, starts, strict=True)
+            ]
+    if not texts:
+        raise DataError("no pair of texts is long enough to be scored; give longer texts.")
+    return texts
+
+
+def common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    """Leading ids that two texts share, at most all but the last of the shorter one."""
+    limit = min(len(left), len(right)) - 1
+    return next((i for i in range(limit) if left[i] != right[i]), limit)
+
+
+def _batches(model: Model, texts: Sequence[tuple[list[int], int]], size: int) -> list[_Rows]:
+    order = sorted(range(len(texts)), key=lambda text: -len(texts[text][0]))
+    batches: list[_Rows] = []
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        tokens = pad_rows([texts[text][0] for text in chosen], model.pad_id, side="right")
+        starts = torch.tensor([texts[text][1] for text in chosen]).unsqueeze(1)
+        scored = tokens.attention_mask & (torch.arange(tokens.input_ids.shape[1]) >= starts)
+        batches.append(_Rows(tuple(chosen), tokens.to(model.device), scored))
+    return batches
+
+
 @torch.no_grad()
-def _preference(model: Model, examples: Sequence[Example], batches: Sequence[TextBatch]) -> float:
-    """Mean over positives less mean over negatives of a text's log-probability per token."""
-    sums = {0: 0.0, 1: 0.0}
-    counts = {0: 0, 1: 0}
+def _preferences(model: Model, batches: Sequence[_Rows], n_texts: int) -> Float[Tensor, " pairs"]:
+    """Mean log-probability of each positive's scored tokens less that of its counterpart's."""
+    means = torch.zeros(n_texts, dtype=torch.float64)
     for batch in batches:
-        scored = second_half(batch.own)[:, 1:]
         ids = batch.tokens.input_ids[:, 1:]
-        chosen = model.forward(batch.tokens)[:, :-1][scored.to(ids.device)].float()
-        ce = F.cross_entropy(chosen, ids[scored.to(ids.device)], reduction="none").cpu()
-        per_text = ce.split(scored.sum(-1).tolist())
-        for row, losses in zip(batch.rows, per_text, strict=True):
-            if len(losses):
-                sums[examples[row].label] -= float(losses.double().mean())
-                counts[examples[row].label] += 1
-    if not all(counts.values()):
-        raise DataError("no text of one label is long enough to be scored; give longer texts.")
-    return sums[1] / counts[1] - sums[0] / counts[0]
-
-
-def second_half(own: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-    """The later half of each row's own tokens, middle one included; never the first position."""
-    seen, total = own.cumsum(-1), own.sum(-1, keepdim=True)
-    half = own & (seen > total // 2)
-    half[:, 0] = False
-    return half
+        scored = batch.scored[:, 1:].to(ids.device)
+        logits = model.forward(batch.tokens)[:, :-1][scored].float()
+        ce = F.cross_entropy(logits, ids[scored], reduction="none").double().cpu()
+        for text, losses in zip(batch.texts, ce.split(scored.sum(-1).tolist()), strict=True):
+            means[text] = -losses.mean()
+    return means[0::2] - means[1::2]

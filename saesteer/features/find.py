@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.data.contrast import Contrast, Example, Split
+from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ContrastError
 from saesteer.features.activations import kept_tokens, text_batches
 from saesteer.features.effects import logit_effects
@@ -41,6 +41,7 @@ class FoundFeature:
         max_activation: largest latent on any token read: the unit of strengths such as "2 x max".
         density: share of tokens on which it fires.
         logit_effect: nats per token by which adding it favours the positives (`logit_effects`).
+        logit_effect_error: its standard error over pairs; None for a single pair.
     """
 
     index: int
@@ -52,6 +53,7 @@ class FoundFeature:
     max_activation: float
     density: float
     logit_effect: float | None = None
+    logit_effect_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -81,7 +83,7 @@ def find_features(
     *,
     top: int = 20,
     effects: int = 0,
-    split: Split = "train",
+    split: str = "train",
     pool: Pool = "mean",
     min_examples: int = MIN_EXAMPLES,
     batch_size: int = 16,
@@ -108,8 +110,11 @@ def find_features(
         held_out = _held_out(contrast, chosen)
         best = ranked[:effects]
         measured = logit_effects(model, sae, held_out, [found.index for found in best])
-        pairs = sorted(zip(measured, best, strict=True), key=lambda pair: -pair[0])
-        ranked[:effects] = [replace(found, logit_effect=effect) for effect, found in pairs]
+        pairs = sorted(zip(measured, best, strict=True), key=lambda pair: -pair[0].mean)
+        ranked[:effects] = [
+            replace(found, logit_effect=effect.mean, logit_effect_error=effect.error)
+            for effect, found in pairs
+        ]
     return ranked[:top]
 
 

@@ -24,7 +24,7 @@ def auroc(
     """
     n_pos = int(positive.sum())
     n_neg = len(positive) - n_pos
-    assert n_pos and n_neg, "AUROC needs both groups"
+    assert 0 < n_pos < len(positive), "AUROC needs both groups"
     parts = [
         (average_ranks(part)[positive].sum(0) - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)
         for part in values.split(_COLUMNS, dim=1)

@@ -77,7 +77,12 @@ class FeatureSteering(Method):
             )
         return found[: self.n_features]
 
-    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+    def fit(
+        self,
+        model: Model | Any,
+        contrast: Contrast,
+        site: Site | str | None = None,  # noqa: ARG002
+    ) -> Plan:
         """The features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
 
         Raises:

@@ -58,7 +58,12 @@ class Prompting(Method):
         examples = contrast.split("train").positives[:N_EXAMPLES]
         return "Write in the manner of these texts.\n" + "\n".join(f"- {e.text}" for e in examples)
 
-    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+    def fit(
+        self,
+        model: Model | Any,  # noqa: ARG002
+        contrast: Contrast,
+        site: Site | str | None = None,  # noqa: ARG002
+    ) -> Plan:
         """A plan that edits prompts and touches no activation; `site` is not used."""
         words = self.words(contrast)
         match self.place:

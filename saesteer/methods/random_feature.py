@@ -60,7 +60,12 @@ class RandomFeature(Method):
         generator = torch.Generator().manual_seed(self.seed)
         return int(live[torch.randint(len(live), (), generator=generator)])
 
-    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+    def fit(
+        self,
+        model: Model | Any,
+        contrast: Contrast,
+        site: Site | str | None = None,  # noqa: ARG002
+    ) -> Plan:
         """The feature's direction as a plan, added where CAA adds its vector; see `Method.fit`.
 
         It acts at the SAE's site, which is the only one that its decoder rows belong to.

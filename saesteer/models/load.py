@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,20 @@ from torch import nn
 from saesteer.errors import ModelError, NetworkError
 from saesteer.models.layout import layout_of
 from saesteer.models.model import Model
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bar for reading weights from disk, which takes a second; downloads keep theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_model(
@@ -42,7 +58,7 @@ def load_model(
 
     if not isinstance(ref, (str, Path)):
         return _prepare(_wrap(ref, tokenizer), device if device_map is None else None, dtype)
-    device = device or best_device()
+    device = _device(device)
     dtype = _dtype(dtype, device)
     if str(ref) == embedded.NAME:
         model = embedded.load(cache_dir=cache_dir, dtype=dtype)
@@ -56,7 +72,7 @@ def as_model(obj: Any) -> Model:
 
     The wrapper is kept on the module, so that the same module always gives the same `Model`.
     """
-    return obj if isinstance(obj, Model) else _wrap(obj, None)
+    return _wrap(obj, None)
 
 
 def best_device() -> str:
@@ -68,11 +84,11 @@ def best_device() -> str:
 
 def _dtype(dtype: torch.dtype | str | None, device: str | torch.device) -> torch.dtype | str:
     if dtype is None:
-        return torch.float32 if str(device) == "cpu" else "auto"
+        return torch.float32 if torch.device(device).type == "cpu" else "auto"
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
     found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ModelError(f"{dtype!r} is not a dtype; use float32, bfloat16, float16 or auto.")
     return found
 
@@ -81,12 +97,30 @@ def _prepare(model: Model, device: Any, dtype: Any) -> Model:
     if isinstance(dtype, str):
         dtype = _dtype(dtype, model.device)
     if device is not None or isinstance(dtype, torch.dtype):
-        model.hf.to(device=device, dtype=dtype)
+        wanted = dtype if isinstance(dtype, torch.dtype) else None
+        try:
+            model.hf.to(device=device, dtype=wanted)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+            raise ModelError(f"{model.name} can't be put on {device}: {_line(error)}") from error
     model.hf.eval()
     return model
 
 
+def _device(device: str | torch.device | None) -> str | torch.device:
+    """The device asked for, read now so that a misspelt one fails before anything is loaded."""
+    try:
+        return best_device() if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"{device!r} is not a device; use cpu, cuda, cuda:1 or mps.") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 def _wrap(obj: Any, tokenizer: Any) -> Model:
+    if isinstance(obj, Model):
+        return obj
     inner = getattr(obj, "original_model", obj)
     if not isinstance(inner, nn.Module):
         raise ModelError(
@@ -95,6 +129,7 @@ def _wrap(obj: Any, tokenizer: Any) -> Model:
         )
     known = inner.__dict__.get("_saesteer_model")
     if isinstance(known, Model) and tokenizer is None:
+        known.layout = layout_of(inner)  # booting a bridge replaces modules of its model
         return known
     tokenizer = tokenizer or getattr(obj, "tokenizer", None) or _tokenizer_beside(inner)
     name = getattr(inner.config, "_name_or_path", "") if hasattr(inner, "config") else ""
@@ -125,9 +160,10 @@ def _from_pretrained(
     if cache_dir is not None:
         options["cache_dir"] = str(cache_dir)
     try:
-        hf = AutoModelForCausalLM.from_pretrained(
-            where, dtype=dtype, device_map=device_map, use_safetensors=_safe(ref), **options
-        )
+        with quiet_loading():
+            hf = AutoModelForCausalLM.from_pretrained(
+                where, dtype=dtype, device_map=device_map, use_safetensors=_safe(ref), **options
+            )
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
         raise _load_error(ref, error) from error
@@ -156,9 +192,9 @@ def _safe(ref: str) -> bool | None:
 
 
 def _load_error(ref: str, error: Exception) -> ModelError | NetworkError:
-    text = " ".join(str(error).split())
+    text = _line(error)
     if Path(ref).expanduser().exists():
-        return ModelError(f"{ref}: can't be read as a causal language model: {text[:300]}")
+        return ModelError(f"{ref}: can't be read as a causal language model: {text}")
     lowered = f"{type(error).__name__} {text}".lower()
     if any(word in lowered for word in ("connect", "offline", "resolve", "timed out", "timeout")):
         return NetworkError(

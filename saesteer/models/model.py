@@ -52,7 +52,7 @@ class Model:
         tokenizer: its tokenizer.
         name: what it was loaded as; used in messages and manifests, never as identity.
         layout: where its sites are.
-        prompt_edits: functions applied in order to each prompt of `generate`; plans put theirs here.
+        prompt_edits: functions applied in order to each prompt of `generate`, put by plans.
     """
 
     hf: Any
@@ -89,7 +89,7 @@ class Model:
             SiteError: naming the layers that exist.
         """
         site = Site.parse(ref)
-        if site.layer >= self.n_layers:
+        if not 0 <= site.layer < self.n_layers:
             raise SiteError(
                 f"layer {site.layer} does not exist (site {site}); "
                 f"{self.name} has layers 0-{self.n_layers - 1}."
@@ -105,7 +105,9 @@ class Model:
     def _weights_fingerprint(self) -> str:
         return weights_fingerprint(self.hf)
 
-    def tokenize(self, prompts: Prompt | Sequence[Prompt], padding_side: str = "left") -> TokenBatch:
+    def tokenize(
+        self, prompts: Prompt | Sequence[Prompt], padding_side: str = "left"
+    ) -> TokenBatch:
         """Token ids of texts or chats; the chat template is applied to chats and only to them.
 
         Raises:
@@ -116,16 +118,23 @@ class Model:
             raise DataError("a prompt without tokens: give at least one word of text.")
         return pad_rows(rows, self.pad_id, padding_side).to(self.device)
 
-    def forward(self, batch: TokenBatch, *, base_only: bool = False) -> Tensor:
+    def forward(
+        self, batch: TokenBatch, *, base_only: bool = False, last: int | None = None
+    ) -> Tensor:
         """One pass without a cache; logits `[batch, pos, vocab]`, or hidden states of the base.
 
         Position ids follow the mask, so a padded row is computed as it would be alone.
+
+        Args:
+            last: only the logits of so many last positions, which saves most of a wide vocabulary.
         """
         batch = batch.to(self.device)
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
         if not bool(batch.attention_mask.all()):
             inputs["attention_mask"] = batch.attention_mask.long()
             inputs["position_ids"] = (batch.attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        if last is not None:
+            inputs["logits_to_keep"] = last
         output = (self.layout.base if base_only else self.hf)(**inputs)
         return cast(Tensor, output[0] if base_only else output.logits)
 
@@ -160,10 +169,18 @@ class Model:
         *,
         max_new_tokens: int = 64,
         batch_size: int = 16,
+        logits: list[Tensor] | None = None,
         **options: Any,
     ) -> Iterator[tuple[TokenBatch, Tensor]]:
-        """Batches of (prompt tokens, new token ids `[rows, new]`), in the order of the prompts."""
+        """Batches of (prompt tokens, new token ids `[rows, new]`), in the order of the prompts.
+
+        Args:
+            logits: gets, for each batch, the model's own logits for every new token,
+                `[rows, new, vocab]`, before any sampling rule.
+        """
         options = {"do_sample": False, "pad_token_id": self.pad_id, **options}
+        if logits is not None:
+            options |= {"return_dict_in_generate": True, "output_logits": True}
         edited = [self._edit_prompt(prompt) for prompt in as_prompts(prompts)]
         for start in range(0, len(edited), batch_size):
             batch = self.tokenize(edited[start : start + batch_size])
@@ -173,6 +190,9 @@ class Model:
                 max_new_tokens=max_new_tokens,
                 **options,
             )
+            if logits is not None:
+                logits.append(torch.stack(out.logits, dim=1))
+                out = out.sequences
             yield batch, out[:, batch.input_ids.shape[1] :]
 
     @property
@@ -195,11 +215,15 @@ class Model:
 
     def _ids(self, prompt: Prompt) -> list[int]:
         if self.tokenizer is None:
-            raise ModelError(f"{self.name} has no tokenizer; pass one to load_model(tokenizer=...).")
+            raise ModelError(
+                f"{self.name} has no tokenizer; pass one to load_model(tokenizer=...)."
+            )
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
         if not getattr(self.tokenizer, "chat_template", None):
-            raise DataError(f"{self.name} has no chat template; pass plain text instead of messages.")
+            raise DataError(
+                f"{self.name} has no chat template; pass plain text instead of messages."
+            )
         text = self.tokenizer.apply_chat_template(
             list(prompt), tokenize=False, add_generation_prompt=True
         )
@@ -231,11 +255,23 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "left") -> 
 def weights_fingerprint(module: nn.Module) -> str:
     """sha256 over the weights rounded to bfloat16, 16 hex digits.
 
-    Rounded, so that one model loaded in float32 and in bfloat16 is one model; without names, so
-    that a bridge around it is too.
+    Rounded, so that one model loaded in float32 and in bfloat16 is one model; without names and
+    without vectors of zeros, so that a bridge around it, which adds such biases, is too.
     """
-    parts = sorted(_digest(parameter) for parameter in module.parameters())
+    own = {id(p): p for p in _own_parameters(module) if p.ndim != 1 or bool(p.any())}
+    parts = sorted(_digest(parameter) for parameter in own.values())
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def _own_parameters(module: nn.Module) -> Iterator[Tensor]:
+    """All parameters, of a bridge's component only those of the module that it wraps."""
+    wrapped = module._modules.get("_original_component")
+    if wrapped is not None:
+        yield from _own_parameters(wrapped)
+        return
+    yield from (p for p in module._parameters.values() if p is not None)
+    for child in module.children():
+        yield from _own_parameters(child)
 
 
 def _digest(parameter: Tensor) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, cast, final
 
 from saesteer.axes import Vector
 from saesteer.errors import SaeError
@@ -120,8 +120,7 @@ def read_acts(head: Atom, raw: object, folder: Path, faults: list[str]) -> list[
 
 def _read_act(head: Atom, raw: object, path: str, folder: Path, faults: list[str]) -> list[Act]:
     fields = Fields(raw, path, faults)
-    chosen = fields.one_of(AMOUNT_KEYS)
-    verb = next((v for v in AMOUNT_KEYS if v == chosen), None)
+    verb = cast("Verb | None", fields.one_of(AMOUNT_KEYS))
     if verb is None:
         return []
     common: dict[str, Any] = {

@@ -1,5 +1,7 @@
 """A rule book: concepts, rules and acts, checked as a whole before any model is loaded.
 
+A rule file:
+
     sae: smollm2-135m-instruct/resid_post.9        # optional: the SAE that features belong to
     concepts:
       pain:    {feature: 1234, threshold: 2.5}

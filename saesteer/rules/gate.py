@@ -27,7 +27,6 @@ from saesteer.features.concepts import (
 )
 from saesteer.models.sites import Site
 from saesteer.rules.compile import BooleanProgram, compile_program
-from saesteer.rules.proof import Leaf, Proof, closure, prove
 from saesteer.rules.prompt_scores import (
     Kinds,
     PromptState,
@@ -36,6 +35,7 @@ from saesteer.rules.prompt_scores import (
     aggregate,
     token_scores,
 )
+from saesteer.rules.proof import Leaf, Proof, closure, prove
 from saesteer.rules.stratify import downstream
 from saesteer.rules.syntax import Atom, Literal, Program, Rule
 from saesteer.steer.frame import Frame
@@ -84,9 +84,9 @@ class _Compiled(NamedTuple):
 class RuleGate:
     """All concepts and atoms of a rule book, evaluated together.
 
-    Every head's gate reads all the book's sites, so an edit must lie at the latest of them or after.
-    `logic` is the compiled program; `key` is the same for gates that rest on the same tensors, such
-    as those of one saved plan, and lets them share an evaluation.
+    Every head's gate reads all the book's sites, so an edit must lie at the latest of them or
+    after. `logic` is the compiled program; `key` is the same for gates that rest on the same
+    tensors, such as those of one saved plan, and lets them share an evaluation.
     """
 
     program: Program

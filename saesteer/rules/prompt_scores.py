@@ -53,7 +53,7 @@ class PromptState:
         """Start with no column seen."""
         self._floats = ColumnHistory(fill=0.0)
         self._scores = ColumnHistory(fill=float("-inf"))
-        self._places = ColumnHistory(fill=-1)
+        self._places = ColumnHistory(fill=-1.0)
 
     def before(self, frame: Frame, like: Float[Tensor, "batch pos n"]) -> Totals:
         """The aggregates at the column before this pass, `[batch, 1, n]`; makes room for it."""

@@ -44,7 +44,6 @@ class Leaf:
             f"token {self.position} {self.token!r}"
         )
 
-
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values; a score of nothing is null."""
         return vars(self) | {"score": self.score if math.isfinite(self.score) else None}

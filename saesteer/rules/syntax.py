@@ -71,7 +71,7 @@ HINTS = {
 @final
 @dataclass(frozen=True)
 class Origin:
-    """Where a program's text begins: `name` opens every message, `line` and `column` are 1-based."""
+    """Where a program's text begins (1-based); `name` opens every message."""
 
     name: str = "rules"
     line: int = 1
@@ -207,8 +207,8 @@ def parse(text: str, origin: Origin | None = None) -> Program:
     except lark.UnexpectedCharacters as error:
         found = repr(text[error.pos_in_stream])
         _refuse(text, origin, (error.line, error.column), found, error.allowed or ())
-    statements = tuple(_statement(child, origin) for child in tree.children)
-    return Program(statements, origin.name)
+    trees: list[Any] = tree.children
+    return Program(tuple(_statement(child, origin) for child in trees), origin.name)
 
 
 def check_name(name: str) -> str:

@@ -48,6 +48,17 @@ def sae_from(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -
         SaeError: an option or architecture that a threshold form can't hold, or damaged tensors.
         DimensionError: tensors whose shapes do not fit.
     """
+    try:
+        return _build(cfg, tensors, name)
+    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise SaeError(
+            f"SAE {name}: cfg.json and the weights do not make an SAE ({type(error).__name__}: "
+            f"{text}). The files are damaged or of another format."
+        ) from error
+
+
+def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> SAE:
     activation = _activation(cfg, name)
     weights = {key: value.to(torch.float32) for key, value in tensors.items()}
     _check_finite(weights, name)
@@ -132,7 +143,7 @@ def _activation(cfg: Mapping[str, Any], name: str) -> Activation:
     if cfg.get("normalize_activations") not in _SCALINGS:
         raise SaeError(
             f"SAE {name}: normalize_activations {cfg['normalize_activations']!r} depends on each "
-            "token, so the weights can't hold it; only none and expected_average_only_in can be read."
+            "token, so the weights can't hold it; only none and expected_average_only_in are read."
         )
     if cfg.get("reshape_activations") not in ("none", None, "hook_z"):
         raise SaeError(

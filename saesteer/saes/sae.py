@@ -89,15 +89,18 @@ class FeatureSlice:
 class SAE:
     """One sparse autoencoder at one site.
 
+    Shapes: w_enc [d_model, d_sae], b_enc [d_sae], w_dec [d_sae, d_model], b_dec [d_model],
+    threshold [d_sae]. They come from files, so construction itself checks them.
+
     `threshold` is zero for ReLU and ignored for TopK, whose `k` says how many latents survive.
     `metadata` is whatever the file carried beside the weights (training statistics, data sets).
     """
 
-    w_enc: Float[Tensor, "d_model d_sae"]
-    b_enc: Float[Tensor, " d_sae"]
-    w_dec: Float[Tensor, "d_sae d_model"]
-    b_dec: Float[Tensor, " d_model"]
-    threshold: Float[Tensor, " d_sae"]
+    w_enc: Tensor
+    b_enc: Tensor
+    w_dec: Tensor
+    b_dec: Tensor
+    threshold: Tensor
     site: Site
     activation: Activation = "jumprelu"
     k: int | None = None

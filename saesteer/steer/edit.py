@@ -26,7 +26,7 @@ class Edit:
     where: Where = field(default_factory=generated)
     gate: Gate = field(default_factory=Always)
     schedule: Schedule | None = None
-    strength: float = 1.0
+    strength: int | float = 1.0
 
     def __post_init__(self) -> None:
         """Check the parts; a gate of None is always open."""
@@ -45,7 +45,7 @@ class Edit:
         return f"{self.intervention.describe()} at {self.intervention.site}"
 
 
-def finite_strength(strength: float) -> float:
+def finite_strength(strength: int | float) -> float:
     """`strength` as a float.
 
     Raises:

@@ -118,7 +118,7 @@ class Attachment:
         moves, masks = [], []
         for act in acts:
             mask = self._mask(act.edit, frame, now).to(resid.device)
-            move = act.on(resid.device).delta(wide, frame) * self._dose(act, frame, resid.device)
+            move = act.on(resid.device).delta(wide) * self._dose(act, frame, resid.device)
             moves.append(torch.where(mask[..., None], move, 0.0))
             masks.append(mask)
         total = moves[0] if len(moves) == 1 else torch.stack(moves).sum(0)

@@ -20,7 +20,6 @@ from torch import Tensor
 from saesteer.axes import Resid
 from saesteer.errors import PlanError
 from saesteer.saes.sae import SAE, FeatureSlice
-from saesteer.steer.frame import Frame
 from saesteer.steer.intervention import Intervention, is_outlier
 
 Readings = Float[Tensor, "batch pos k"]
@@ -85,7 +84,7 @@ class FeatureEdit(Intervention):
     def change(self, z: Readings) -> Readings:
         """z* - z."""
 
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """(z* - z) W_dec over the edited features."""
         return self.reader.delta(self.change(self.reader.read(resid.float())))
 
@@ -158,7 +157,7 @@ class FeatureAdd(FeatureEdit):
         """amount, everywhere."""
         return self.amount.expand_as(z)
 
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """amount W_dec; nothing needs to be read."""
         return self.reader.delta(self.amount).expand(resid.shape)
 
@@ -184,7 +183,7 @@ class Replace(Intervention):
         """`replace by the reconstruction of SAE x`."""
         return f"replace by the reconstruction of SAE {self.stamp.name}"
 
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """Reconstruction minus h."""
         resid = resid.float()
         outlier = is_outlier(resid.norm(dim=-1, keepdim=True), self.typical_norm, "replace")
@@ -192,7 +191,7 @@ class Replace(Intervention):
 
 
 Features = int | Sequence[int]
-Values = float | Sequence[float]
+Values = int | float | Sequence[int | float]
 
 
 def clamp(sae: SAE, features: Features, value: Values) -> Clamp:

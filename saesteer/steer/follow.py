@@ -56,7 +56,7 @@ class CacheStates:
     def drop(self, attachment: int) -> None:
         """Forget an attachment; the last one to go takes the wrappers with it."""
         self._states.pop(attachment, None)
-        cache = self._cache()
+        cache: Any = self._cache()
         if self._states or cache is None:
             return
         for name in (*_WRAPPED, _NAME):
@@ -64,19 +64,19 @@ class CacheStates:
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """The cache's own operation, then the same on the states."""
-        cache = self._cache()
+        cache: Any = self._cache()
         type(cache).reorder_cache(cache, beam_idx)
         self._select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """The cache's own operation, then the same on the states."""
-        cache = self._cache()
+        cache: Any = self._cache()
         type(cache).batch_repeat_interleave(cache, repeats)
         self._select(torch.arange(self.batch).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """The cache's own operation, then the same on the states."""
-        cache = self._cache()
+        cache: Any = self._cache()
         type(cache).batch_select_indices(cache, indices)
         self._select(indices)
 
@@ -92,7 +92,7 @@ class CacheStates:
         """Copied along with its cache, which is in `memo` by then."""
         from copy import deepcopy
 
-        cache = self._cache()
+        cache: Any = self._cache()
         copied = CacheStates(memo.get(id(cache), cache))
         memo[id(self)] = copied
         copied._states, copied.batch = deepcopy(self._states, memo), self.batch

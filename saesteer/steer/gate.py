@@ -1,4 +1,4 @@
-"""Gates decide whether an edit acts at a position; what they remember is kept by column, not by row.
+"""Gates decide whether an edit acts at a position; what they remember is kept by column, not row.
 
 Decoding rolls back (assisted decoding), swaps rows (beams) and copies caches (shared prefixes), so
 a flag per row goes wrong. A gate that remembers writes what it saw into a `ColumnHistory`, reads
@@ -29,7 +29,10 @@ class Gate(Protocol):
     before one of them is refused (`PlanError`) when the plan is attached.
     """
 
-    sites: tuple[Site, ...]
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What it reads."""
+        ...
 
     def new_state(self) -> object:
         """What the gate remembers of one text; fresh whenever a pass starts at column 0.
@@ -38,7 +41,7 @@ class Gate(Protocol):
         """
         ...
 
-    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: Any) -> TokenMask:
+    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: Any, /) -> TokenMask:
         """True where edits may act, `[batch, pos]`; position t may depend on columns <= t only.
 
         Args:
@@ -78,7 +81,7 @@ class Always:
         """Nothing to remember."""
         return None
 
-    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: Any) -> TokenMask:
+    def open(self, _readings: Mapping[Site, Tensor], frame: Frame, _state: Any) -> TokenMask:
         """True everywhere."""
         return torch.ones_like(frame.valid)
 

@@ -19,7 +19,6 @@ from saesteer.axes import Resid
 from saesteer.errors import DimensionError, PlanError
 from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
-from saesteer.steer.frame import Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +37,11 @@ class Intervention(ABC):
         """What it does, in a few words, without the site: `clamp feature 55 to 6`."""
 
     @abstractmethod
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """Δh for each position, in fp32.
 
         Args:
             resid: `[batch, pos, width]`, the site's activations before the plan's own edits.
-            frame: the pass it happens in, for edits that depend on it.
         """
 
     def to(self, device: torch.device | str) -> Intervention:
@@ -110,7 +108,7 @@ class Add(Intervention):
         """`add a vector of norm 8.1`."""
         return f"add a vector of norm {float(self.vector.norm()):.3g}"
 
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """The vector, at every position."""
         return self.vector.expand(resid.shape)
 
@@ -132,7 +130,7 @@ class AddScaled(Intervention):
         """`add a vector of norm 0.2 ‖h‖`."""
         return f"add a vector of norm {float(self.vector.norm()):.3g} ‖h‖"
 
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """The vector times each token's norm, outliers held to the typical one."""
         norms = resid.float().norm(dim=-1, keepdim=True)
         outlier = is_outlier(norms, self.typical_norm, "add_scaled")
@@ -156,7 +154,7 @@ class ProjectOut(Intervention):
         k = self.basis.shape[0]
         return f"project out {k} direction{'s'[: k != 1]}"
 
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """Minus the projection onto the subspace."""
         return -(resid.float() @ self.basis.T) @ self.basis
 
@@ -178,7 +176,7 @@ class Affine(Intervention):
         """`affine map`."""
         return "affine map"
 
-    def delta(self, resid: Resid, frame: Frame | None = None) -> Resid:
+    def delta(self, resid: Resid) -> Resid:
         """W h + b - h."""
         resid = resid.float()
         return resid @ self.weight.T + self.bias - resid
@@ -193,7 +191,9 @@ def add(site: Site | str, vector: Tensor) -> Add:
     return Add(Site.parse(site), as_vector(vector, "add"))
 
 
-def add_scaled(site: Site | str, vector: Tensor, typical_norm: float | None = None) -> AddScaled:
+def add_scaled(
+    site: Site | str, vector: Tensor, typical_norm: int | float | None = None
+) -> AddScaled:
     """Add `vector` `[width]` in units of each token's ‖h‖; a unit vector makes strength the dose.
 
     Args:
@@ -202,7 +202,8 @@ def add_scaled(site: Site | str, vector: Tensor, typical_norm: float | None = No
     Raises:
         DimensionError, PlanError: no vector, or not finite.
     """
-    return AddScaled(Site.parse(site), as_vector(vector, "add_scaled"), typical_norm)
+    norm = None if typical_norm is None else float(typical_norm)
+    return AddScaled(Site.parse(site), as_vector(vector, "add_scaled"), norm)
 
 
 def project_out(site: Site | str, vector: Tensor) -> ProjectOut:

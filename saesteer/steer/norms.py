@@ -12,7 +12,7 @@ from torch import nn
 
 from saesteer.errors import PlanError
 from saesteer.metrics.outliers import median_norm
-from saesteer.models import Model, Site, record
+from saesteer.models import Model, Site, TokenBatch, record
 
 _TEXT = (
     "The ferry left the harbour a little after seven, with the lamps still lit along the quay. "
@@ -22,6 +22,7 @@ _TEXT = (
     "that nobody could say how long the work would take. 'They said the same about the tunnel,' "
     "the captain remarked. By noon the wind had turned, and we could see the other shore."
 )
+_LENGTH = 128  # tokens read: the text is some 110, far more where a tokenizer spells it out
 _MEASURED: weakref.WeakKeyDictionary[nn.Module, dict[Site, float]] = weakref.WeakKeyDictionary()
 
 
@@ -38,7 +39,8 @@ def typical_norm(model: Model, site: Site) -> float:
         )
     known = _MEASURED.setdefault(model.hf, {})
     if site not in known:
-        batch = model.tokenize(_TEXT)
+        whole = model.tokenize(_TEXT)
+        batch = TokenBatch(whole.input_ids[:, :_LENGTH], whole.attention_mask[:, :_LENGTH])
         median = float(median_norm(record(model, batch, [site])[site], batch.attention_mask))
         if not median > 0:
             raise PlanError(

@@ -64,7 +64,7 @@ class Plan:
         *acts: Intervention | Edit | PromptEdit,
         where: Where | None = None,
         gate: Gate | None = None,
-        strength: float = 1.0,
+        strength: int | float = 1.0,
         prompt: PromptEdit | None = None,
         name: str = "plan",
         stamp: dict[str, str] | None = None,
@@ -124,7 +124,7 @@ class Plan:
                 return
         raise PlanError(f"{self.name} is not attached; attach it first.")
 
-    def with_strength(self, strength: float) -> Plan:
+    def with_strength(self, strength: int | float) -> Plan:
         """The same plan at another strength.
 
         Raises:
@@ -132,7 +132,7 @@ class Plan:
         """
         return self._like(self.edits, self.prompt_edits, strength)
 
-    def __mul__(self, factor: float) -> Plan:
+    def __mul__(self, factor: int | float) -> Plan:
         """The plan at `factor` times its strength."""
         return self.with_strength(self.strength * factor)
 
@@ -178,7 +178,7 @@ class Plan:
 
         return load_plan(Path(folder), None if model is None else as_model(model))
 
-    def _like(self, edits: Any, prompts: Any, strength: float) -> Plan:
+    def _like(self, edits: Any, prompts: Any, strength: int | float) -> Plan:
         return Plan(*edits, *prompts, strength=strength, name=self.name, stamp=self.stamp)
 
     def _install(self, target: Any, prompt_lengths: Lengths | None) -> Live:
@@ -213,7 +213,8 @@ def _as_edit(act: Any, where: Where | None, gate: Gate | None) -> Edit:
             return Edit(act, where or generated(), gate or Always())
         case _:
             raise PlanError(
-                f"a plan is made of interventions, edits and prompt edits, got {type(act).__name__}."
+                "a plan is made of interventions, edits and prompt edits; "
+                f"got a {type(act).__name__}."
             )
 
 

@@ -59,10 +59,10 @@ def constant() -> Schedule:
     return Constant()
 
 
-def decay(half_life: float) -> Schedule:
+def decay(half_life: int | float) -> Schedule:
     """Full strength at the last prompt token, half of it `half_life` tokens later, and so on.
 
     Raises:
         PlanError: half_life is not positive.
     """
-    return Decay(half_life)
+    return Decay(float(half_life))

@@ -114,6 +114,8 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
     body, tensors = _read(folder)
     try:
         acts = [_unpack(part, tensors) for part in (*body["edits"], *body["prompt_edits"])]
+        if not all(isinstance(act, Edit | PromptEdit) for act in acts):
+            raise ValueError("it lists something that is no edit")
         plan = Plan(*acts, strength=body["strength"], name=body["name"], stamp=body["stamp"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(

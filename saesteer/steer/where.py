@@ -34,19 +34,16 @@ class Where(ABC):
         """
         known = frame.memo.get(self)
         if known is None:
-            chosen = self._choose(frame)
-            if not self.special and frame.special is not None:
-                chosen = (chosen & ~frame.special) | self._named(frame, chosen)
-            known = frame.memo[self] = chosen & frame.live
+            known = frame.memo[self] = self._choose(frame) & frame.live
         return known
 
     @abstractmethod
     def _choose(self, frame: Frame) -> TokenMask:
-        """The choice before padding, finished rows and special tokens are taken out."""
+        """The choice before padding and finished rows are taken out."""
 
-    @abstractmethod
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        """Those of the chosen positions that stay in even if they are special tokens."""
+    def _plain(self, frame: Frame, chosen: TokenMask) -> TokenMask:
+        """`chosen` without special tokens, unless they were asked for."""
+        return chosen if self.special or frame.special is None else chosen & ~frame.special
 
 
 @final
@@ -55,10 +52,7 @@ class PromptTokens(Where):
     """The prompt, its last token included."""
 
     def _choose(self, frame: Frame) -> TokenMask:
-        return frame.logical < frame.need_prompt_lengths("prompt()")
-
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        return torch.zeros_like(chosen)
+        return self._plain(frame, frame.logical < frame.need_prompt_lengths("prompt()"))
 
 
 @final
@@ -67,10 +61,8 @@ class Generated(Where):
     """From the last prompt token on, which is in even if it is special (chat templates)."""
 
     def _choose(self, frame: Frame) -> TokenMask:
-        return frame.logical >= frame.need_prompt_lengths("generated()") - 1
-
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        return frame.logical == frame.need_prompt_lengths("generated()") - 1
+        start = frame.need_prompt_lengths("generated()") - 1
+        return self._plain(frame, frame.logical > start) | (frame.logical == start)
 
 
 @final
@@ -81,9 +73,6 @@ class Last(Where):
     def _choose(self, frame: Frame) -> TokenMask:
         return frame.logical == frame.need_prompt_lengths("last()") - 1
 
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        return chosen
-
 
 @final
 @dataclass(frozen=True)
@@ -91,10 +80,7 @@ class Everywhere(Where):
     """Every token of prompt and answer."""
 
     def _choose(self, frame: Frame) -> TokenMask:
-        return frame.valid
-
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        return torch.zeros_like(chosen)
+        return self._plain(frame, frame.valid)
 
 
 @final
@@ -105,10 +91,7 @@ class First(Where):
     n: int = 1
 
     def _choose(self, frame: Frame) -> TokenMask:
-        return frame.logical < self.n
-
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        return torch.zeros_like(chosen)
+        return self._plain(frame, frame.logical < self.n)
 
 
 @final
@@ -124,9 +107,6 @@ class Positions(Where):
             chosen = chosen | (frame.logical == index)
         return chosen
 
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        return chosen
-
 
 @final
 @dataclass(frozen=True)
@@ -136,10 +116,7 @@ class Spans(Where):
     text: str = ""
 
     def _choose(self, frame: Frame) -> TokenMask:
-        return span_mask(frame, self.text)
-
-    def _named(self, frame: Frame, chosen: TokenMask) -> TokenMask:
-        return torch.zeros_like(chosen)
+        return self._plain(frame, span_mask(frame, self.text))
 
 
 def prompt(*, special: bool = False) -> Where:

@@ -9,11 +9,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from saesteer.errors import ConfigError, OutputError
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes figures by step; `log` may be called with several groups for one step."""
 
@@ -51,6 +52,7 @@ class JsonlTracker:
     """
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        self._path = path
         try:
             if resume_step is not None and path.is_file():
                 _cut_back(path, resume_step)
@@ -60,17 +62,22 @@ class JsonlTracker:
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Append one line."""
-        self._file.write(json.dumps({"step": step, **figures}) + "\n")
-        self._file.flush()
+        self._write({"step": step, **figures})
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append one line that holds the whole table."""
-        self._file.write(json.dumps({"table": name, "rows": [dict(r) for r in rows]}) + "\n")
-        self._file.flush()
+        self._write({"table": name, "rows": [dict(row) for row in rows]})
 
     def finish(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OutputError(f"{self._path} can't be written: {error.strerror}.") from error
 
 
 class WandbTracker:
@@ -81,16 +88,27 @@ class WandbTracker:
     """
 
     def __init__(
-        self, *, project: str, name: str | None, mode: str, folder: Path,
-        config: Mapping[str, Any], run_id: str | None = None,
+        self,
+        *,
+        project: str,
+        name: str | None,
+        mode: Literal["online", "offline"],
+        folder: Path,
+        config: Mapping[str, Any],
+        run_id: str | None = None,
     ) -> None:
         import wandb
 
         self._wandb = wandb
         try:
             self._run = wandb.init(
-                project=project, name=name, mode=mode, dir=str(folder), config=dict(config),
-                id=run_id, resume="allow" if run_id else None,
+                project=project,
+                name=name,
+                mode=mode,
+                dir=str(folder),
+                config=dict(config),
+                id=run_id,
+                resume="allow" if run_id else None,
                 settings=wandb.Settings(console="off", silent=True),
             )
         except wandb.Error as error:
@@ -109,8 +127,8 @@ class WandbTracker:
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log a wandb table."""
-        columns = list(rows[0]) if rows else []
-        data = [[row[column] for column in columns] for row in rows]
+        columns: list[Any] = list(rows[0]) if rows else []
+        data: list[Any] = [[row[column] for column in columns] for row in rows]
         self._run.log({name: self._wandb.Table(columns=columns, data=data)})
 
     def finish(self) -> None:

@@ -6,6 +6,7 @@ is pickled. The last few are kept.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -34,11 +35,12 @@ def write_checkpoint(
     final = folder / f"step-{step:08d}"
     scratch = folder / f".writing-{step:08d}"
     try:
-        shutil.rmtree(scratch, ignore_errors=True)
+        for killed in folder.glob(".writing-*"):
+            shutil.rmtree(killed, ignore_errors=True)
         scratch.mkdir(parents=True)
         save_file({n: t.contiguous() for n, t in tensors.items()}, scratch / _TENSORS)
         state = {**state, "step": step, "sha256": sha256_of(scratch / _TENSORS)}
-        (scratch / _STATE).write_text(json.dumps(state))
+        (scratch / _STATE).write_text(json.dumps({**state, "state_sha256": _sha256_of(state)}))
         for path in (scratch / _TENSORS, scratch / _STATE, scratch):
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
@@ -65,16 +67,21 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         state = json.loads((path / _STATE).read_text())
-        if sha256_of(path / _TENSORS) != state["sha256"]:
+        own = state.pop("state_sha256", None)  # not there before version 0.1
+        if own not in (None, _sha256_of(state)) or state["sha256"] != sha256_of(path / _TENSORS):
             raise CheckpointError(
                 f"{path} is damaged (checksum differs); delete that folder to resume from the one "
                 "before it."
             )
         return state, load_file(path / _TENSORS)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); delete that folder to resume from the one before it."
         ) from error
+
+
+def _sha256_of(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

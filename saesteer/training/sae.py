@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from saesteer.config import TrainSAEConfig, dump_config
 from saesteer.data.activations import ActivationStream
 from saesteer.data.ring import ShuffleRing
 from saesteer.data.tokens import TokenStream
-from saesteer.errors import OutputError
+from saesteer.errors import ConfigError, OutputError, SaesteerError
 from saesteer.models import Model, Site, load_model
 from saesteer.saes import SAE, save_sae
 from saesteer.tracking import JsonlTracker, Tracker, Trackers, WandbTracker
@@ -23,6 +26,9 @@ from saesteer.training.trainer import (
     last_checkpoint,
     watch_signals,
 )
+
+_CONFIG = "config.resolved.yaml"
+_METRICS = "metrics.jsonl"
 
 
 def train_sae(
@@ -49,22 +55,18 @@ def train_sae(
         DataError: the text is missing, unreadable, or ends early.
     """
     out = Path(out)
+    checkpoint = _checkpoint_of(out, resume)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
-    stream = open_stream(config, model)
-    checkpoint = _prepare_folder(out, resume)
-    trainer = SAETrainer.create(config, stream)
+    trainer = SAETrainer.create(config, open_stream(config, model))
     if checkpoint is not None:
         trainer.restore(checkpoint)
-    (out / "config.resolved.yaml").write_text(dump_config(config), encoding="utf-8")
-    tracker = _open_tracker(config, out, trainer, resumed=checkpoint is not None)
-    try:
-        if stop is None:
-            with watch_signals() as stop:
-                finished = trainer.run(out, tracker, stop, progress)
-        else:
-            finished = trainer.run(out, tracker, stop, progress)
-    finally:
-        tracker.finish()
+    with _run_folder(out, trainer):
+        tracker = _open_tracker(config, out, trainer, resumed=checkpoint is not None)
+        try:
+            with watch_signals() if stop is None else nullcontext(stop) as request:
+                finished = trainer.run(out, tracker, request, progress)
+        finally:
+            tracker.finish()
     if not finished:
         return None
     return save_sae(to_sae(trainer, model.name), out, extra_metadata=training_metadata(trainer))
@@ -75,21 +77,41 @@ def open_stream(config: TrainSAEConfig, model: Model) -> ActivationStream:
 
     Raises:
         SiteError: the model has no such site.
+        ConfigError: rows longer than the model has positions.
         DataError: a text path holds nothing readable.
     """
     site = model.check_site(config.site)
+    _check_context(config, model)
     tokens = TokenStream(
-        config.text.paths, model.tokenizer, context=config.text.context,
-        weights=config.text.weights, passes=config.text.passes, text_field=config.text.field,
+        config.text.paths,
+        model.tokenizer,
+        context=config.text.context,
+        weights=config.text.weights,
+        passes=config.text.passes,
+        text_field=config.text.field,
     )
     ring = ShuffleRing(
-        model.layout.width(site), config.batch_size, config.shuffle_batches,
-        seed=config.seed + 1, dtype=model.dtype, device=model.device, reuse=config.reuse,
+        model.layout.width(site),
+        config.batch_size,
+        config.shuffle_batches,
+        seed=config.seed + 1,
+        dtype=model.dtype,
+        device=model.device,
+        reuse=config.reuse,
     )
     if config.compile:
         for block in model.layout.blocks[: site.layer]:
             block.compile(dynamic=False)
     return ActivationStream(model, site, tokens, ring, config.rows_per_pass)
+
+
+def _check_context(config: TrainSAEConfig, model: Model) -> None:
+    limit = getattr(model.hf.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and config.text.context > limit:
+        raise ConfigError(
+            f"text.context is {config.text.context}, but {model.name} has {limit} positions; "
+            "lower text.context."
+        )
 
 
 @torch.no_grad()
@@ -131,31 +153,48 @@ def training_metadata(trainer: SAETrainer) -> dict[str, Any]:
     }
 
 
-def _prepare_folder(out: Path, resume: bool) -> Path | None:
-    """Make `out`, and find the checkpoint to go on from."""
+def _checkpoint_of(out: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from; a run that is not to be resumed must not be there."""
     checkpoint = last_checkpoint(out)
     if not resume and (checkpoint is not None or (out / "cfg.json").exists()):
         raise OutputError(f"{out} already holds a run; pass --resume, or choose another folder.")
+    return checkpoint
+
+
+@contextmanager
+def _run_folder(out: Path, trainer: SAETrainer) -> Iterator[None]:
+    """Make `out` and write its config; a run that fails before its first step leaves nothing."""
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
+        (out / _CONFIG).write_text(dump_config(trainer.config), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{out} can't be written: {error.strerror}.") from error
-    return checkpoint if resume else None
+    try:
+        yield
+    except SaesteerError:
+        if trainer.step_count == 0:
+            for name in (_CONFIG, _METRICS):
+                (out / name).unlink(missing_ok=True)
+            if made:
+                shutil.rmtree(out, ignore_errors=True)
+        raise
 
 
 def _open_tracker(
     config: TrainSAEConfig, out: Path, trainer: SAETrainer, *, resumed: bool
 ) -> Tracker:
     step = trainer.step_count if resumed else None
-    trackers: list[Tracker] = [JsonlTracker(out / "metrics.jsonl", step)]
+    trackers: list[Tracker] = []
     if config.wandb.project is not None:
         wandb = WandbTracker(
-            project=config.wandb.project, name=config.wandb.name, mode=config.wandb.mode,
-            folder=out, config=asdict(config), run_id=trainer.wandb_id,
+            project=config.wandb.project,
+            name=config.wandb.name,
+            mode=config.wandb.mode,
+            folder=out,
+            config=asdict(config),
+            run_id=trainer.wandb_id,
         )
         trainer.wandb_id = wandb.run_id
         trackers.append(wandb)
-    return Trackers(*trackers)
+    return Trackers(JsonlTracker(out / _METRICS, step), *trackers)

@@ -74,7 +74,7 @@ class TopKModule(nn.Module):
 
     @torch.no_grad()
     def initialise(self, sample: Float[Tensor, "n d_model"]) -> None:
-        """Set the input scale and the decoder bias (the scaled mean) from a sample of activations."""
+        """Set the input scale and the decoder bias (the scaled mean) from some activations."""
         sample = sample.float()
         rms = sample.pow(2).sum(-1).mean().sqrt()
         self.input_scale.copy_(sample.shape[-1] ** 0.5 / rms)
@@ -120,12 +120,18 @@ def _dots(left: Tensor, right: Tensor, active: Active) -> Tensor:
 
 
 class _SparseReconstruct(torch.autograd.Function):
-    """`sum_j relu(pre_j) w_dec_j + b_dec` over active entries, with sparse gradients for all four."""
+    """`sum_j relu(pre_j) w_dec_j + b_dec` over active entries, with sparse gradients for all."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, w_dec: Tensor, b_dec: Tensor,
-        active: Active, values: Tensor,
+        ctx: Any,
+        x: Tensor,
+        w_enc: Tensor,
+        b_enc: Tensor,  # noqa: ARG004 (backward returns its gradient)
+        w_dec: Tensor,
+        b_dec: Tensor,
+        active: Active,
+        values: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, w_enc, w_dec, b_dec, values)
         ctx.active = active
@@ -191,10 +197,20 @@ def _starts(rows: Tensor, n_rows: int) -> Tensor:
 
 
 def sae_loss(
-    module: TopKModule, batch: Tensor, *, k: int, kind: Literal["batchtopk", "topk"],
-    dead: Tensor | None, aux_k: int, aux_coefficient: float, dtype: torch.dtype,
-) -> tuple[StepResult, Active]:
+    module: TopKModule,
+    batch: Tensor,
+    *,
+    k: int,
+    kind: Literal["batchtopk", "topk"],
+    dead: Tensor | None,
+    aux_k: int,
+    aux_coefficient: float,
+    dtype: torch.dtype,
+) -> tuple[StepResult, Active, Tensor]:
     """Loss of one batch of raw activations `[batch, d_model]`; call `.loss.backward()` on it.
+
+    Returns:
+        the figures, the entries chosen, and their values; a value of 0 did not fire.
 
     Args:
         dead: indices of dead latents, or None where there are none.
@@ -212,12 +228,10 @@ def sae_loss(
     lowest = torch.where(values > 0, values, torch.inf).min()
     l0 = (values > 0).sum() / len(x)
     loss = fvu + aux_coefficient * aux
-    return StepResult(loss, fvu.detach(), aux.detach(), l0, lowest), active
+    return StepResult(loss, fvu.detach(), aux.detach(), l0, lowest), active, values
 
 
-def _aux_loss(
-    module: TopKModule, x: Tensor, error: Tensor, dead: Tensor, aux_k: int
-) -> Tensor:
+def _aux_loss(module: TopKModule, x: Tensor, error: Tensor, dead: Tensor, aux_k: int) -> Tensor:
     """How badly the dead latents model what the live ones left over.
 
     Source: Gao et al. 2024, Scaling and evaluating sparse autoencoders, AuxK.

@@ -32,6 +32,8 @@ _RESUMABLE = frozenset(
 )
 """Settings that may change between start and resume, since they change no number."""
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
 
 @dataclass
 class StopRequest:
@@ -70,9 +72,15 @@ class SAETrainer:
         config, module = self.config, self.module
         if self.step_count == 0:
             module.initialise(batch)
-        result, active = sae_loss(
-            module, batch, k=config.k, kind=config.arch, dead=self._dead(), aux_k=config.aux_k,
-            aux_coefficient=config.aux_coefficient, dtype=getattr(torch, config.dtype),
+        result, active, values = sae_loss(
+            module,
+            batch,
+            k=config.k,
+            kind=config.arch,
+            dead=self._dead(),
+            aux_k=config.aux_k,
+            aux_coefficient=config.aux_coefficient,
+            dtype=getattr(torch, config.dtype),
         )
         result.loss.backward()
         module.project_decoder_gradient()
@@ -82,7 +90,7 @@ class SAETrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         module.normalise_decoder()
-        self._observe(result, active)
+        self._observe(result, active, values)
         self.step_count += 1
         return result
 
@@ -130,10 +138,7 @@ class SAETrainer:
     def _figures(self, result: StepResult, rate: float) -> dict[str, float]:
         figures = {name: float(value.detach()) for name, value in vars(result).items()}
         if not math.isfinite(figures["loss"]):
-            raise DataError(
-                f"the loss is {figures['loss']} at step {self.step_count}; lower lr, or look at "
-                "the activations. Earlier checkpoints are intact."
-            )
+            raise DataError(_diverged(f"the loss is {figures['loss']}", self.step_count))
         dead = self._dead()
         return {
             **figures,
@@ -152,9 +157,10 @@ class SAETrainer:
         return dead if len(dead) else None
 
     @torch.no_grad()
-    def _observe(self, result: StepResult, active: Active) -> None:
+    def _observe(self, result: StepResult, active: Active, values: Tensor) -> None:
         tokens_seen = (self.step_count + 1) * self.config.batch_size
-        self.module.last_fired[active.features] = tokens_seen
+        fired = (values > 0).long() * tokens_seen
+        self.module.last_fired.scatter_reduce_(0, active.features, fired, "amax")
         rate = 1.0 if self.step_count == 0 else self.config.threshold_rate
         moved = torch.lerp(self.module.threshold, result.threshold, rate)
         self.module.threshold.copy_(torch.where(moved.isfinite(), moved, self.module.threshold))
@@ -166,7 +172,14 @@ class SAETrainer:
         return float((seen - self.module.last_fired > window).float().mean())
 
     def save(self, folder: Path) -> Path:
-        """Write a checkpoint of everything."""
+        """Write a checkpoint of everything.
+
+        Raises:
+            DataError: a weight is no number; what was saved before stays.
+            OutputError: the disk is full or the folder can't be written.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.module.parameters()):
+            raise DataError(_diverged("a weight is NaN or infinite", self.step_count))
         place, stream = self.stream.state()
         tensors = {f"stream.{n}": t for n, t in stream.items()}
         tensors |= {f"module.{n}": t for n, t in self.module.state_dict().items()}
@@ -185,13 +198,18 @@ class SAETrainer:
             CheckpointError: it is damaged, or was written under another config.
         """
         state, tensors = read_checkpoint(path)
-        check_same_config(state["config"], asdict(self.config), path)
-        self.module.load_state_dict(_under("module.", tensors))
-        for name, parameter in self.module.named_parameters():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[parameter] = {k: tensors[f"adam.{k}.{name}"] for k in keys}
-        self.stream.restore(state["stream"], _under("stream.", tensors))
-        self.step_count, self.wandb_id = state["step"], state["wandb_id"]
+        try:
+            check_same_config(state["config"], asdict(self.config), path)
+            self.module.load_state_dict(_under("module.", tensors))
+            for name, parameter in self.module.named_parameters():
+                moments = {key: tensors[f"adam.{key}.{name}"] for key in _MOMENTS}
+                self.optimizer.state[parameter] = {
+                    key: value.to(parameter.device) for key, value in moments.items()
+                }
+            self.stream.restore(state["stream"], _under("stream.", tensors))
+            self.step_count, self.wandb_id = state["step"], state["wandb_id"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is not a checkpoint of this run: {error!r}") from error
 
 
 def learning_rate(config: TrainSAEConfig, step: int) -> float:
@@ -214,10 +232,11 @@ def check_same_config(saved: Mapping[str, Any], here: Mapping[str, Any], path: P
     Raises:
         CheckpointError: naming each setting that differs.
     """
+    then, now = _flat(saved), _flat(here)
     differing = [
-        f"{key}: {saved.get(key)!r} then, {value!r} now"
-        for key, value in here.items()
-        if key not in _RESUMABLE and saved.get(key) != value
+        f"{key}: {then.get(key)!r} then, {value!r} now"
+        for key, value in now.items()
+        if key.partition(".")[0] not in _RESUMABLE and then.get(key) != value
     ]
     if differing:
         raise CheckpointError(
@@ -226,12 +245,35 @@ def check_same_config(saved: Mapping[str, Any], here: Mapping[str, Any], path: P
         )
 
 
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        nested = isinstance(value, Mapping)
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _diverged(what: str, step: int) -> str:
+    return (
+        f"{what} at step {step}; lower lr, or look at the activations. "
+        "Earlier checkpoints are intact."
+    )
+
+
 @contextmanager
 def watch_signals() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT ask the run to stop after its step; a second one ends it at once."""
+    """SIGTERM and SIGINT ask the run to stop after its step; a second one ends it at once.
+
+    Python takes signals in its main thread only; in another one the request is never set.
+    """
     import signal
+    import threading
 
     stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def ask(number: int, _frame: Any) -> None:
         if stop.signal is not None:

@@ -6,26 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from laws import clamp_plan, direction, latch_plan, scaled_plan
+from laws import clamp_plan, latch_plan
 
-from saesteer import steer
 from saesteer.models import Model
 from saesteer.steer import Plan
 
 
-@pytest.fixture(params=("add", "clamp", "scaled", "latch"))
+@pytest.fixture(params=("edits", "latch"))
 def plan_for(request: pytest.FixtureRequest, tiny_sae: Any) -> Callable[[Model], Plan]:
-    """Makes one of the plans above for a model."""
+    """Makes a plan for a model: edits of every kind, or one behind a gate that remembers."""
 
     def make(model: Model) -> Plan:
-        match request.param:
-            case "add":
-                return Plan(steer.add("resid_post.2", 10 * direction(model, 1)))
-            case "clamp":
-                return clamp_plan(model, tiny_sae(model, "resid_post.2"))
-            case "scaled":
-                return scaled_plan(model)
-            case _:
-                return latch_plan(model)
+        if request.param == "latch":
+            return latch_plan(model)
+        return clamp_plan(model, tiny_sae(model, "resid_post.2"))
 
     return make

@@ -73,18 +73,14 @@ def latch_plan(model: Model, strength: float = 1.0) -> Plan:
 
 
 def clamp_plan(model: Model, sae: Any) -> Plan:
-    """Two features of one SAE and a dense edit at the same site, and one at another."""
+    """Edits of features and dense ones at one site, and a dense one at another."""
     return Plan(
         steer.clamp(sae, [3, 7], 6.0),
         steer.scale(sae, 11, 3.0),
         steer.add("resid_post.2", 2 * direction(model, 1)),
+        steer.add_scaled("resid_post.2", 0.3 * direction(model, 4)),
         steer.project_out("resid_pre.1", direction(model, 2)),
     )
-
-
-def scaled_plan(model: Model) -> Plan:
-    """Half of each token's norm."""
-    return Plan(steer.add_scaled("resid_post.2", direction(model, 1)), strength=0.5)
 
 
 def generate(model: Model, prompts: Sequence[str], new: int = 10, **options: Any) -> Run:

@@ -78,12 +78,13 @@ def made_results(
         equal("feature", "CAA", feature_over_caa),
     ]
     settings = {"task": "sentiment", "unit": "VADER compound", "reference": "feature",
-                "kl_budget": 2.0, "doses": [0.1, 0.22], "reproduce": "saesteer compare X"}  # fmt: skip
+                "kl_budget": 2.0, "doses": [0.1, 0.22]}  # fmt: skip
     texts = {"feature": "a <b>bright</b> day", "CAA": "a day & a night"}
     samples = [{"task": "sentiment", "prompt": f"Prompt <{i}>", "unsteered": "a day",
                 "texts": texts} for i in range(5)]  # fmt: skip
     return {"model": {"name": "tiny"}, "compare": rows, "curves": curves, "equal_kl": equal_kl,
-            "samples": samples, "settings": [settings], "seconds": 12.0, **extra}  # fmt: skip
+            "samples": samples, "settings": [settings], "seconds": 12.0,
+            "reproduce": "saesteer compare X", **extra}  # fmt: skip
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import saesteer.methods as methods
 from saesteer.data.contrast import Contrast
 from saesteer.errors import TaskError
 from saesteer.evals import compare as compare_task
+from saesteer.evals.entries import check_methods
 from saesteer.evals.report import write_report
 from saesteer.evals.results import Report
 from saesteer.evals.scorers import LexiconRate
@@ -24,18 +25,21 @@ from saesteer.steer import Plan, add_scaled
 SMALL: dict[str, Any] = {"doses": (0.2, 0.6), "max_new_tokens": 6, "seeds": (0, 1)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def vowels() -> Task:
     """Score letters, which even a random model writes."""
     contrast = Contrast.from_texts(
         [f"aaa eee {i} aaa" for i in range(10)], [f"zzz xxx {i} zzz" for i in range(10)], name="toy"
     )
-    prompts = {"validation": ("one day", "so it", "we saw"), "test": ("at last", "then the old", "x")}
+    prompts = {
+        "validation": ("one day", "so it", "we saw"),
+        "test": ("at last", "then the old", "x"),
+    }
     letters = tuple("abcdefghijklm")
     return Task("vowels", contrast, prompts, LexiconRate(letters, tuple("nopqrstuvwxyz")))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report(
     tiny_model: Callable[[str], Model], tiny_sae: Callable[..., SAE], vowels: Task
 ) -> Report:
@@ -53,13 +57,15 @@ def test_every_method_and_every_control_is_there(report: Report) -> None:
     assert {row["method"] for row in report.curves} == {r["method"] for r in report.compare[1:]}
     held = {(row["method"], row["against"]) for row in report.equal_kl}
     assert {(m, "random direction") for m in ("feature", "CAA", "ActAdd", "prompting")} < held
-    assert ("feature", "CAA") in held and ("CAA", "feature") not in held
+    assert ("feature", "CAA") in held
+    assert ("CAA", "feature") not in held
 
 
 def test_the_unsteered_model_does_not_move(report: Report) -> None:
     row = report.compare[0]
     assert (row["effect"], row["kl"], row["strength"], row["relative_dose"]) == (0, 0, 0, 0)
-    assert row["effect_ci"] == [0, 0] and row["anti_steered"] == 0
+    assert row["effect_ci"] == [0, 0]
+    assert row["anti_steered"] == 0
 
 
 def test_effects_are_differences_of_scores(report: Report) -> None:
@@ -110,9 +116,10 @@ def test_samples_hold_every_methods_text(report: Report) -> None:
 def test_a_report_is_plain_and_prints(report: Report, tmp_path: Path) -> None:
     results = report.to_dict()
     assert json.loads(json.dumps(results)) == results
-    assert {"model", "sae", "task", "compare", "curves", "samples", "equal_kl"} <= set(results)
+    assert {"model", "task", "compare", "curves", "samples", "equal_kl"} <= set(results)
     page = write_report(results, tmp_path).read_text()
-    assert "Vowels" in page and "random direction" in page
+    assert "Vowels" in page
+    assert "random direction" in page
 
 
 def test_the_same_call_gives_the_same_numbers(
@@ -163,16 +170,16 @@ def test_progress_ends_where_it_said(tiny_model: Callable[[str], Model], vowels:
         tiny_model("llama"), vowels, [methods.CAA()],
         progress=lambda *step: seen.append(step), **SMALL,
     )  # fmt: skip
-    assert [done for done, _, _ in seen] == list(range(1, len(seen) + 1))
-    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _, _ in seen[:-1]] == list(range(1, len(seen)))
+    assert all(done <= total for done, total, _ in seen)
+    assert seen[-1] == (len(seen) - 1, len(seen) - 1, "done")
 
 
-def test_a_tracker_gets_table_and_figures(
-    tiny_model: Callable[[str], Model], vowels: Task
-) -> None:
+def test_a_tracker_gets_table_and_figures(tiny_model: Callable[[str], Model], vowels: Task) -> None:
     class Kept:
-        tables: dict[str, Any] = {}
-        figures: dict[str, float] = {}
+        def __init__(self) -> None:
+            self.tables: dict[str, Any] = {}
+            self.figures: dict[str, float] = {}
 
         def log(self, step: int, figures: Any) -> None:
             self.figures.update(figures)
@@ -199,11 +206,9 @@ def test_a_tracker_gets_table_and_figures(
         ([methods.CAA(), "CAA"], r"methods\[1\] is 'CAA'; expected a method or a ready Plan"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(
-    tiny_model: Callable[[str], Model], vowels: Task, given: list[Any], message: str
-) -> None:
+def test_what_cannot_be_compared_is_refused(given: list[Any], message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        compare_task(tiny_model("llama"), vowels, given, **SMALL)
+        check_methods(given)
 
 
 @pytest.mark.parametrize("doses", [(), (0.0, 0.1), (-0.1,)])

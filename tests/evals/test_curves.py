@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saesteer.evals.curves import Curve, Point, advantage_at_equal_kl, effects_at, pool
@@ -29,7 +29,9 @@ def point(kl: float, effects: tuple[float, ...], strength: float = 1.0) -> Point
 
 def curve(*nodes: tuple[float, tuple[float, ...]], method: str = "feature") -> Curve:
     """A curve through (KL, effects) nodes."""
-    return Curve(method, tuple(point(kl, effects, i + 1) for i, (kl, effects) in enumerate(nodes)))
+    return Curve(
+        method, tuple(point(kl, effects, i + 1.0) for i, (kl, effects) in enumerate(nodes))
+    )
 
 
 RISING = curve((0.5, (0.1, 0.3)), (2.0, (0.4, 0.0)))
@@ -68,12 +70,14 @@ def test_points_may_come_in_any_order_of_kl() -> None:
 def test_equal_kls_do_not_divide_by_zero() -> None:
     flat = curve((1.0, (0.2,)), (1.0, (0.4,)), (2.0, (0.4,)))
     found = effects_at(flat, 1.0)
-    assert found is not None and 0.2 <= found[0] <= 0.4
+    assert found is not None
+    assert 0.2 <= found[0] <= 0.4
 
 
 effect_rows = st.lists(st.tuples(*[st.floats(-2, 2, allow_nan=False)] * 3), min_size=1, max_size=4)
 
 
+@settings(deadline=None)
 @given(effect_rows, st.floats(0, 1))
 def test_interpolated_effects_lie_between_their_neighbours(
     rows: list[tuple[float, ...]], share: float
@@ -88,6 +92,7 @@ def test_interpolated_effects_lie_between_their_neighbours(
         assert min(a, b) - 1e-9 <= value <= max(a, b) + 1e-9
 
 
+@settings(deadline=None)
 @given(effect_rows, st.floats(0.01, 0.99))
 def test_no_advantage_over_itself(rows: list[tuple[float, ...]], share: float) -> None:
     measured = curve(*((float(i + 1), effects) for i, effects in enumerate(rows)))
@@ -104,7 +109,8 @@ def test_advantage_is_antisymmetric() -> None:
         curve((1.0, r[0]), (2.0, r[1]), method=name) for name, r in zip("ab", rows, strict=True)
     )
     (forth,), (back,) = advantage_at_equal_kl(a, b, [1.4]), advantage_at_equal_kl(b, a, [1.4])
-    assert forth.difference is not None and back.difference is not None
+    assert forth.difference is not None
+    assert back.difference is not None
     assert forth.difference.mean == pytest.approx(-back.difference.mean)
     assert forth.difference.low == pytest.approx(-back.difference.high, abs=0.05)
 
@@ -115,7 +121,8 @@ def test_a_shift_of_every_prompt_is_certain_however_much_prompts_differ() -> Non
     null = curve((1.0, base), method="random direction")
     better = curve((1.0, tuple(x + 0.1 for x in base)))
     (found,) = advantage_at_equal_kl(better, null, [1.0])
-    assert found.difference is not None and found.certain
+    assert found.difference is not None
+    assert found.certain
     assert found.difference.low == pytest.approx(0.1)
     assert found.difference.high == pytest.approx(0.1)
 
@@ -135,13 +142,15 @@ def test_several_seeds_are_one_null() -> None:
     (found,) = advantage_at_equal_kl(curve((1.0, (1.0, 1.0))), null, [1.0])
     assert found.against_effect == pytest.approx(0.1)
     assert found.each == pytest.approx((0.1, 0.1))
-    assert found.difference is not None and found.difference.mean == pytest.approx(0.9)
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx(0.9)
 
 
 def test_a_seed_that_ends_early_ends_the_comparison() -> None:
     null = [curve((1.0, (0.1,))), curve((0.2, (0.3,)))]
     (found,) = advantage_at_equal_kl(curve((1.0, (1.0,))), null, [0.5])
-    assert not found.reached and found.effect == pytest.approx(0.5)
+    assert not found.reached
+    assert found.effect == pytest.approx(0.5)
 
 
 def test_pooling_copies_changes_nothing_but_the_spread_of_seeds() -> None:

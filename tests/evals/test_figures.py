@@ -35,7 +35,8 @@ def test_curves_start_at_no_damage_and_no_effect(make: SimpleNamespace) -> None:
 
 def test_higher_effects_are_higher_up_and_more_damage_is_further_right() -> None:
     axes = Axes(2.0, -1.0, 1.0)
-    assert axes.y(0.9) < axes.y(-0.9) and axes.x(1.5) > axes.x(0.2)
+    assert axes.y(0.9) < axes.y(-0.9)
+    assert axes.x(1.5) > axes.x(0.2)
 
 
 def test_points_beyond_the_axis_are_named_instead(make: SimpleNamespace) -> None:
@@ -50,7 +51,8 @@ def test_the_chosen_strength_is_filled(make: SimpleNamespace) -> None:
 
 def test_methods_have_colours_of_their_own_and_controls_are_grey(make: SimpleNamespace) -> None:
     classes = series_classes(make.results()["compare"])
-    assert classes["feature"] == "s0" and classes["CAA"] == "s1"
+    assert classes["feature"] == "s0"
+    assert classes["CAA"] == "s1"
     assert classes["random direction"].startswith("c")
     assert len(set(classes.values())) == len(classes)
 

@@ -41,12 +41,15 @@ def tuples() -> Model:
     """The same model, its blocks returning tuples as some architectures do."""
     model = llama()
     for block in model.layout.blocks:
-        block.register_forward_hook(lambda _m, _i, out: (out,))
-    first = model.layout.blocks[0]
-    for block in [*model.layout.blocks[1:], model.layout.final_norm]:
-        block.register_forward_pre_hook(lambda _m, args: (args[0][0], *args[1:]))
-    assert first is model.layout.blocks[0]
+        block.forward = wrapped(block.forward)
+    for reader in [*model.layout.blocks[1:], model.layout.final_norm]:
+        reader.register_forward_pre_hook(lambda _m, args: (args[0][0], *args[1:]))
     return model
+
+
+def wrapped(forward):
+    """Return a tuple, as older blocks do."""
+    return lambda *args, **kwargs: (forward(*args, **kwargs),)
 
 
 BATCH = ["some words", "fewer"]
@@ -89,10 +92,10 @@ def test_a_wrapped_forward_comes_back_after_an_exception():
     model, site = llama(), Site(2, "resid_post")
     tokens = model.tokenize(BATCH, padding_side="right")
     replay = Replay(model, site)
-    wrapped = model.layout.blocks[0].forward
-    model.layout.blocks[0].forward = wrapped
+    own = model.layout.blocks[0].forward
+    model.layout.blocks[0].forward = own
     with pytest.raises(RuntimeError):
         replay(tokens, torch.zeros(2, 10, 15))
-    assert model.layout.blocks[0].__dict__["forward"] is wrapped
+    assert model.layout.blocks[0].__dict__["forward"] is own
     assert "forward" not in model.layout.blocks[1].__dict__
     assert not model.layout.blocks[2]._forward_hooks

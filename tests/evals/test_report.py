@@ -49,7 +49,8 @@ class Page(HTMLParser):
             self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"{tag} closes nothing"
+        assert self.open, f"{tag} closes nothing"
+        assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.said.append(data)
@@ -73,7 +74,8 @@ def test_tags_nest_and_the_parts_are_there(make: SimpleNamespace) -> None:
 def test_nothing_is_fetched(make: SimpleNamespace) -> None:
     html = full_page(make)
     page = Page(html)
-    assert all(link.startswith(("#", "data:")) for link in page.links) and page.links
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert page.links
     assert not {"script", "img", "iframe", "object", "embed"} & set(page.tags)
     for word in ("http:", "https:", "@import", "url(", "@font-face"):
         assert word not in html
@@ -82,12 +84,14 @@ def test_nothing_is_fetched(make: SimpleNamespace) -> None:
 def test_links_within_the_page_lead_somewhere(make: SimpleNamespace) -> None:
     page = Page(full_page(make))
     inner = {link[1:] for link in page.links if link.startswith("#")}
-    assert inner and inner <= page.ids
+    assert inner
+    assert inner <= page.ids
 
 
 def test_text_from_models_and_users_is_escaped(make: SimpleNamespace) -> None:
     html = full_page(make)
-    assert "<b>bright</b>" not in html and "&lt;b&gt;bright&lt;/b&gt;" in html
+    assert "<b>bright</b>" not in html
+    assert "&lt;b&gt;bright&lt;/b&gt;" in html
     said = "".join(Page(html).said)
     for words in ("Prompt <0>", "joy & <delight>", "not <rage>.", "a day & a night"):
         assert words in said
@@ -111,24 +115,30 @@ def test_a_page_of_little_is_still_a_page() -> None:
 
 def test_samples_beyond_the_first_wait_behind_a_click(make: SimpleNamespace) -> None:
     before, _, after = full_page(make).partition("<details>")
-    assert "Prompt &lt;2&gt;" in before and "Prompt &lt;3&gt;" not in before
+    assert "Prompt &lt;2&gt;" in before
+    assert "Prompt &lt;3&gt;" not in before
     assert "Prompt &lt;3&gt;" in after
 
 
 def test_several_tasks_stand_on_one_page(make: SimpleNamespace) -> None:
     other: dict[str, Any] = json.loads(json.dumps(make.results()).replace("sentiment", "ocean"))
     joined = join_results(make.results(), other, seconds=99.0)
-    assert len(joined["compare"]) == 10 and joined["seconds"] == 99.0
+    assert len(joined["compare"]) == 10
+    assert joined["seconds"] == 99.0
     page = Page(render(joined))
-    assert {"task-sentiment", "task-ocean"} <= page.ids and page.tags.count("svg") == 4
+    assert {"task-sentiment", "task-ocean"} <= page.ids
+    assert page.tags.count("svg") == 4
 
 
 def test_results_and_page_are_written_whole(make: SimpleNamespace, tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "out"
     page = write_report(make.results(odd=float("nan"), far=math.inf, at=tmp_path), folder)
-    assert page == folder / "report.html" and page.read_text().startswith("<!doctype html>")
+    assert page == folder / "report.html"
+    assert page.read_text().startswith("<!doctype html>")
     results = json.loads((folder / "results.json").read_text())
-    assert results["odd"] is None and results["far"] is None and results["at"] == str(tmp_path)
+    assert results["odd"] is None
+    assert results["far"] is None
+    assert results["at"] == str(tmp_path)
     assert render(results) == page.read_text()
     assert sorted(p.name for p in folder.iterdir()) == ["report.html", "results.json"]
 

@@ -100,8 +100,10 @@ def site_rows(model: Model, text: str) -> torch.Tensor:
 
 def test_a_perfect_sae_costs_nothing(model):
     scores = evaluate_sae(model, perfect(), TEXTS)
-    assert scores.fvu < 1e-10 and scores.fvu_per_token < 1e-10
-    assert abs(scores.delta_ce) < EXACT and abs(scores.kl) < EXACT
+    assert scores.fvu < 1e-10
+    assert scores.fvu_per_token < 1e-10
+    assert abs(scores.delta_ce) < EXACT
+    assert abs(scores.kl) < EXACT
     assert scores.ce_recovered == pytest.approx(1, abs=1e-3)
     assert scores.ce_recovered_mean == pytest.approx(1, abs=1e-3)
     assert scores.l0 == D_MODEL
@@ -144,7 +146,8 @@ def test_losses_are_those_of_a_hand_made_forward(model):
     assert scores.delta_ce == pytest.approx(ce[1] - ce[0], abs=EXACT)
     assert scores.kl == pytest.approx(kl, abs=EXACT)
     assert scores.ce_recovered == pytest.approx((ce[2] - ce[1]) / (ce[2] - ce[0]), abs=1e-3)
-    assert 0.05 < scores.fvu < 1.5 and abs(scores.delta_ce) > 0.01
+    assert 0.05 < scores.fvu < 1.5
+    assert abs(scores.delta_ce) > 0.01
 
 
 def test_batches_and_padding_make_no_difference(model):
@@ -173,7 +176,8 @@ def test_outlier_tokens_are_neither_scored_nor_replaced(model):
     texts = ["the cat sat on zthe matz"]
     assert (spoiled(outlier) - outlier).norm() > outlier.norm()
     scores = evaluate_sae(model, spoiled, texts)
-    assert scores.fvu < 1e-8 and abs(scores.delta_ce) < EXACT
+    assert scores.fvu < 1e-8
+    assert abs(scores.delta_ce) < EXACT
     assert scores.n_tokens == len(texts[0]) - 2
     assert scores.outlier_fraction == pytest.approx(2 / len(texts[0]))
     assert evaluate_sae(model, useless(), texts).ce_recovered == 0

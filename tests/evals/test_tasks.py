@@ -19,7 +19,8 @@ CONTRAST = Contrast.from_texts(["good"] * 5, ["bad"] * 5, name="toy")
 def test_builtin_tasks_load_and_read_no_prompt_twice(name: str) -> None:
     task = load_task(name)
     assert task.contrast.name == name
-    assert len(task.prompts["validation"]) >= 16 and len(task.prompts["test"]) >= 24
+    assert len(task.prompts["validation"]) >= 16
+    assert len(task.prompts["test"]) >= 24
     texts = {example.text for example in task.contrast.examples}
     assert texts.isdisjoint(task.prompts["test"])
 
@@ -33,7 +34,7 @@ def test_builtin_scorers_prefer_the_positives(name: str) -> None:
 
 
 def test_an_unknown_task_names_the_nearest() -> None:
-    with pytest.raises(TaskError, match="did you mean sentiment.*built-ins: ocean"):
+    with pytest.raises(TaskError, match=r"did you mean sentiment.*built-ins: ocean"):
         load_task("sentimant")
 
 

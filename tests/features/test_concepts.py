@@ -54,7 +54,8 @@ def test_a_feature_is_scored_as_the_full_encoder_scores_it(sae: SAE, resid: torc
     scores = _one(FeatureReadout((7,)), sae).scores(resid)
     assert scores.shape == (2, 5, 1)
     torch.testing.assert_close(scores[..., 0], sae.encode(resid)[..., 7])
-    assert (scores == 0).any() and (scores > 0.5).any()
+    assert (scores == 0).any()
+    assert (scores > 0.5).any()
 
 
 def test_weighted_features_add_up(sae: SAE, resid: torch.Tensor) -> None:

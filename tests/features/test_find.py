@@ -15,7 +15,7 @@ from saesteer.features.activations import read_activations
 from saesteer.features.find import LatentStats, find_features, latent_stats, rank_features
 from saesteer.models.sites import Site
 
-SITE = Site(1, "resid_post")
+SITE = Site(0, "resid_pre")
 PLANTED = 11
 NAMES = ["day", "meal", "road", "house", "song", "walk", "letter", "boat", "room", "chair"]
 CONTRAST = Contrast.from_texts(
@@ -153,8 +153,8 @@ def test_results_are_json(planted: tuple[Any, Any]) -> None:
 
 def test_errors(planted: tuple[Any, Any]) -> None:
     model, sae = planted
+    one_split = Contrast(tuple(replace(e, split="test") for e in CONTRAST.examples))
     with pytest.raises(ContrastError, match="it has no examples"):
-        one_split = Contrast(tuple(replace(e, split="test") for e in CONTRAST.examples))
         find_features(model, sae, one_split)
     narrow = replace(
         sae, w_enc=sae.w_enc[:-2], w_dec=sae.w_dec[:, :-2].contiguous(), b_dec=sae.b_dec[:-2]

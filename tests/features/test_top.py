@@ -23,7 +23,7 @@ def test_shares_and_firings_are_the_saes_own(tiny_model: Any, tiny_sae: Any) -> 
     found = top_features(model, sae, TEXT, top=sae.d_sae)
     assert found.n_active == len(found.features) == int((latents > 0).any(0).sum())
     assert abs(sum(feature.share for feature in found.features) - 1) < 1e-5
-    assert "".join(found.tokens) == TEXT
+    assert "".join(found.tokens).strip() == TEXT
     for feature in found.features:
         column = latents[:, feature.index]
         assert {f.position for f in feature.firings} == set(column.nonzero().flatten().tolist())

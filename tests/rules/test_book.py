@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import saesteer.steer.where as places
 from saesteer.errors import ConfigError, FeatureError, RuleError, SaeError
 from saesteer.features.concepts import CosineReadout, FeatureReadout, ProbeReadout
 from saesteer.rules import RuleBook
 from saesteer.saes.sae import SAE
 from saesteer.steer.feature_edits import Clamp, FeatureAdd
 from saesteer.steer.intervention import AddScaled
-import saesteer.steer.where as places
 
 FILE = """\
 # saesteer rules explain medical.yaml --prompt "My chest hurts."
@@ -47,7 +47,10 @@ def _write(folder: Path, text: str = FILE) -> Path:
 
 def _dict(**changes: Any) -> dict[str, Any]:
     base = {
-        "concepts": {"pain": {"feature": 1, "threshold": 1}, "calm": {"feature": 2, "threshold": 1}},
+        "concepts": {
+            "pain": {"feature": 1, "threshold": 1},
+            "calm": {"feature": 2, "threshold": 1},
+        },
         "rules": "careful :- pain, not calm.",
         "acts": {"careful": {"clamp": 3, "value": 2}},
     }
@@ -109,12 +112,18 @@ def test_a_plan_needs_acts_and_an_sae_that_has_the_features(eye_sae: SAE) -> Non
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ("careful :- paim.", "line 1, column 12: 'paim' is neither a concept nor the head of a rule"),
+        (
+            "careful :- paim.",
+            "line 1, column 12: 'paim' is neither a concept nor the head of a rule",
+        ),
         ("careful :- paim.", "; did you mean 'pain'? Define it under concepts: or derive it."),
         ("careful :- pain,\n  not zzz.", "line 2, column 3: 'zzz' is neither"),
         ("careful :- -pain.", "'-pain' is neither a concept nor the head of a rule; did you mean "),
         (":- nothing_here. careful.", "'nothing_here' is neither"),
-        ("carefull :- pain.", "acts.careful has no rule that derives 'careful'; did you mean 'carefu"),
+        (
+            "carefull :- pain.",
+            "acts.careful has no rule that derives 'careful'; did you mean 'carefu",
+        ),
         ("careful :- not careful.", "cycle through negation: careful needs not careful (line 1)"),
         ("careful :- pain", "line 1, column 16: found the end of the rules"),
     ],
@@ -184,8 +193,14 @@ def test_a_head_may_be_a_concept_too_and_concepts_may_go_unused() -> None:
         ),
         ({"acts": {"careful": {"clamp": 1}}}, "acts.careful.value is missing"),
         ({"acts": {"careful": {}}}, "acts.careful has none of clamp, scale, ablate, add, vector"),
-        ({"acts": {"careful": {"clamp": 1, "value": 1, "where": "there"}}}, "expected one of generated"),
-        ({"acts": {"careful": [{"clamp": 1, "value": 1}, 3]}}, "acts.careful.1 is 3, expected a map"),
+        (
+            {"acts": {"careful": {"clamp": 1, "value": 1, "where": "there"}}},
+            "expected one of generated",
+        ),
+        (
+            {"acts": {"careful": [{"clamp": 1, "value": 1}, 3]}},
+            "acts.careful.1 is 3, expected a map",
+        ),
         ({"acts": {"Careful": {"ablate": 1}}}, "acts: 'Careful' can't be a name"),
     ],
 )
@@ -197,9 +212,7 @@ def test_files_that_say_the_wrong_thing(changes: dict[str, Any], message: str | 
 
 
 def test_all_faults_are_told_at_once() -> None:
-    raw = _dict(
-        concepts={"pain": {"feature": 1}, "calm": {"feature": "x", "threshold": 1}}, act={}
-    )
+    raw = _dict(concepts={"pain": {"feature": 1}, "calm": {"feature": "x", "threshold": 1}}, act={})
     with pytest.raises(ConfigError) as caught:
         RuleBook.from_dict(raw)
     assert len(str(caught.value).split("; ")) >= 3
@@ -213,9 +226,18 @@ def test_all_faults_are_told_at_once() -> None:
         ((", scaled: true", ", scaled: maybe"), r"medical.yaml: acts.careful.1.scaled is 'maybe'"),
         (("  lively:", "  pain:"), r"medical.yaml: concepts.pain is given twice, on lines 4 and 6"),
         (("concepts:", "concepts: ["), r"medical.yaml is no valid YAML"),
-        (("probe: probe", "probe: broken"), r"concepts.likely.probe: .*broken.safetensors can't be"),
-        (("vector: calm", "vector: two"), r"lively.vector holds a \[2\], b \[2\], expected one vector"),
-        (("vector: calm", "vector: zero"), r"lively.vector: a direction at resid_post.1 has norm 0"),
+        (
+            ("probe: probe", "probe: broken"),
+            r"concepts.likely.probe: .*broken.safetensors can't be",
+        ),
+        (
+            ("vector: calm", "vector: two"),
+            r"lively.vector holds a \[2\], b \[2\], expected one vector",
+        ),
+        (
+            ("vector: calm", "vector: zero"),
+            r"lively.vector: a direction at resid_post.1 has norm 0",
+        ),
     ],
 )
 def test_faults_in_a_file_name_the_file_and_the_place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -46,7 +47,11 @@ def _gates(sae: SAE) -> dict[str, HeadGate]:
 
 
 def _frame(
-    ids: Tensor, mask: Tensor, lengths: Sequence[int] | None, start: int = 0, stop: int | None = None
+    ids: Tensor,
+    mask: Tensor,
+    lengths: Sequence[int] | None,
+    start: int = 0,
+    stop: int | None = None,
 ) -> Frame:
     stop = ids.shape[1] if stop is None else stop
     return Frame.of(
@@ -101,7 +106,7 @@ def test_gates_equal_a_loop_by_hand_whole_and_chunked(
     for bounds in ([0, 9], stops):
         gates = _gates(sae)
         states = {head: gate.new_state() for head, gate in gates.items()}
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             frame = _frame(ids, mask, lengths, start, stop)
             readings = {SITE: resid[:, start:stop]}
             for head, gate in gates.items():
@@ -156,6 +161,20 @@ def test_state_follows_the_rows_of_a_cache(eye_sae: SAE) -> None:
     assert got.tolist() == [[True], [True], [False]]
 
 
+def test_every_head_remembers_whichever_is_asked_first(eye_sae: SAE) -> None:
+    gates = _gates(eye_sae)
+    states = {head: gate.new_state() for head, gate in gates.items()}
+    ids, mask = torch.ones(1, 3).long(), torch.ones(1, 3)
+    resid = torch.zeros(1, 3, 8)
+    resid[0, 0, 3] = 5.0
+    opened = []
+    for t, order in enumerate((["careful", "wary"], ["wary", "careful"], ["careful", "wary"])):
+        frame, readings = _frame(ids, mask, None, t, t + 1), {SITE: resid[:, t : t + 1]}
+        found = {head: gates[head].open(readings, frame, states[head]) for head in order}
+        opened.append(found["wary"].item())
+    assert opened == [True, True, True]
+
+
 def test_columns_cached_before_the_plan_came_count_as_unread(eye_sae: SAE) -> None:
     gate = _gates(eye_sae)["wary"]
     ids, mask = torch.ones(1, 5).long(), torch.ones(1, 5)
@@ -194,7 +213,9 @@ def test_facts_alone_open_a_gate_and_padding_shuts_it() -> None:
     assert gate.open({}, frame, None).tolist() == [[False, True, True]]
 
 
-def test_nothing_is_read_back_from_the_device(eye_sae: SAE, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_read_back_from_the_device(
+    eye_sae: SAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gate = _gates(eye_sae)["wary"]
     resid, ids, mask = _text(2, 5, seed=1)
     frame, state = _frame(ids, mask, [3, 4]), gate.new_state()

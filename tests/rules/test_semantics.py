@@ -25,10 +25,10 @@ LAYER = [0, 0, 0, 1, 1, 1, 2, 2]
 def stratified(draw: st.DrawFn) -> str:
     """Rules whose `not` reaches into lower layers only; positive cycles inside a layer occur."""
     statements: list[str] = []
-    for _ in range(draw(st.integers(0, 10))):
+    for _ in range(draw(st.integers(0, 14))):
         head = draw(st.integers(0, N_ATOMS - 1))
         body: list[str] = []
-        for nots in draw(st.lists(st.integers(0, 2), max_size=3)):
+        for nots in draw(st.lists(st.sampled_from([0, 0, 1, 2]), max_size=3)):
             below = [i for i in range(N_ATOMS) if LAYER[i] < LAYER[head] + (nots == 0)]
             if below:
                 body.append("not " * nots + NAMES[draw(st.sampled_from(below))])

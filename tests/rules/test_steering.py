@@ -30,7 +30,7 @@ def sae(model: Model, tiny_sae: Callable[..., SAE]) -> SAE:
 
 @pytest.fixture(scope="module")
 def book(model: Model, sae: SAE) -> RuleBook:
-    """Token-level, negated and prompt-level concepts, each true of some tokens and not of others."""
+    """Token-level, negated and prompt-level concepts, each true of some tokens only."""
     batch = model.tokenize(PROMPTS)
     kept = sae.encode(record(model, batch, [sae.site])[sae.site])[batch.attention_mask]
     often = (kept > 0).float().mean(0)
@@ -45,7 +45,7 @@ def book(model: Model, sae: SAE) -> RuleBook:
                 "aggregate": "prompt",
             },
         },
-        "rules": "act :- a, not b.\nact :- c.\nhush :- b, not act.\n:- a, b.",
+        "rules": "act :- a, not b.\nact :- c.\nhush :- b, not act.\n:- act.",
         "acts": {
             "act": [{"add": 7, "amount": 40.0}, {"scale": a, "factor": 3.0, "where": "all"}],
             "hush": {"clamp": 9, "value": 30.0},
@@ -128,14 +128,14 @@ def test_the_trace_names_act_rule_concept_score_and_token(
 
 def test_alarms_are_told_once(model: Model, sae: SAE, book: RuleBook) -> None:
     prompt, at = next(
-        (p, reading.alarms[":- a, b."][-1])
+        (p, reading.alarms[":- act."][-1])
         for p in PROMPTS
         for reading in [book.evaluate(model, sae, p)]
         if reading.alarms
     )
     with book.plan(sae).on(model, prompt_lengths=1) as trace:
         logits(model, model.tokenize(prompt))
-    assert trace.explain(token=at).count("alarm: :- a, b.") == 1
+    assert trace.explain(token=at).count("alarm: :- act.") == 1
 
 
 def test_a_saved_plan_steers_alike_and_shares_one_evaluation(

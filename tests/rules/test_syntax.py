@@ -15,9 +15,7 @@ BODIES = st.lists(st.tuples(ATOMS, st.integers(0, 2)), min_size=1, max_size=4)
 RULES = st.tuples(ATOMS, st.one_of(st.just([]), BODIES))
 CONSTRAINTS = st.tuples(st.none(), BODIES)
 STATEMENTS = st.lists(st.one_of(RULES, CONSTRAINTS), max_size=6)
-Statements = list[
-    tuple[tuple[str, bool] | None, list[tuple[tuple[str, bool], int]]]
-]
+Statements = list[tuple[tuple[str, bool] | None, list[tuple[tuple[str, bool], int]]]]
 
 
 def _program(statements: Statements) -> Program:

@@ -46,7 +46,8 @@ def assert_equal(ours, theirs, resid):
         torch.testing.assert_close(
             ours.decode(latents), theirs.decode(latents), atol=1e-5, rtol=1e-5
         )
-    assert (latents > 0).any() and not (latents > 0).all()
+    assert (latents > 0).any()
+    assert not (latents > 0).all()
 
 
 @pytest.mark.parametrize("offset", [True, False])

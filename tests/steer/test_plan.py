@@ -1,0 +1,139 @@
+"""Plans as values: how they are made, scaled, joined, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saesteer import steer
+from saesteer.errors import DimensionError, PlanError, SiteError
+from saesteer.steer import Edit, Plan, PromptEdit
+
+VECTOR = torch.ones(32)
+ADD = steer.add("resid_post.1", VECTOR)
+numbers = st.floats(-8, 8, allow_nan=False)
+
+
+@given(a=numbers, b=numbers, c=numbers)
+def test_strengths_multiply_and_move_into_a_sum(a: float, b: float, c: float) -> None:
+    plan = Plan(Edit(ADD, strength=a), strength=b)
+    assert (plan * c).strength == (c * plan).strength == b * c
+    assert plan.with_strength(c).strength == c
+    both = (plan + Plan(ADD, strength=c)) * 2.0
+    assert [e.strength * both.strength for e in both.edits] == [a * b * 2.0, c * 2.0]
+
+
+def test_where_and_gate_are_for_bare_interventions() -> None:
+    own = Edit(ADD, where=steer.last())
+    plan = Plan(own, ADD, where=steer.all())
+    assert plan.edits[0] is own
+    assert plan.edits[1].where == steer.all()
+    assert Plan(ADD).edits[0].where == steer.generated()
+
+
+def test_a_sum_equals_its_parts_one_after_the_other(tiny_model: Any) -> None:
+    model, ids = tiny_model("llama"), torch.tensor([[5, 6, 7]])
+    one, two = (Plan(steer.add(f"resid_post.{n}", n * VECTOR), where=steer.all()) for n in (1, 2))
+    with one.on(model), two.on(model):
+        nested = model.hf(ids).logits
+    with (one + two).on(model):
+        assert torch.allclose(model.hf(ids).logits, nested, atol=1e-5)
+
+
+def test_strength_multiplies_the_change(tiny_model: Any) -> None:
+    model, ids = tiny_model("llama"), torch.tensor([[5, 6, 7]])
+    base = Plan(ADD, where=steer.all())
+    equal = Plan(steer.add("resid_post.1", -2.5 * VECTOR), where=steer.all())
+    with (base * -2.5).on(model):
+        got = model.hf(ids).logits
+    with equal.on(model):
+        assert torch.allclose(model.hf(ids).logits, got, atol=1e-5)
+
+
+def test_one_length_or_one_each(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    for lengths, edited in ((3, 4), ([3, 1], 6), (torch.tensor([4, 4]), 2)):
+        with Plan(ADD).on(model, prompt_lengths=lengths) as trace:
+            model.hf(ids)
+        assert trace.n_edited == edited
+    with pytest.raises(PlanError, match="tokens per row"), Plan(ADD).on(model, prompt_lengths=[0]):
+        pass
+    with pytest.raises(PlanError, match="3 rows"), Plan(ADD).on(model, prompt_lengths=[1, 1, 1]):
+        model.hf(ids)
+
+
+def test_a_bare_module_can_be_steered(tiny_model: Any) -> None:
+    model = tiny_model("gpt2")
+    with Plan(ADD).on(model.hf) as trace:
+        model.hf.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, eos_token_id=None)
+    assert trace.n_edited == 3
+
+
+def test_what_a_model_can_t_carry_out_is_refused_and_leaves_nothing(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    before = len(model.layout.base._forward_pre_hooks)
+    with pytest.raises(SiteError, match="layers 0-3"):
+        Plan(steer.add("resid_post.40", VECTOR)).attach(model)
+    with pytest.raises(DimensionError, match="made for width 7"):
+        Plan(steer.add("resid_post.1", torch.ones(7))).attach(model)
+    with pytest.raises(SiteError, match="fused"):
+        Plan(steer.add("neurons.1", torch.ones(64))).attach(tiny_model("mixtral"))
+    assert len(model.layout.base._forward_pre_hooks) == before
+    assert "generate" not in model.hf.__dict__
+
+
+@pytest.mark.parametrize("site", ["attn_out.1", "mlp_out.2", "head_out.1.2", "neurons.1"])
+def test_every_kind_of_site_can_be_edited(tiny_model: Any, site: str) -> None:
+    model, ids = tiny_model("llama"), torch.tensor([[5, 6, 7]])
+    from saesteer.models import Site
+
+    vector = torch.ones(model.layout.width(Site.parse(site)))
+    plain = model.hf(ids).logits
+    with Plan(steer.add(site, 3 * vector), where=steer.all()).on(model) as trace:
+        assert not torch.allclose(model.hf(ids).logits, plain, atol=1e-2)
+    assert trace.n_edited == 3
+
+
+def test_wrong_parts_are_refused() -> None:
+    from saesteer.steer.plan import _as_edit
+
+    with pytest.raises(PlanError, match="got a int"):
+        _as_edit(3, None, None)
+    wrong = Edit(ADD)
+    object.__setattr__(wrong, "where", steer.generated)
+    with pytest.raises(PlanError, match="where is a function, expected a Where"):
+        wrong.__post_init__()
+    with pytest.raises(PlanError, match="finite"):
+        Plan(ADD, strength=float("nan"))
+    with pytest.raises(PlanError, match="finite"):
+        Plan(ADD) * float("inf")
+
+
+def test_prompt_edits_act_in_generate_and_go_again(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    plan = Plan(prompt=PromptEdit(prefix="the rain "))
+    plain = model.generate("in the sea", max_new_tokens=6)
+    expected = model.generate("the rain in the sea", max_new_tokens=6)
+    with plan.on(model):
+        assert model.generate("in the sea", max_new_tokens=6) == expected
+    with (plan * 0.0).on(model):
+        assert model.generate("in the sea", max_new_tokens=6) == plain
+    assert model.prompt_edits == []
+    with pytest.raises(PlanError, match=r"Model\.generate"):
+        plan.attach(model.hf)
+
+
+def test_decay_halves(tiny_model: Any) -> None:
+    edit = Edit(ADD, schedule=steer.decay(2.0))
+    with Plan(edit).on(tiny_model("llama")) as trace:
+        tiny_model("llama").generate("the sea", max_new_tokens=5, eos_token_id=None)
+    sizes = torch.cat([d.norm[d.mask] for p in trace.passes for d in p.deeds])
+    expected = VECTOR.norm() * 0.5 ** (torch.arange(5) / 2)
+    assert torch.allclose(sizes, expected)
+    with pytest.raises(PlanError, match="half_life"):
+        steer.decay(0)
