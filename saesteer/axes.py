@@ -1,7 +1,7 @@
 """Tensor types with named axes, checked by jaxtyping and beartype in the tests only.
 
-    batch   rows of text           pos     token positions, padding included
-    d_model width of the residual  d_sae   number of latents      k   features in a slice
+batch   rows of text           pos     token positions, padding included
+d_model width of the residual  d_sae   number of latents      k   features in a slice
 """
 
 from __future__ import annotations

@@ -133,7 +133,11 @@ class Progress:
         from rich.console import Console
 
         if self._bar is None:
-            columns = ("[bold]{task.description}", progress.BarColumn(), progress.MofNCompleteColumn())
+            columns = (
+                "[bold]{task.description}",
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+            )
             columns += (progress.TimeRemainingColumn(), "{task.fields[note]}")
             self._bar = progress.Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(self._title, total=total, note="")

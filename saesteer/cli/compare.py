@@ -12,7 +12,16 @@ from typing import Any
 from saesteer.cli.common import Progress, check_json, show_table, write_json
 from saesteer.errors import OutputError
 
-_SHOWN = ("task", "method", "relative_dose", "effect", "effect_ci", "kl", "perplexity", "distinct_2")
+_SHOWN = (
+    "task",
+    "method",
+    "relative_dose",
+    "effect",
+    "effect_ci",
+    "kl",
+    "perplexity",
+    "distinct_2",
+)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -32,8 +41,11 @@ def compare(args: argparse.Namespace) -> None:
     tracker = None
     if config.wandb.project is not None:
         tracker = WandbTracker(
-            project=config.wandb.project, name=config.wandb.name, mode=config.wandb.mode,
-            folder=Path(args.out), config=asdict(config),
+            project=config.wandb.project,
+            name=config.wandb.name,
+            mode=config.wandb.mode,
+            folder=Path(args.out),
+            config=asdict(config),
         )
     command = " ".join(["saesteer compare", args.config, *args.overrides, "--out DIR"])
     with ExitStack() as stack:

@@ -35,7 +35,15 @@ def find(args: argparse.Namespace) -> None:
         for f, lens in zip(found, tokens, strict=True)
     ]
     write_json(args, rows)
-    keys = ("index", "auroc", "effect_size", "density", "max_activation", "logit_effect", "promoted")
+    keys = (
+        "index",
+        "auroc",
+        "effect_size",
+        "density",
+        "max_activation",
+        "logit_effect",
+        "promoted",
+    )
     show_table([{key: row[key] for key in keys} for row in rows])
 
 

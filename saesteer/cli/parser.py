@@ -71,7 +71,10 @@ def _group(
 
 def _out(parser: _Parser, default: str | None = None) -> None:
     parser.add_argument(
-        "--out", metavar="DIR", default=default, required=default is None,
+        "--out",
+        metavar="DIR",
+        default=default,
+        required=default is None,
         help="folder for the results" + (f" (default {default})" if default else ""),
     )
 
@@ -81,14 +84,18 @@ def _model(parser: _Parser) -> None:
 
 
 def _text(parser: _Parser) -> None:
-    parser.add_argument("--text", metavar="PATH", nargs="+", required=True, help="files, folders or data set names")
+    parser.add_argument(
+        "--text", metavar="PATH", nargs="+", required=True, help="files, folders or data set names"
+    )
     parser.add_argument("--field", help="key of the text in JSON records")
     parser.add_argument("--max-tokens", type=int, default=20_000, metavar="N", help="default 20000")
 
 
 def _quickstart(nouns: argparse._SubParsersAction[_Parser]) -> None:
     parser = _command(
-        nouns, "quickstart", _later("compare", "quickstart"),
+        nouns,
+        "quickstart",
+        _later("compare", "quickstart"),
         "See a real model steered by feature, rule and dense vector, on one page.",
     )
     _out(parser, "quickstart")
@@ -100,7 +107,9 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("config", help="YAML file, such as configs/sae/smollm2-135m.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change settings")
     _out(parser)
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in DIR"
+    )
 
 
 def _sae(nouns: argparse._SubParsersAction[_Parser]) -> None:
@@ -116,19 +125,34 @@ def _sae(nouns: argparse._SubParsersAction[_Parser]) -> None:
 
 def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     verbs = _group(nouns, "features", "Look at what the model represents.")
-    top = _command(verbs, "top", _later("features", "top"), "Which features fire on a text, and where.")
+    top = _command(
+        verbs, "top", _later("features", "top"), "Which features fire on a text, and where."
+    )
     top.add_argument("sae", help=_SAE_HELP)
     top.add_argument("--text", required=True, help="the text itself")
     find = _command(
         verbs, "find", _later("features", "find"), "Rank features by a set of contrasting texts."
     )
     find.add_argument("sae", help=_SAE_HELP)
-    find.add_argument("--contrast", required=True, metavar="FILE", help="JSON lines, or a built-in name")
-    find.add_argument("--effects", type=int, default=5, metavar="N", help="measure the steering effect of the N best (default 5)")
+    find.add_argument(
+        "--contrast", required=True, metavar="FILE", help="JSON lines, or a built-in name"
+    )
+    find.add_argument(
+        "--effects",
+        type=int,
+        default=5,
+        metavar="N",
+        help="measure the steering effect of the N best (default 5)",
+    )
     show = _command(verbs, "show", _later("features", "show"), "Everything about one feature.")
     show.add_argument("sae", help=_SAE_HELP)
     show.add_argument("feature", type=int)
-    show.add_argument("--text", metavar="PATH", nargs="+", help="where to look for passages; default: built-in prose")
+    show.add_argument(
+        "--text",
+        metavar="PATH",
+        nargs="+",
+        help="where to look for passages; default: built-in prose",
+    )
     attribute = _command(
         verbs, "attribute", _later("features", "attribute"), "Which features make the next token."
     )
@@ -137,14 +161,21 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     attribute.add_argument("--token", help="the next token to explain; default: the likeliest")
     for parser in (top, find, show, attribute):
         _model(parser)
-        parser.add_argument("--top", type=int, default=10, metavar="N", help="how many (default 10)")
+        parser.add_argument(
+            "--top", type=int, default=10, metavar="N", help="how many (default 10)"
+        )
 
 
 def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
     verbs = _group(nouns, "rules", "Check and run rules over concepts.")
-    check = _command(verbs, "check", _later("rules", "check"), "Read a rule file and say what is wrong.")
+    check = _command(
+        verbs, "check", _later("rules", "check"), "Read a rule file and say what is wrong."
+    )
     explain = _command(
-        verbs, "explain", _later("rules", "explain"), "What a prompt makes the rules conclude, and why."
+        verbs,
+        "explain",
+        _later("rules", "explain"),
+        "What a prompt makes the rules conclude, and why.",
     )
     explain.add_argument("--prompt", required=True)
     explain.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="default 40")

@@ -43,8 +43,11 @@ def explain(args: argparse.Namespace) -> None:
     with book.plan(sae).on(model) as trace:
         steered = model.generate(args.prompt, max_new_tokens=args.max_new_tokens)
     result = {
-        **reading.as_dict(), "unsteered": plain, "steered": steered,
-        "explained": trace.explain(token=-1), "trace": trace.summary(),
+        **reading.as_dict(),
+        "unsteered": plain,
+        "steered": steered,
+        "explained": trace.explain(token=-1),
+        "trace": trace.summary(),
     }
     write_json(args, result)
     print(reading)

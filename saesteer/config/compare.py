@@ -14,8 +14,8 @@ class CompareConfig:
 
     Attributes:
         tasks: built-in names (sentiment, politeness, refusal, ocean) or task files.
-        methods: each a name, or a name with its settings: `{CAA: {strength: 1.0}}`, `{rules: FILE}`,
-            `{plan: FOLDER}`. The first one is the report's reference.
+        methods: each a name, or a name with its settings: `{ActAdd: {positive: " good"}}`,
+            `{rules: FILE}`, `{plan: FOLDER}`. The first one is the report's reference.
         doses: common grid of relative doses, ‖Δh‖/‖h‖.
         kl_budget: nats per token that a chosen strength may cost.
         n_validation, n_test: prompts of each split; all for null.

@@ -14,7 +14,7 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -124,7 +124,7 @@ def _zip_documents(path: Path) -> Iterator[str]:
                     yield io.TextIOWrapper(member, encoding="utf-8", errors="replace").read()
 
 
-def _json_documents(lines: IO[str], path: Path, field: str | None) -> Iterator[str]:
+def _json_documents(lines: Iterable[str], path: Path, field: str | None) -> Iterator[str]:
     previous = ""
     for number, line in enumerate(lines, 1):
         if not line.strip():

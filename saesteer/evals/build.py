@@ -52,10 +52,18 @@ def run_config(
     sae = sae.to(device=model.device) if sae is not None else None
     reports = [
         compare(
-            model, task, [build_method(name, settings, sae, model) for name, settings in specs],
-            sae=sae, site=config.site, doses=config.doses, kl_budget=config.kl_budget,
-            max_new_tokens=config.max_new_tokens, seeds=config.seeds, reproduce=reproduce,
-            progress=progress(task.name), tracker=tracker,
+            model,
+            task,
+            [build_method(name, settings, sae, model) for name, settings in specs],
+            sae=sae,
+            site=config.site,
+            doses=config.doses,
+            kl_budget=config.kl_budget,
+            max_new_tokens=config.max_new_tokens,
+            seeds=config.seeds,
+            reproduce=reproduce,
+            progress=progress(task.name),
+            tracker=tracker,
         )
         for task in tasks
     ]
@@ -82,7 +90,9 @@ def read_method(spec: str | Mapping[str, Any], sae: SAE | None) -> tuple[str, An
         )
     fields = {f.name for f in dataclasses.fields(METHODS[name])}
     if unknown := set(settings or {}) - fields:
-        raise ConfigError(f"methods: {name} has no setting {sorted(unknown)}; it has {sorted(fields)}.")
+        raise ConfigError(
+            f"methods: {name} has no setting {sorted(unknown)}; it has {sorted(fields)}."
+        )
     if "sae" in fields and sae is None:
         raise ConfigError(f"methods: {name} needs features; set sae.")
     return name, settings or {}

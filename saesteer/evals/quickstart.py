@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.evals.assets import asset, glosses, prose
-from saesteer.evals.compare import Progress, compare
+from saesteer.evals.compare import compare
 from saesteer.evals.report import join_results, write_report
 from saesteer.evals.sae_eval import evaluate_sae
 from saesteer.evals.tasks import load_task

@@ -22,7 +22,7 @@ def verdict(results: Mapping[str, Any], task: str) -> list[str]:
     rows = {r["method"]: r for r in results.get("compare", []) if r["task"] == task}
     equal = [r for r in results.get("equal_kl", []) if r["task"] == task]
     settings = next((s for s in results.get("settings", []) if s["task"] == task), {})
-    reference = settings.get("reference")
+    reference = str(settings.get("reference", ""))
     sentences = [_against_random(equal, rows)]
     if reference in rows:
         sentences.insert(0, _effect(rows[reference], settings.get("unit", "score")))

@@ -17,7 +17,7 @@ from saesteer.models.model import Model
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No progress bar for reading weights from disk, which takes a second; downloads keep theirs."""
+    """No progress bar for reading weights from disk, which takes a second; downloads keep one."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -119,7 +119,7 @@ class Attachment:
         for act in acts:
             mask = self._mask(act.edit, frame, now).to(resid.device)
             move = act.on(resid.device).delta(wide) * self._dose(act, frame, resid.device)
-            moves.append(torch.where(mask[..., None], move, 0.0))
+            moves.append(move if len(acts) == 1 else torch.where(mask[..., None], move, 0.0))
             masks.append(mask)
         total = moves[0] if len(moves) == 1 else torch.stack(moves).sum(0)
         touched = masks[0] if len(masks) == 1 else torch.stack(masks).any(0)
@@ -147,7 +147,6 @@ class Attachment:
             now.record.evidence.append(Evidence(gate, notes, now.opened[key]))
         return now.opened[key]
 
-    @torch.no_grad()
     def _note(
         self,
         acts: list[_Act],
@@ -162,11 +161,11 @@ class Attachment:
         site = acts[0].edit.intervention.site
         if site in record.norms:
             return
-        record.norms[site] = wide.norm(dim=-1)
-        record.moved[site] = moved = total.norm(dim=-1)
+        record.norms[site] = _norm(wide)
+        record.moved[site] = moved = _norm(total)
         record.touched[site] = touched
         for act, move, mask in zip(acts, moves, masks, strict=True):
-            size = moved if len(acts) == 1 else move.norm(dim=-1)
+            size = moved if len(acts) == 1 else _norm(move)
             record.deeds.append(Deed(act.index, site, mask, size))
 
     def _states(self, frame: Frame, cache: Any) -> dict[int, Any]:
@@ -218,6 +217,10 @@ def _ready(intervention: Intervention, model: Model) -> Intervention:
                 return replace(intervention, typical_norm=typical_norm(model, intervention.site))
         case _:
             return intervention
+
+
+def _norm(tensor: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(tensor.detach(), dim=-1)
 
 
 def _decoder(tokenizer: Any) -> Any:

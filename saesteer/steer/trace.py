@@ -24,7 +24,7 @@ from saesteer.steer.gate import Explains, Gate
 @final
 @dataclass(frozen=True, eq=False)
 class Deed:
-    """One edit in one pass: where it acted and ‖Δh‖ there, both `[batch, pos]`."""
+    """One edit in one pass: where it acted, and ‖Δh‖ there (elsewhere anything), `[batch, pos]`."""
 
     edit: int
     site: Site
@@ -45,7 +45,10 @@ class Evidence:
 @final
 @dataclass(eq=False)
 class PassRecord:
-    """One forward pass. `norms` and `moved` are ‖h‖ and the fused ‖Δh‖ by site, `[batch, pos]`."""
+    """One forward pass. `norms` and `moved` are ‖h‖ and the fused ‖Δh‖ by site, `[batch, pos]`.
+
+    ‖Δh‖ means something where `touched` only.
+    """
 
     input_ids: Tensor | None
     live: Tensor

@@ -58,7 +58,9 @@ def test_resume_continues_a_stopped_run(run: Any, disk: Path, tmp_path: Path) ->
     for path in last.iterdir():
         path.unlink()
     last.rmdir()
-    assert run("train", "sae", disk / "train.yaml", "--out", halves, "--resume", "--quiet").status == 0
+    assert (
+        run("train", "sae", disk / "train.yaml", "--out", halves, "--resume", "--quiet").status == 0
+    )
     a, b = load_sae(whole), load_sae(halves)
     assert torch.equal(a.w_enc, b.w_enc)
     assert torch.equal(a.threshold, b.threshold)

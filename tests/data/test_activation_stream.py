@@ -15,7 +15,7 @@ from saesteer.errors import DataError
 from saesteer.models import HookPoint, Site, install, record
 
 SITE = Site(1, "resid_post")
-WORDS = "the rain in town and sea sun a b".split()
+WORDS = ["the", "rain", "in", "town", "and", "sea", "sun", "a", "b"]
 
 
 @pytest.fixture(scope="module")

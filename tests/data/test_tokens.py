@@ -15,7 +15,7 @@ from saesteer.data import tokens as tokens_module
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import DataError
 
-WORDS = "the rain in town and sea sun a b".split()
+WORDS = ["the", "rain", "in", "town", "and", "sea", "sun", "a", "b"]
 DOCUMENT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
 DOCUMENTS = st.lists(DOCUMENT, min_size=1, max_size=12)
 FEW = settings(max_examples=40, deadline=None)
@@ -100,9 +100,7 @@ def test_a_piece_without_tokens_does_not_join_two_documents(tokenizer, tmp_path,
 
 @given(DOCUMENTS, DOCUMENTS, st.integers(2, 8), st.integers(0, 25), st.integers(1, 2))
 @FEW
-def test_a_restored_stream_gives_the_same_rows(
-    tokenizer, first, second, context, n_before, passes
-):
+def test_a_restored_stream_gives_the_same_rows(tokenizer, first, second, context, n_before, passes):
     with tempfile.TemporaryDirectory() as folder:
         paths = [write(Path(folder), n, d) for n, d in (("a.jsonl", first), ("b.jsonl", second))]
 
@@ -242,7 +240,7 @@ def test_the_model_keeps_packed_documents_apart(tiny_model, tmp_path, arch):
     model = tiny_model(arch)
     documents = ["the rain", "in the town and", "sea", "the sun in the rain and the sea"]
     path = write(tmp_path, "a.jsonl", documents)
-    rows = TokenStream([path], model.tokenizer, context=28).next_rows(1)
+    rows = TokenStream([path], model.tokenizer, context=20).next_rows(1)
     with torch.no_grad():
         together = model.layout.base(
             input_ids=rows.input_ids, position_ids=rows.position_ids, use_cache=False
@@ -253,7 +251,7 @@ def test_the_model_keeps_packed_documents_apart(tiny_model, tmp_path, arch):
             )[0][0]
             for d in documents
         ]
-    apart = torch.cat(alone)[:28]
+    apart = torch.cat(alone)[:20]
     assert (together - apart).abs().max() <= 1e-5 * apart.abs().max()
     with torch.no_grad():
         mixed = model.layout.base(input_ids=rows.input_ids, use_cache=False)[0][0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-ARCHITECTURES = "llama mistral qwen2 qwen3 gemma2 gemma3 mixtral neox gpt2".split()
+ARCHITECTURES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "mixtral", "neox", "gpt2",
+)  # fmt: skip
 PROMPTS = ["the rain in the town", "sea", "the sun and the sea in the rain"]
 
 
