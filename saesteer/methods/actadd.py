@@ -25,6 +25,10 @@ from saesteer.models.sites import Site
 from saesteer.steer import Edit, Plan, add, positions
 
 
+_ROUNDING = 1e-5
+"""Two rows of one batch differ by up to so much of ‖h‖ where their tokens are the same."""
+
+
 @final
 @dataclass(frozen=True)
 class ActAdd(Method):
@@ -86,4 +90,6 @@ def _differences(
     width = max(len(row) for row in rows)
     filled = [row + space * (width - len(row)) for row in rows]
     resid = record(model, pad_rows(filled, model.pad_id), [site])[site].float().cpu()
-    return resid[0] - resid[1]
+    difference = resid[0] - resid[1]
+    rounding = difference.norm(dim=-1) < _ROUNDING * resid[0].norm(dim=-1)
+    return difference.masked_fill(rounding[:, None], 0.0)

@@ -44,6 +44,24 @@ class LatchGate:
         return f"score {float(evidence['score'][row, index]):.2f}"
 
 
+@dataclass(frozen=True, eq=False)
+class TokenLatch:
+    """Open from the first occurrence of a token on; reads no site."""
+
+    token: int
+    sites: tuple[Site, ...] = ()
+
+    def new_state(self) -> ColumnHistory:
+        """Which columns held the token."""
+        return ColumnHistory(fill=False)
+
+    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: ColumnHistory) -> Tensor:
+        """The running OR over columns."""
+        assert frame.input_ids is not None
+        state.write(frame, ((frame.input_ids == self.token) & frame.valid)[..., None])
+        return state.so_far(frame)[..., 0].int().cummax(1).values.bool()[:, frame.start :]
+
+
 class Run(NamedTuple):
     """New tokens `[rows, new]` and the logits that chose them `[rows, new, vocab]`."""
 
@@ -70,6 +88,12 @@ def latch_plan(model: Model, strength: float = 1.0) -> Plan:
         gate=gate,
         strength=strength,
     )
+
+
+def token_plan(model: Model, token: int) -> Plan:
+    """Adds a vector at resid_post.2 once a token has occurred."""
+    edit = steer.add("resid_post.2", 12 * direction(model, 1))
+    return Plan(edit, where=steer.all(special=True), gate=TokenLatch(token))
 
 
 def clamp_plan(model: Model, sae: Any) -> Plan:

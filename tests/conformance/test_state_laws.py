@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import PROMPTS, direction, generate, latch_plan, same
+from laws import PROMPTS, direction, generate, latch_plan, same, token_plan
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -36,74 +36,75 @@ def more(model: Model, ids: Tensor, cache: Any, new: int = 6) -> Tensor:
     )
 
 
-def ids_of(model: Model, text: str) -> Tensor:
-    return model.tokenize(text).input_ids
+def cache_for(model: Model) -> DynamicCache:
+    return DynamicCache(config=model.hf.config)
 
 
-def plans(model: Model) -> list[Plan]:
-    return [latch_plan(model), Plan(steer.add("resid_post.2", 8 * direction(model, 1)))]
+KEY = 44
+FIRST = torch.tensor([[1, 50, KEY, 51, 52, 60]])  # opens the latch in its first turn
+PLAIN = torch.tensor([[1, 50, 45, 51, 52, 60]])  # does not
+TAIL = torch.tensor([[70, 71, 72]])
+
+
+def test_the_latch_matters(model: Model) -> None:
+    """Else none of the laws below could fail."""
+    plan = token_plan(model, KEY)
+    for text, acts in ((FIRST, True), (PLAIN, False)):
+        with plan.on(model) as trace:
+            steered = more(model, torch.cat([text, TAIL], 1), cache_for(model))
+        plain = more(model, torch.cat([text, TAIL], 1), cache_for(model))
+        assert torch.equal(steered, plain) != acts
+        assert (trace.n_edited > 0) == acts
 
 
 def test_a_continued_cache_equals_the_whole_text(model: Model) -> None:
-    text = ids_of(model, "the first turn of a talk")
-    for plan in plans(model):
-        with plan.on(model):
-            cache = DynamicCache(config=model.hf.config)
-            first = more(model, text, cache)
-            turn = torch.cat([first, ids_of(model, " and more")[:, 1:]], 1)
-            fresh = more(model, turn, DynamicCache(config=model.hf.config))
-            again = more(model, turn, cache)
-        if plan.edits[0].gate.sites:  # the latch acts wherever it is open, on old turns as well
-            assert torch.equal(again, fresh)
-        assert again.shape == fresh.shape
+    with token_plan(model, KEY).on(model):
+        cache = cache_for(model)
+        turn = torch.cat([more(model, FIRST, cache), TAIL], 1)
+        assert torch.equal(more(model, turn, cache), more(model, turn, cache_for(model)))
 
 
 def test_conversations_may_take_turns(model: Model) -> None:
-    texts = [ids_of(model, t) for t in ("one talk about tea", "something else: ~~~")]
-    with latch_plan(model).on(model):
-        alone = []
-        for text in texts:
-            cache = DynamicCache(config=model.hf.config)
-            alone.append(more(model, more(model, text, cache), cache))
-        caches = [DynamicCache(config=model.hf.config) for _ in texts]
-        turns = [more(model, t, c) for t, c in zip(texts, caches, strict=True)]
+    with token_plan(model, KEY).on(model):
+        caches = [cache_for(model), cache_for(model)]
+        turns = [more(model, t, c) for t, c in zip((FIRST, PLAIN), caches, strict=True)]
+        turns = [torch.cat([turn, TAIL], 1) for turn in turns]
         mixed = [more(model, t, c) for t, c in zip(turns, caches, strict=True)]
-    for a, b in zip(alone, mixed, strict=True):
-        assert torch.equal(a, b)
+        for text, got in zip(turns, mixed, strict=True):
+            assert torch.equal(got, more(model, text, cache_for(model)))
 
 
 def test_a_copied_prefix_carries_its_state(model: Model) -> None:
-    prefix = ids_of(model, "a shared beginning, ")
-    with latch_plan(model).on(model):
-        shared = DynamicCache(config=model.hf.config)
+    with token_plan(model, KEY).on(model):
+        shared = cache_for(model)
         with torch.no_grad():
-            model.hf(input_ids=prefix, past_key_values=shared, use_cache=True)
-        for tail in ("and then", "but not ~"):
-            text = torch.cat([prefix, ids_of(model, tail)[:, 1:]], 1)
+            model.hf(input_ids=FIRST, past_key_values=shared, use_cache=True)
+        for tail in (TAIL, TAIL + 9):
+            text = torch.cat([FIRST, tail], 1)
             copied = more(model, text, deepcopy(shared))
-            assert torch.equal(copied, more(model, text, DynamicCache(config=model.hf.config)))
+            assert torch.equal(copied, more(model, text, cache_for(model)))
 
 
 def test_a_prefix_expanded_to_a_batch_carries_its_state(model: Model) -> None:
-    prefix = ids_of(model, "a shared beginning, ")
-    tails = torch.tensor([[44, 45, 46, 47], [99, 99, 12, 99]])
-    text = torch.cat([prefix.expand(2, -1), tails], 1)
-    with latch_plan(model).on(model):
-        shared = DynamicCache(config=model.hf.config)
+    prefix = torch.cat([FIRST, PLAIN])
+    tails = torch.cat([TAIL, TAIL, TAIL + 9, TAIL + 9])
+    text = torch.cat([prefix.repeat_interleave(2, 0), tails], 1)
+    with token_plan(model, KEY).on(model):
+        shared = cache_for(model)
         with torch.no_grad():
             model.hf(input_ids=prefix, past_key_values=shared, use_cache=True)
         shared.batch_repeat_interleave(2)
         wide = more(model, text, shared)
-        fresh = more(model, text, DynamicCache(config=model.hf.config))
-        shared.batch_select_indices(torch.tensor([1]))
-        one = more(model, wide[1, None], shared)
-        assert torch.equal(one, more(model, wide[1, None], DynamicCache(config=model.hf.config)))
-    assert torch.equal(wide, fresh)
+        assert torch.equal(wide, more(model, text, cache_for(model)))
+        rows = torch.tensor([3, 0])
+        shared.batch_select_indices(rows)
+        turn = torch.cat([wide[rows], TAIL.expand(2, -1)], 1)
+        assert torch.equal(more(model, turn, shared), more(model, turn, cache_for(model)))
 
 
 def test_a_cache_that_the_model_makes_itself_is_followed(model: Model) -> None:
-    ids = ids_of(model, "step by step it goes")
-    with latch_plan(model).on(model), torch.no_grad():
+    ids = torch.cat([FIRST, TAIL, TAIL], 1)
+    with token_plan(model, KEY).on(model), torch.no_grad():
         whole = model.hf(input_ids=ids, use_cache=False).logits
         first = model.hf(input_ids=ids[:, :7], use_cache=True)
         rest = model.hf(input_ids=ids[:, 7:], past_key_values=first.past_key_values)
@@ -112,10 +113,10 @@ def test_a_cache_that_the_model_makes_itself_is_followed(model: Model) -> None:
 
 
 def test_caches_are_left_as_they_were(model: Model) -> None:
-    cache = DynamicCache(config=model.hf.config)
+    cache = cache_for(model)
     ours = ("_saesteer_states", "reorder_cache", "batch_select_indices", "batch_repeat_interleave")
     with latch_plan(model).on(model):
-        more(model, ids_of(model, "some text"), cache)
+        more(model, FIRST, cache)
         assert all(name in cache.__dict__ for name in ours)
     assert not any(name in cache.__dict__ for name in ours)
 

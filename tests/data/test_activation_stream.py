@@ -69,7 +69,7 @@ def test_every_activation_is_drawn_once(open_stream, text, model):
 
 def test_activations_are_those_of_each_document_alone(open_stream, model, tmp_path):
     path = tmp_path / "a.jsonl"
-    documents = ["the rain in the town", "and the sea", "the sun in the rain"]
+    documents = ["the quick rain", "and the fox", "a brown sun in the rain"]
     path.write_text("".join(json.dumps(d) + "\n" for d in documents))
     rows = TokenStream([str(path)], model.tokenizer, context=16).next_rows(1)
     alone = torch.cat([record(model, model.tokenize(d), [SITE])[SITE][0] for d in documents])[:16]
@@ -88,7 +88,7 @@ def test_blocks_above_the_site_do_not_run(open_stream, model):
 
 def test_outliers_and_special_tokens_are_left_out(open_stream, model, tmp_path):
     path = tmp_path / "a.jsonl"
-    documents = ["the rain<eos> in the town", "<bos>and the sea in the sun and the rain"]
+    documents = ["the quick<eos> rain", "<bos>and the brown fox in the sun and the rain"]
     path.write_text("".join(json.dumps(d) + "\n" for d in documents))
     rows = TokenStream([str(path)], model.tokenizer, context=24).next_rows(1)
     special = int(torch.isin(rows.input_ids, model.special_ids).sum())

@@ -238,7 +238,7 @@ def test_a_source_must_exist(tokenizer, tmp_path):
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "neox", "gemma3", "mixtral"])
 def test_the_model_keeps_packed_documents_apart(tiny_model, tmp_path, arch):
     model = tiny_model(arch)
-    documents = ["the rain", "in the town and", "sea", "the sun in the rain and the sea"]
+    documents = ["a quick rain", "in the brown town", "fox", "the sun in the lazy rain"]
     path = write(tmp_path, "a.jsonl", documents)
     rows = TokenStream([path], model.tokenizer, context=20).next_rows(1)
     with torch.no_grad():

@@ -73,7 +73,7 @@ def test_swapping_labels_turns_the_effect_around(tiny_model: Any, tiny_sae: Any)
     sae = tiny_sae(model, "resid_post.1")
     swapped = Contrast(tuple(replace(e, label=1 - e.label) for e in CONTRAST.examples))
     (there,), (back,) = (logit_effects(model, sae, c, [5]) for c in (CONTRAST, swapped))
-    assert there.mean == pytest.approx(-back.mean, abs=1e-9)
+    assert there.mean == pytest.approx(-back.mean, rel=1e-4)  # the batches differ
     assert there.error == pytest.approx(back.error)
 
 

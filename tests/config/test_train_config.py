@@ -1,0 +1,79 @@
+"""Settings of a training run: their ranges, what follows from them, and every file in configs/."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from saesteer.config import TextConfig, TrainSAEConfig, WandbConfig, build_config, load_config
+from saesteer.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "configs" / "sae").glob("*.yaml"))
+MINIMAL = {"model": "m", "site": "resid_post.1", "text": {"path": "t"}}
+
+
+def test_there_are_files_to_check():
+    assert "smollm2-135m.yaml" in [path.name for path in FILES]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_file_validates_and_opens_with_its_command(path):
+    config = load_config(TrainSAEConfig, path)
+    lines = path.read_text().splitlines()
+    assert lines[0].startswith(f"# saesteer train sae {path.relative_to(ROOT)} ")
+    assert any("Costs" in line for line in lines if line.startswith("#"))
+    assert config.n_steps > config.warmup_steps
+    assert config.site.startswith("resid_")
+    weights = config.text.weights or [1] * len(config.text.paths)
+    assert len(weights) == len(config.text.paths)
+
+
+def test_a_minimal_config_has_every_default():
+    config = build_config(TrainSAEConfig, MINIMAL, "test")
+    assert config == TrainSAEConfig(model="m", site="resid_post.1", text=TextConfig("t"))
+    assert config.text.paths == ["t"]
+    assert config.wandb == WandbConfig(project=None, name=None, mode="offline")
+
+
+def test_the_keys_that_stay():
+    keys = "model site arch d_sae k n_tokens text seed checkpoint_every_steps device".split()
+    assert set(keys) <= set(TrainSAEConfig.__dataclass_fields__)
+    assert "path" in TextConfig.__dataclass_fields__
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("d_sae", 0), ("k", 0), ("n_tokens", 0), ("batch_size", 0), ("lr", 0), ("lr", -1e-3)),
+        *(("warmup_steps", -1), ("decay_share", 1.5), ("decay_share", -0.1), ("aux_k", -1)),
+        *(("threshold_rate", 2), ("shuffle_batches", 0), ("reuse", 0), ("rows_per_pass", 0)),
+        *(("grad_clip", 0), ("checkpoint_every_steps", 0), ("keep_checkpoints", 0)),
+        *(("log_every_steps", 0), ("seed", -1), ("dtype", "int8"), ("arch", "relu")),
+        *(("dead_after_tokens", -1), ("aux_coefficient", -1), ("compile", "perhaps")),
+    ],
+)
+def test_values_out_of_range_are_named(key, value):
+    with pytest.raises(ConfigError, match=f"^test: key '{key}': Input should be"):
+        build_config(TrainSAEConfig, {**MINIMAL, key: value}, "test")
+
+
+@pytest.mark.parametrize(("key", "value"), [("passes", 0), ("context", 1), ("weights", [0])])
+def test_text_settings_out_of_range_are_named(key, value):
+    with pytest.raises(ConfigError, match=rf"^test: key 'text\.{key}[.0]*': Input should be"):
+        build_config(TrainSAEConfig, {**MINIMAL, "text": {"path": "t", key: value}}, "test")
+
+
+def test_no_more_latents_active_than_there_are():
+    with pytest.raises(ConfigError, match=r"^test: k is 9, but there are only d_sae = 8 latents"):
+        build_config(TrainSAEConfig, {**MINIMAL, "k": 9, "d_sae": 8}, "test")
+
+
+def test_steps_follow_from_tokens():
+    config = build_config(TrainSAEConfig, MINIMAL, "test")
+    config = replace(config, n_tokens=10_050, batch_size=100, decay_share=0.25)
+    assert config.n_steps == 100
+    assert config.decay_from == 75
+    assert replace(config, n_tokens=5).n_steps == 1
