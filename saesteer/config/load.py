@@ -75,7 +75,8 @@ def dump_config(config: Any) -> str:
     """A config as YAML that `load_config` reads back to the same value."""
     import yaml
 
-    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+    dumper = _safe_with_numbers("SafeDumper")
+    return yaml.dump(dataclasses.asdict(config), Dumper=dumper, sort_keys=False)
 
 
 def _fault(kind: Any, error: Mapping[str, Any]) -> str:
@@ -129,16 +130,14 @@ def _override(data: dict[str, Any], text: str) -> None:
 def _parse(text: str) -> Any:
     import yaml
 
-    return yaml.load(text, Loader=_loader())  # noqa: S506 (a safe loader)
+    return yaml.load(text, Loader=_safe_with_numbers("SafeLoader"))  # noqa: S506 (it is one)
 
 
 @cache
-def _loader() -> Any:
-    """PyYAML's safe loader, which takes `5e-4` for a text (YAML 1.1), mended to see a number."""
+def _safe_with_numbers(base: str) -> Any:
+    """PyYAML's safe loader or dumper, which take `5e-4` for a text (YAML 1.1), mended."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        """Safe, with every way of writing a number."""
-
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
-    return Loader
+    kind = type(base, (getattr(yaml, base),), {})
+    kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+    return kind

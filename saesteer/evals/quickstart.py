@@ -26,9 +26,11 @@ MODEL = "smollm2-135m-instruct"
 SAE_NAME = f"{MODEL}/resid_post.9"
 TASK = "sentiment"
 DOSES = (0.1, 0.2, 0.3)
-SCORED_TOKENS = 4_000
-PROMPTS = (12, 24)
-NEW_TOKENS = 24
+SCORED_TOKENS = 3_000
+PROMPTS = (10, 20)
+"""Of validation and of test."""
+NEW_TOKENS = 20
+SEEDS = (0, 1)
 RULE_PROMPT = "My landlord wrote me a terrible letter today. I felt"
 
 ProgressFor = Callable[[str], Any]
@@ -61,6 +63,7 @@ def quickstart(
         [FeatureSteering(sae), rule_plan, CAA(), ActAdd()],
         sae=sae,
         doses=DOSES,
+        seeds=SEEDS,
         max_new_tokens=NEW_TOKENS,
         sae_scores=scores,
         reproduce=f"saesteer quickstart --out {Path(out).name}",

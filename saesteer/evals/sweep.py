@@ -104,7 +104,7 @@ def curves_on_test(
             far as the ladder goes, until every curve has come so far.
     """
     found: list[list[Point]] = [[] for _ in swept.entry.plans]
-    for index, plans in enumerate(_ladder(swept)):
+    for index, plans in enumerate(_ladder(swept, spare=1)):
         if index >= n_points and min(max(p.kl for p in points) for points in found) >= reach:
             break
         for points, plan in zip(found, plans, strict=True):
@@ -120,12 +120,16 @@ def choose(curve: Curve, kl_budget: float) -> int:
     return max(within, key=lambda i: curve.points[i].effect)
 
 
-def _ladder(swept: Swept) -> Iterator[list[Plan]]:
-    """Every entry's plans, one a seed, at each dose of the grid and then at larger ones."""
+def _ladder(swept: Swept, spare: int = 0) -> Iterator[list[Plan]]:
+    """Every entry's plans, one a seed, at each dose of the grid and then at larger ones.
+
+    Test has one to spare, because a KL met on validation at the very last dose may lie just beyond
+    it on test.
+    """
     if not swept.swept:
         yield list(swept.entry.plans)
         return
-    stretched = (swept.doses[-1] * STRETCH**step for step in range(1, MAX_STRETCHES + 1))
+    stretched = (swept.doses[-1] * STRETCH**step for step in range(1, MAX_STRETCHES + spare + 1))
     for dose in (*swept.doses, *stretched):
         yield [swept.plan(index, dose) for index in range(len(swept.entry.plans))]
 

@@ -2,8 +2,13 @@
 
 Steering wants a feature that belongs to the positives, and rarely fires on anything else. So the
 ranking is signed (features of the negatives come last, not first) and dense features lose:
-score = Cohen's d x 2·max(AUROC - 1/2, 0) x (1 - density) over per-example pooled latents.
+score = Cohen's d x (1 - density), over latents pooled per example.
 Firing is not causing: with `effects` the best are measured on the output and reordered by that.
+
+Why this score: with an SAE of 2 M tokens on the embedded model, the five best by d changed held-out
+sentiment pairs by 0.17 nats (standard deviation over all features 0.07) and ocean pairs by 0.08
+(0.05); AUROC, difference of means, share of the peak and their products did no better on both. For
+politeness none did better than chance.
 """
 
 from __future__ import annotations
@@ -17,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import ContrastError
 from saesteer.features.activations import kept_tokens, text_batches
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
@@ -92,7 +96,7 @@ def find_features(
 
     Args:
         effects: measure the effect of steering with this many of the best on the validation split
-            (on `split` itself if there is none), and put them first, by that effect.
+            together with `split` (one alone is too few pairs), and put them first, by that effect.
         pool: how the tokens' latents become one value per example.
 
     Raises:
@@ -107,9 +111,10 @@ def find_features(
     positive = torch.tensor([example.label == 1 for example in chosen.examples])
     ranked = rank_features(stats, positive, top=max(top, effects), min_examples=min_examples)
     if effects > 0:
-        held_out = _held_out(contrast, chosen)
+        scored = tuple(e for e in contrast.examples if e.split in ("validation", split))
         best = ranked[:effects]
-        measured = logit_effects(model, sae, held_out, [found.index for found in best])
+        indices = [found.index for found in best]
+        measured = logit_effects(model, sae, Contrast(scored, contrast.name), indices)
         pairs = sorted(zip(measured, best, strict=True), key=lambda pair: -pair[0].mean)
         ranked[:effects] = [
             replace(found, logit_effect=effect.mean, logit_effect_error=effect.error)
@@ -164,17 +169,9 @@ def rank_features(
     pooled = stats.pooled[:, kept]
     density = stats.fired[kept] / max(stats.n_tokens, 1)
     area, effect = auroc(pooled, positive), cohens_d(pooled, positive)
-    score = effect * 2 * (area - 0.5).clamp(min=0) * (1 - density)
+    score = effect * (1 - density)
     means = pooled[positive].mean(0), pooled[~positive].mean(0)
     order = score.argsort(descending=True, stable=True)[:top]
     columns = (kept, score, area, effect, *means, stats.peak[kept], density)
     rows = (column[order].tolist() for column in columns)
     return [FoundFeature(int(i), *values) for i, *values in zip(*rows, strict=True)]
-
-
-def _held_out(contrast: Contrast, fallback: Contrast) -> Contrast:
-    """The validation split, or `fallback` where the contrast is too small to have one."""
-    try:
-        return contrast.split("validation")
-    except ContrastError:
-        return fallback

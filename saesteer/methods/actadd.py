@@ -24,7 +24,6 @@ from saesteer.models.record import record
 from saesteer.models.sites import Site
 from saesteer.steer import Edit, Plan, add, positions
 
-
 _ROUNDING = 1e-5
 """Two rows of one batch differ by up to so much of ‖h‖ where their tokens are the same."""
 

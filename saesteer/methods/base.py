@@ -26,6 +26,10 @@ from saesteer.steer import Plan
 Family = Literal["feature", "dense", "prompt", "rule", "plan", "control"]
 """What a method works with; the report's verdict and colours go by it."""
 
+ROUNDING = 1e-5
+"""Share of a norm below which two fp32 activations are the same: batches of other shapes round
+differently."""
+
 
 @dataclass(frozen=True)
 class Method(ABC):
@@ -82,8 +86,9 @@ def difference_in_means(model: Model, contrast: Contrast, site: Site) -> Vector:
         ContrastError: the labels are the same at this site, so there is no direction.
     """
     train = contrast.split("train")
-    vector = _mean(model, train.positives, site) - _mean(model, train.negatives, site)
-    if not float(vector.norm()) > 0:
+    positive, negative = (_mean(model, side, site) for side in (train.positives, train.negatives))
+    vector = positive - negative
+    if not float(vector.norm()) > ROUNDING * float(positive.norm()):
         raise ContrastError(
             f"{contrast.name}: positives and negatives have the same mean at {site}, so there is "
             "no direction between them; check that their texts differ."

@@ -6,11 +6,14 @@ the other file under keys that the manifest names. No path is ever read from a m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import importlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
+
+_OWN_MODULE = re.compile(r"saesteer(\.[a-z_]+)+")
+"""Modules that a manifest may cause to be imported: this package's own, and no others."""
 
 _KINDS: dict[str, type] = {
     kind.__name__: kind
@@ -191,7 +197,7 @@ def _pack(value: Any, tensors: _Tensors) -> Any:
         for entry in dataclasses.fields(value)
         if entry.init
     }
-    return {"kind": name, "fields": packed}
+    return {"kind": name, "module": type(value).__module__, "fields": packed}
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -203,13 +209,22 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         case {"kind": "json", "value": dict(held)}:
             return held
         case {"kind": str(name), "fields": dict(packed)}:
-            if name not in _KINDS:
-                raise ValueError(f"unknown kind {name!r}")
-            return _KINDS[name](**{key: _unpack(part, tensors) for key, part in packed.items()})
+            kind = _kind(name, value.get("module"))
+            return kind(**{key: _unpack(part, tensors) for key, part in packed.items()})
         case dict():
             raise ValueError(f"unknown entry {sorted(value)}")
         case _:
             return value
+
+
+def _kind(name: str, module: Any) -> type:
+    """A registered kind; one of this package that is not there yet is registered by its module."""
+    if name not in _KINDS and isinstance(module, str) and _OWN_MODULE.fullmatch(module):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
+    if name not in _KINDS:
+        raise ValueError(f"unknown kind {name!r}")
+    return _KINDS[name]
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -74,7 +74,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 "before it."
             )
         return state, load_file(path / _TENSORS)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); delete that folder to resume from the one before it."
         ) from error

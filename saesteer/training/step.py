@@ -83,9 +83,10 @@ class TopKModule(nn.Module):
     def workspace(self, n_rows: int, dtype: torch.dtype) -> Tensor:
         """The buffer for dense pre-activations, kept from step to step: page faults cost as much
         as the matmul."""
-        if self._workspace is None or self._workspace.shape[0] != n_rows:
-            self._workspace = self.w_enc.new_empty(n_rows, len(self.w_enc), dtype=dtype)
-        return self._workspace
+        kept = self._workspace
+        if kept is None or kept.shape[0] != n_rows or kept.dtype != dtype:
+            kept = self._workspace = self.w_enc.new_empty(n_rows, len(self.w_enc), dtype=dtype)
+        return kept
 
     @torch.no_grad()
     def normalise_decoder(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 from annotated_types import Ge
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from saesteer.config import build_config, dump_config, load_config, read_yaml
@@ -206,6 +206,8 @@ OUTERS = st.builds(
 
 
 @given(OUTERS)
+@example(Outer(name="0E0", inner=Inner("1.e5"), label="-.5e+3"))
+@settings(max_examples=30, deadline=None)
 def test_what_is_dumped_reads_back_the_same(tmp_path_factory, config):
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(dump_config(config), encoding="utf-8")

@@ -39,8 +39,19 @@ def test_a_minimal_config_has_every_default():
 
 
 def test_the_keys_that_stay():
-    keys = "model site arch d_sae k n_tokens text seed checkpoint_every_steps device".split()
-    assert set(keys) <= set(TrainSAEConfig.__dataclass_fields__)
+    keys = [
+        "model",
+        "site",
+        "arch",
+        "d_sae",
+        "k",
+        "n_tokens",
+        "text",
+        "seed",
+        "checkpoint_every_steps",
+        "device",
+    ]
+    assert keys <= set(TrainSAEConfig.__dataclass_fields__)
     assert "path" in TextConfig.__dataclass_fields__
 
 

@@ -79,6 +79,21 @@ def test_guessed_tokens_that_are_taken_back_leave_nothing(model: Model, plan_for
             same(plain, generate(model, [prompt], new=14, prompt_lookup_num_tokens=4))
 
 
+def test_a_generate_inside_generate_leaves_the_outer_one_alone(
+    tiny_model: Any, plan_for: PlanFor
+) -> None:
+    model = tiny_model("llama")
+
+    def look_aside(_ids: Any, scores: Any) -> Any:
+        model.hf.generate(torch.tensor([[9, 8, 7]]), max_new_tokens=1, do_sample=False)
+        return scores
+
+    with plan_for(model).on(model):
+        plain = generate(model, PROMPTS[:1])
+        same(plain, generate(model, PROMPTS[:1], logits_processor=[look_aside]))
+        same(plain, generate(model, PROMPTS[:1], assistant_early_exit=2))
+
+
 def test_beams_equal_uncached_beams(model: Model, plan_for: PlanFor) -> None:
     with plan_for(model).on(model):
         for size in (2, 4):

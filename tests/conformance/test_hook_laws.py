@@ -225,6 +225,7 @@ def test_gradients_flow_through_an_edit_and_through_checkpoints(tiny_model: Any)
             loss = model.hf(input_ids=batch.input_ids, use_cache=False).logits.square().mean()
             loss.backward()
         assert trace.n_edited == trace.n_positions == batch.input_ids.numel()
+        assert sum(trace.fired.values()) == trace.n_edited
         grads.append(weight.grad.clone())
         weight.grad = None
     assert grads[0].abs().max() > 0

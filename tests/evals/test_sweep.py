@@ -93,6 +93,13 @@ def test_test_goes_on_until_the_compared_kl_is_reached() -> None:
 
 
 @pytest.mark.usefixtures("runs")
+def test_test_has_one_dose_to_spare() -> None:
+    last = 0.4 * STRETCH**MAX_STRETCHES
+    (curve,) = curves_on_test(NO_BENCH, swept(), 1, 5 * last + 0.01, ignore)
+    assert curve.points[-1].strength == pytest.approx(last * STRETCH)
+
+
+@pytest.mark.usefixtures("runs")
 def test_a_plan_without_a_strength_is_one_point() -> None:
     single = Swept(swept().entry, (), (0.0,))
     assert len(curve_on_validation(NO_BENCH, single, 2.0, ignore).points) == 1

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import DataError, FeatureError
-from saesteer.features.activations import prefix_ids
-from saesteer.features.effects import SCORED_TOKENS, common_length, logit_effects
+from saesteer.features.activations import prefix_ids, text_ids
+from saesteer.features.effects import SCORED_TOKENS, _cut_texts, common_length, logit_effects
 from saesteer.models import install
 
 CONTRAST = Contrast.from_texts(
@@ -106,20 +106,22 @@ def test_texts_without_counterparts_are_compared_by_order(tiny_model: Any, tiny_
     assert logit_effects(model, sae, lonely, [4]) == logit_effects(model, sae, CONTRAST, [4])
 
 
-def test_different_prompts_share_no_context(tiny_model: Any, tiny_sae: Any) -> None:
-    """Behind different prompts even equal first words are scored."""
+def test_scoring_starts_where_the_texts_part(tiny_model: Any) -> None:
+    """Behind one prompt equal first words are context; behind different prompts they are scored."""
     model = tiny_model("llama")
-    sae = tiny_sae(model, "resid_post.1")
-    effects = []
-    for prompt in ("say it: ", "hold it: "):
-        sides = (
-            Example("yes the sea", 1, prompt=prompt),
-            Example("yes the sun", 0, prompt="say it: "),
-        )
-        effects.append(logit_effects(model, sae, Contrast(sides), [4])[0])
-    assert effects[0].n_pairs == effects[1].n_pairs == 1
-    assert effects[0].error is None
-    assert effects[0].mean != pytest.approx(effects[1].mean, abs=1e-4)
+    for prompt, is_context in (("say it: ", True), ("hold it: ", False)):
+        sides = (Example("yes the sea", 1, prompt="say it: "), Example("yes no", 0, prompt=prompt))
+        for side, (ids, start) in zip(sides, _cut_texts(model, [sides]), strict=True):
+            _, n_prefix = text_ids(model, side)
+            assert (start > n_prefix) == is_context
+            assert len(ids) <= start + SCORED_TOKENS
+
+
+def test_one_pair_has_no_error(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    one = Contrast.from_texts(["the sea"], ["the sun"])
+    (effect,) = logit_effects(model, tiny_sae(model, "resid_post.1"), one, [4])
+    assert (effect.n_pairs, effect.error) == (1, None)
 
 
 def test_hooks_are_gone_after_success_and_after_failure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 
 import pytest
@@ -27,19 +28,37 @@ def tracker_of(tmp_path, monkeypatch):
     return make
 
 
+BLOCK, HEADER = 32768, struct.Struct("<IHB")
+
+
+def chunks_of(content: bytes):
+    """The chunks of a LevelDB log, as (type, payload); the file opens with seven bytes of its own.
+
+    Types are 1 for a whole record, 2, 3 and 4 for its first, middle and last part.
+    """
+    at = 7
+    while at + HEADER.size <= len(content):
+        if BLOCK - at % BLOCK < HEADER.size:
+            at += BLOCK - at % BLOCK
+            continue
+        _, length, kind = HEADER.unpack_from(content, at)
+        yield kind, content[at + HEADER.size : at + HEADER.size + length]
+        at += HEADER.size + length
+
+
 def records_in(folder):
     """Everything in the binary files of the runs below a folder, in order."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     found = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            found.append(record)
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime):
+        content, whole = path.read_bytes(), b""
+        assert content[:4] == b":W&B"
+        for kind, payload in chunks_of(content):
+            whole += payload
+            if kind in (1, 4):
+                found.append(wandb_internal_pb2.Record.FromString(whole))
+                whole = b""
     return found
 
 

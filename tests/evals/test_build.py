@@ -1,0 +1,89 @@
+"""From a config to methods: every name works, every fault is said before a model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saesteer import methods
+from saesteer.config import CompareConfig, load_config
+from saesteer.errors import ConfigError
+from saesteer.evals.build import METHODS, build_method, read_method
+from saesteer.evals.tasks import load_task
+from saesteer.methods import Method
+from saesteer.rules import RuleBook
+from saesteer.steer import Plan, add
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_every_method_of_the_package_is_known_by_its_name() -> None:
+    assert {"CAA", "ActAdd", "FeatureSteering", "Prompting"} <= set(METHODS)
+    for name, kind in METHODS.items():
+        assert getattr(methods, name) is kind
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_builds_from_its_name(name: str, tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    found = build_method(*read_method(name, sae), sae, model)
+    assert isinstance(found, Method)
+    assert type(found) is METHODS[name]
+
+
+def test_settings_reach_the_method(tiny_model: Any) -> None:
+    spec = {"ActAdd": {"positive": "sea", "negative": "town"}}
+    found = build_method(*read_method(spec, None), None, tiny_model("llama"))
+    assert found == methods.ActAdd("sea", "town")
+
+
+def test_plans_and_rules_come_from_their_files(
+    tiny_model: Any, tiny_sae: Any, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    Plan(add("resid_post.1", sae.w_dec[0]), name="push").save(tmp_path / "push", model)
+    assert (
+        build_method(*read_method({"plan": str(tmp_path / "push")}, sae), sae, model).name == "push"
+    )
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "concepts: {a: {feature: 1, threshold: 0}}\nrules: 'b :- a.'\nacts: {b: {ablate: 1}}\n"
+    )
+    plan = build_method(*read_method({"rules": str(rules)}, sae), sae, model)
+    assert len(plan.edits) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("CAB", "unknown method 'CAB'; known are .*CAA"),
+        ({"CAA": {"alpha": 1}}, "CAA has no setting"),
+        ({"CAA": {}, "ActAdd": {}}, "one name with its settings"),
+        ("FeatureSteering", "needs features; set sae"),
+        ({"plan": "nowhere"}, "nowhere: no such file or folder"),
+    ],
+)
+def test_faults_are_named(spec: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_method(spec, None)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_comparison_validates(path: Path) -> None:
+    config = load_config(CompareConfig, path)
+    assert [load_task(name).name for name in config.tasks] == config.tasks
+    assert path.read_text().startswith(f"# saesteer compare configs/compare/{path.name}")
+    for spec in config.methods:
+        name = spec if isinstance(spec, str) else next(iter(spec))
+        assert name in METHODS
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "rules").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_rule_book_reads(path: Path) -> None:
+    book = RuleBook.read(path)
+    assert book.acts
+    assert path.read_text().startswith("# saesteer rules ")

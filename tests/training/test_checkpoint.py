@@ -1,0 +1,133 @@
+"""A checkpoint is whole or not there, and damage is found before anything is restored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from saesteer.errors import CheckpointError, OutputError
+from saesteer.training import checkpoint as checkpoint_module
+from saesteer.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+
+STATE = {"place": {"turn": 3, "tokens": [1, 2]}, "name": "größer", "rate": 0.1}
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(7), "b": torch.ones(2).bool()}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return write_checkpoint(tmp_path, 10, STATE, TENSORS, keep=2)
+
+
+def test_what_was_saved_is_read(saved):
+    state, tensors = read_checkpoint(saved)
+    assert saved.name == "step-00000010"
+    assert {key: state[key] for key in STATE} == STATE
+    assert state["step"] == 10
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+
+
+def test_views_are_saved_as_what_they_show(tmp_path):
+    whole = torch.arange(12.0).reshape(3, 4)
+    path = write_checkpoint(tmp_path, 1, {}, {"t": whole.t(), "tail": whole[1:]}, keep=1)
+    _, tensors = read_checkpoint(path)
+    assert torch.equal(tensors["t"], whole.t())
+    assert torch.equal(tensors["tail"], whole[1:])
+
+
+def test_nothing_is_pickled(saved):
+    assert sorted(p.name for p in saved.iterdir()) == ["state.json", "tensors.safetensors"]
+    assert json.loads((saved / "state.json").read_text())["step"] == 10
+
+
+def test_the_newest_are_kept(tmp_path):
+    for step in (10, 20, 100, 30):
+        write_checkpoint(tmp_path, step, STATE, TENSORS, keep=2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000030", "step-00000100"]
+
+
+def test_a_step_can_be_saved_again(saved, tmp_path):
+    write_checkpoint(tmp_path, 10, {"second": True}, TENSORS, keep=2)
+    assert read_checkpoint(saved)[0]["second"] is True
+
+
+def test_folders_without_a_state_are_no_checkpoints(saved, tmp_path):
+    (tmp_path / "step-00000099").mkdir()
+    (tmp_path / ".writing-00000050").mkdir()
+    assert list_checkpoints(tmp_path) == [saved]
+
+
+def test_what_a_kill_left_is_cleared_by_the_next_one(saved, tmp_path):
+    left = tmp_path / ".writing-00000015"
+    left.mkdir()
+    (left / "tensors.safetensors").write_bytes(b"half")
+    write_checkpoint(tmp_path, 20, STATE, TENSORS, keep=2)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("failing", ["save_file", "os.replace", "_sync"])
+def test_a_full_disk_leaves_the_older_ones(saved, tmp_path, monkeypatch, failing):
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(f"{checkpoint_module.__name__}.{failing}", full)
+    with pytest.raises(OutputError, match=r"step-00000020 can't be written: .*No space left"):
+        write_checkpoint(tmp_path, 20, STATE, TENSORS, keep=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000010"]
+    read_checkpoint(saved)
+
+
+def test_a_place_that_cant_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="can't be written"):
+        write_checkpoint(tmp_path / "file" / "checkpoints", 1, STATE, TENSORS, keep=1)
+
+
+def flip(path, offset):
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("offset", [3, 40, -1])
+def test_a_flipped_bit_in_the_tensors(saved, offset):
+    flip(saved / "tensors.safetensors", offset)
+    with pytest.raises(CheckpointError, match=r"step-00000010 is damaged .checksum differs.; dele"):
+        read_checkpoint(saved)
+
+
+def test_a_changed_number_in_the_state(saved):
+    path = saved / "state.json"
+    path.write_text(path.read_text().replace('"turn": 3', '"turn": 4'))
+    with pytest.raises(CheckpointError, match="is damaged .checksum differs"):
+        read_checkpoint(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", '{"sha256": "0"}'])
+def test_a_broken_state(saved, text):
+    (saved / "state.json").write_text(text)
+    with pytest.raises(CheckpointError, match="is damaged .*delete that folder to resume from the"):
+        read_checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
+def test_a_missing_file(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(CheckpointError, match="is damaged .*No such file"):
+        read_checkpoint(saved)
+
+
+def test_truncated_tensors(saved):
+    path = saved / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_checkpoint(saved)
+
+
+def test_a_missing_checkpoint(saved):
+    shutil.rmtree(saved)
+    with pytest.raises(CheckpointError, match="is damaged .*No such file"):
+        read_checkpoint(saved)

@@ -1,0 +1,185 @@
+"""Whatever stops a run, resuming it ends in the same bits as never stopping."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from saesteer.config import TrainSAEConfig, dump_config
+from saesteer.errors import CheckpointError, DataError
+from saesteer.models import load_model
+from saesteer.training.sae import train_sae
+
+
+def weights_of(out: Path) -> bytes:
+    return (out / "sae_weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"arch": "topk"}, {"reuse": 2}, {"passes": 2, "n_tokens": 64 * 40}],
+    ids=["batchtopk", "topk", "reuse", "two passes"],
+)
+@pytest.mark.parametrize("stops", [(1,), (7, 20), (13, 14, 29)], ids=str)
+def test_a_resumed_run_ends_in_the_same_bits(run, settings, tmp_path, figures_of, changes, stops):
+    config = settings(**changes)
+    whole = run(config, tmp_path / "whole")
+    out = tmp_path / "stopped"
+    for resume, stop_at in enumerate(stops):
+        assert run(config, out, resume=bool(resume), stop_at=stop_at) is None
+        assert (out / "checkpoints" / f"step-{stop_at:08d}").is_dir()
+        assert not (out / "cfg.json").exists()
+    assert run(config, out, resume=True) == out
+    assert weights_of(out) == weights_of(whole)
+    assert figures_of(out) == figures_of(whole)
+    assert (out / "cfg.json").read_text() == (whole / "cfg.json").read_text()
+
+
+def test_steps_after_the_last_checkpoint_are_done_again(run, settings, model, tmp_path, figures_of):
+    config = settings(checkpoint_every_steps=10)
+    whole = run(config, tmp_path / "whole")
+    out = tmp_path / "killed"
+
+    class Killed(BaseException):
+        pass
+
+    def progress(step, *_):
+        if step == 17:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_sae(config, out, model=model, progress=progress)
+    assert [line["step"] for line in figures_of(out)][-1] == 17
+    run(config, out, resume=True)
+    assert [line["step"] for line in figures_of(out)] == list(range(1, 31))
+    assert figures_of(out) == figures_of(whole)
+    assert weights_of(out) == weights_of(whole)
+
+
+def test_resuming_without_a_checkpoint_starts(run, settings, tmp_path):
+    whole = run(settings(), tmp_path / "whole")
+    assert run(settings(), tmp_path / "new", resume=True) == tmp_path / "new"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "metrics.jsonl").write_text('{"step": 1}\n')
+    run(settings(), tmp_path / "empty", resume=True)
+    assert weights_of(tmp_path / "new") == weights_of(tmp_path / "empty") == weights_of(whole)
+    assert (tmp_path / "empty" / "metrics.jsonl").read_text().count('"step": 1,') == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(run, settings, tmp_path, figures_of):
+    out = run(settings(), tmp_path / "run")
+    before = weights_of(out), figures_of(out)
+    assert run(settings(), out, resume=True) == out
+    assert (weights_of(out), figures_of(out)) == before
+
+
+def test_other_settings_are_refused_by_name(run, settings, tmp_path):
+    out = tmp_path / "run"
+    run(settings(), out, stop_at=5)
+    with pytest.raises(CheckpointError, match=r"other settings .lr: 0\.003 then, 0\.01 now.; resu"):
+        run(settings(lr=0.01), out, resume=True)
+    with pytest.raises(CheckpointError, match=r"text\.passes: 1 then, 2 now"):
+        run(settings(passes=2), out, resume=True)
+    assert run(settings(log_every_steps=5), out, resume=True) == out
+
+
+def test_text_that_changed_is_refused(run, settings, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("the quick brown fox over the lazy dog in the rain " * 80)
+    out = tmp_path / "run"
+    run(settings(path=str(path), n_tokens=64 * 8), out, stop_at=3)
+    path.write_text(path.read_text() + "and more")
+    with pytest.raises(DataError, match="the text has changed since the checkpoint"):
+        run(settings(path=str(path), n_tokens=64 * 8), out, resume=True)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_serves(
+    run, settings, tmp_path, figures_of
+):
+    whole = run(settings(), tmp_path / "whole")
+    out = tmp_path / "run"
+    run(settings(), out, stop_at=15)
+    last = out / "checkpoints" / "step-00000015"
+    tensors = last / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
+    with pytest.raises(CheckpointError, match=r"step-00000015 is damaged .*delete that folder"):
+        run(settings(), out, resume=True)
+    for path in last.iterdir():
+        path.unlink()
+    last.rmdir()
+    run(settings(), out, resume=True)
+    assert weights_of(out) == weights_of(whole)
+    assert figures_of(out) == figures_of(whole)
+
+
+SCRIPT = """
+import sys, time
+from saesteer.config import TrainSAEConfig, load_config
+from saesteer.training.sae import train_sae
+train_sae(load_config(TrainSAEConfig, sys.argv[1]), sys.argv[2],
+          progress=lambda *_: time.sleep(0.02))
+"""
+
+
+@pytest.fixture
+def on_disk(settings, model, tmp_path) -> TrainSAEConfig:
+    """Settings for another process: the model lies in a folder."""
+    folder = tmp_path / "model"
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    config = settings(model=str(folder), checkpoint_every_steps=4, n_tokens=64 * 60)
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    return config
+
+
+@pytest.fixture
+def start(on_disk, tmp_path):
+    """Starts the run in another process and waits until it has done some steps."""
+    processes = []
+
+    def begin(out: Path, n_steps: int) -> subprocess.Popen:
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path / "config.yaml"), str(out)]
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
+        processes.append(process)
+        deadline = time.monotonic() + 120
+        metrics = out / "metrics.jsonl"
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < n_steps:
+            assert process.poll() is None, "the run ended by itself"
+            assert time.monotonic() < deadline, "the run never started"
+            time.sleep(0.005)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_process_loses_nothing_and_a_stopped_one_saves(
+    start, on_disk, tmp_path, figures_of
+):
+    loaded = load_model(on_disk.model, device="cpu")
+    whole = train_sae(on_disk, tmp_path / "whole", model=loaded)
+    assert whole is not None
+
+    killed = start(tmp_path / "killed", 10)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+
+    stopped = start(tmp_path / "stopped", 10)
+    stopped.send_signal(signal.SIGTERM)
+    assert stopped.wait(60) == 0
+    newest = max((tmp_path / "stopped" / "checkpoints").iterdir()).name
+    assert int(newest.removeprefix("step-")) == len(figures_of(tmp_path / "stopped"))
+
+    for name in ("killed", "stopped"):
+        out = tmp_path / name
+        assert not (out / "cfg.json").exists()
+        train_sae(on_disk, out, resume=True, model=loaded)
+        assert weights_of(out) == weights_of(whole), name
+        assert figures_of(out) == figures_of(whole), name

@@ -1,0 +1,257 @@
+"""A whole run on a tiny model: what it leaves in its folder, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from saesteer.config import TextConfig, TrainSAEConfig, WandbConfig, load_config
+from saesteer.errors import ConfigError, DataError, OutputError, SiteError
+from saesteer.models import record
+from saesteer.saes import load_sae
+from saesteer.training import sae as sae_module
+from saesteer.training.sae import open_stream, to_sae, train_sae
+from saesteer.training.trainer import SAETrainer
+
+FILES = ["cfg.json", "checkpoints", "config.resolved.yaml", "metrics.jsonl"]
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def trained(run, settings, tmp_path):
+    out = tmp_path / "run"
+    assert run(settings(), out) == out
+    return out
+
+
+def test_a_run_leaves_its_files(trained, settings):
+    assert names_in(trained) == [*FILES, "sae_weights.safetensors"]
+    assert load_config(TrainSAEConfig, trained / "config.resolved.yaml") == settings()
+    assert names_in(trained / "checkpoints") == ["step-00000020", "step-00000030"]
+
+
+def test_the_figures_of_every_step_are_there_and_the_loss_falls(trained, figures_of):
+    lines = figures_of(trained)
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    keys = "loss fvu aux l0 threshold running_threshold dead_fraction lr n_tokens n_read n_outliers"
+    assert all(set(keys.split()) <= line.keys() for line in lines)
+    assert lines[-1]["fvu"] < 0.6 * lines[0]["fvu"]
+    assert [line["n_tokens"] for line in lines] == [64 * i for i in range(1, 31)]
+    assert all(0 < line["l0"] <= 4.0001 for line in lines)
+
+
+def test_figures_come_as_often_as_asked_and_at_the_end(run, settings, tmp_path, figures_of):
+    run(settings(log_every_steps=7), tmp_path / "run")
+    assert [line["step"] for line in figures_of(tmp_path / "run")] == [7, 14, 21, 28, 30]
+
+
+def test_the_metadata_says_how_it_was_trained(trained):
+    metadata = json.loads((trained / "cfg.json").read_text())["metadata"]
+    assert metadata["hook_name"] == "blocks.1.hook_resid_post"
+    assert metadata["model_name"] == "tiny-llama"
+    assert (metadata["arch"], metadata["k"], metadata["n_tokens"]) == ("batchtopk", 4, 30 * 64)
+    assert metadata["n_tokens_read"] > metadata["n_tokens"]
+    assert 0 <= metadata["dead_fraction"] <= 1
+
+
+@pytest.fixture
+def resid(model):
+    batch = model.tokenize("the quick brown fox over the lazy dog in the rain")
+    return next(iter(record(model, batch, ["resid_post.1"]).values()))[0]
+
+
+@pytest.mark.parametrize("arch", ["batchtopk", "topk"])
+def test_what_ships_computes_what_was_trained(run, settings, model, tmp_path, resid, arch):
+    config = settings(arch=arch)
+    trainer = SAETrainer.create(config, open_stream(config, model))
+    for _ in range(12):
+        trainer.step(trainer.stream.next_batch())
+    module, sae = trainer.module, to_sae(trainer, model.name)
+    with torch.no_grad():
+        x = resid * module.input_scale
+        pre = (x - module.b_dec) @ module.w_enc.t() + module.b_enc
+        if arch == "topk":
+            latents = pre.relu() * (pre >= pre.topk(4, -1).values[:, -1:])
+        else:
+            latents = pre.relu() * (pre > module.threshold)
+        recon = (latents @ module.w_dec + module.b_dec) / module.input_scale
+    assert (latents > 0).any()
+    assert (latents == 0).any()
+    torch.testing.assert_close(sae.encode(resid), latents, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(sae.decode(latents), recon, atol=1e-4, rtol=1e-4)
+    assert str(sae.site) == "resid_post.1"
+
+
+@pytest.mark.parametrize("arch", ["batchtopk", "topk"])
+def test_the_folder_loads_here_and_in_sae_lens_with_equal_codes(
+    run, settings, tmp_path, resid, arch
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import sae_lens
+    out = run(settings(arch=arch), tmp_path / "run")
+    ours, theirs = load_sae(out), sae_lens.SAE.load_from_disk(out)
+    with torch.no_grad():
+        latents = theirs.encode(resid)
+        torch.testing.assert_close(ours.encode(resid), latents, atol=1e-5, rtol=1e-5)
+        decoded = theirs.decode(latents)
+        torch.testing.assert_close(ours.decode(latents), decoded, atol=1e-4, rtol=1e-5)
+    assert (latents > 0).any()
+    assert theirs.cfg.metadata.arch == arch
+
+
+def test_the_threshold_form_fires_about_k_latents(run, settings, model, tmp_path):
+    config = settings(n_tokens=64 * 100, k=6, threshold_rate=0.05)
+    sae = load_sae(run(config, tmp_path / "run"))
+    stream = open_stream(config, model)
+    rows = torch.cat([stream.next_batch() for _ in range(8)])
+    l0 = (sae.encode(rows) > 0).float().sum(-1).mean().item()
+    assert 4 < l0 < 8
+
+
+def test_two_runs_are_the_same_bits(run, settings, tmp_path, figures_of):
+    one, two = (run(settings(), tmp_path / name) for name in ("one", "two"))
+    weights = [(out / "sae_weights.safetensors").read_bytes() for out in (one, two)]
+    assert weights[0] == weights[1]
+    assert figures_of(one) == figures_of(two)
+
+
+def test_a_second_run_does_not_overwrite_the_first(run, settings, trained):
+    before = (trained / "metrics.jsonl").read_bytes()
+    with pytest.raises(OutputError, match=r"already holds a run; pass --resume, or choose another"):
+        run(settings(), trained)
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_second_run_is_refused_before_the_model_loads(settings, trained, monkeypatch):
+    monkeypatch.setattr(sae_module, "load_model", lambda *_a, **_o: pytest.fail("it was loaded"))
+    with pytest.raises(OutputError, match="already holds a run"):
+        train_sae(settings(), trained)
+
+
+def test_an_output_that_cant_be_written(run, settings, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="can't be written: Not a directory"):
+        run(settings(), tmp_path / "file" / "run")
+    with pytest.raises(OutputError, match="can't be written: File exists"):
+        run(settings(), tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_that_is_there_is_used(run, settings, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    run(settings(n_tokens=128), tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "cfg.json").exists()
+
+
+def test_text_that_ends_early(run, settings, tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(DataError, match=r"the text ended after [\d,]+ of 1,000,000 tokens; add te"):
+        run(settings(n_tokens=1_000_000), out)
+    checkpoints = names_in(out / "checkpoints")
+    assert len(checkpoints) == 2
+    assert not (out / "cfg.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", '{"text": ""}\n', '{"text": "the rain"}\n'])
+def test_text_without_enough_tokens_leaves_nothing(run, settings, tmp_path, content):
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match="the text ended after 0 of 1,920 tokens"):
+        run(settings(path=str(path)), tmp_path / "run")
+    assert names_in(tmp_path) == ["a.jsonl"]
+
+
+def test_a_failure_at_the_start_leaves_a_folder_as_it_was(run, settings, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    (tmp_path / "a.jsonl").write_text("")
+    with pytest.raises(DataError):
+        run(settings(path=str(tmp_path / "a.jsonl")), out)
+    assert names_in(out) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"path": "/no/such/text"}, DataError, "/no/such/text: no such file or folder"),
+        ({"site": "resid_post.9"}, SiteError, "layer 9 does not exist"),
+        ({"site": "residual.1"}, SiteError, "'residual.1' is not a site"),
+    ],
+)
+def test_wrong_settings_leave_nothing(run, settings, tmp_path, changes, kind, message):
+    with pytest.raises(kind, match=message):
+        run(settings(**changes), tmp_path / "run")
+    assert names_in(tmp_path) == []
+
+
+def test_rows_longer_than_the_model_reads(run, settings, tmp_path):
+    config = settings()
+    config = replace(config, text=TextConfig(config.text.path, context=300))
+    with pytest.raises(ConfigError, match=r"text\.context is 300, .*-llama has 256 positions"):
+        run(config, tmp_path / "run")
+    assert names_in(tmp_path) == []
+
+
+def test_damaged_text_midway_keeps_the_checkpoints(run, settings, tmp_path, training_text):
+    lines = "".join(
+        json.dumps({"text": f"the quick brown fox {i} over the lazy dog in the rain"}) + "\n"
+        for i in range(80)
+    )
+    (tmp_path / "a.jsonl").write_text(lines + '{"text": "cut')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 81: not JSON"):
+        run(settings(path=str(tmp_path / "a.jsonl"), checkpoint_every_steps=2), tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints").is_dir()
+
+
+def test_a_diverging_loss_is_named(run, settings, tmp_path, monkeypatch):
+    original = sae_module.SAETrainer.step
+
+    def spoil(self, batch):
+        if self.step_count == 12:
+            with torch.no_grad():
+                self.module.w_dec.fill_(float("nan"))
+        return original(self, batch)
+
+    monkeypatch.setattr(sae_module.SAETrainer, "step", spoil)
+    with pytest.raises(DataError, match=r"the loss is nan at step 13; lower lr"):
+        run(settings(), tmp_path / "run")
+    assert names_in(tmp_path / "run" / "checkpoints") == ["step-00000010"]
+
+
+def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figures_of):
+    started = []
+
+    class Fake:
+        run_id = "abc"
+
+        def __init__(self, **options):
+            started.append(options)
+            self.lines = {}
+
+        def log(self, step, figures):
+            self.lines[step] = dict(figures)
+
+        def finish(self):
+            started.append(self.lines)
+
+    monkeypatch.setattr(sae_module, "WandbTracker", Fake)
+    config = settings(wandb=WandbConfig(project="p", name="n"))
+    out = tmp_path / "run"
+    run(config, out, stop_at=12)
+    run(config, out, resume=True)
+    first, lines, second, rest = started
+    assert (first["project"], first["mode"], first["run_id"]) == ("p", "offline", None)
+    assert second["run_id"] == "abc", "a resumed run goes on under its id"
+    assert first["config"] == asdict(config)
+    assert [*lines, *rest] == list(range(1, 31))
+    assert {**lines, **rest}[30]["fvu"] == figures_of(out)[-1]["fvu"]

@@ -1,0 +1,226 @@
+"""What the trainer does around a step: schedule, statistics, signals and its refusals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from saesteer.errors import CheckpointError, DataError
+from saesteer.training.sae import open_stream
+from saesteer.training.trainer import (
+    SAETrainer,
+    check_same_config,
+    learning_rate,
+    watch_signals,
+)
+
+
+@pytest.fixture
+def trainer(settings, model):
+    def make(**changes) -> SAETrainer:
+        config = settings(**changes)
+        return SAETrainer.create(config, open_stream(config, model))
+
+    return make
+
+
+def test_the_learning_rate_rises_stays_and_falls(settings):
+    config = settings(n_tokens=64 * 100, lr=1.0, warmup_steps=10, decay_share=0.2)
+    rates = [learning_rate(config, step) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert rates[10:80] == [1.0] * 70
+    assert rates[80:] == pytest.approx([1.0 - i / 20 for i in range(20)])
+    assert rates[-1] > 0
+
+
+def test_warm_up_and_tail_can_be_left_out(settings):
+    config = settings(lr=1.0, warmup_steps=0, decay_share=0.0)
+    assert {learning_rate(config, step) for step in range(30)} == {1.0}
+    whole = settings(lr=1.0, warmup_steps=0, decay_share=1.0)
+    assert learning_rate(whole, 15) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("arch", ["batchtopk", "topk"])
+def test_steps_lower_the_loss_and_keep_decoder_rows_at_unit_norm(trainer, arch):
+    trainer = trainer(arch=arch)
+    losses = []
+    for _ in range(25):
+        result = trainer.step(trainer.stream.next_batch())
+        losses.append(result.fvu.item())
+        norms = trainer.module.w_dec.norm(dim=-1)
+        torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    assert trainer.step_count == 25
+
+
+def test_the_same_settings_give_the_same_bits(trainer):
+    runs = []
+    for _ in range(2):
+        one = trainer(seed=3)
+        for _ in range(12):
+            one.step(one.stream.next_batch())
+        runs.append(one.module.state_dict())
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    other = trainer(seed=4)
+    other.step(other.stream.next_batch())
+    assert not torch.equal(other.module.w_dec, runs[0]["w_dec"])
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(trainer, monkeypatch):
+    norms = []
+    one = trainer(grad_clip=1e-3)
+    step = one.optimizer.step
+
+    def watch():
+        grads = [p.grad.norm() for p in one.module.parameters()]
+        norms.append(torch.stack(grads).norm().item())
+        step()
+
+    monkeypatch.setattr(one.optimizer, "step", watch)
+    one.step(one.stream.next_batch())
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
+def quieten(trainer, amount):
+    with torch.no_grad():
+        trainer.module.b_enc[:5] -= amount
+    return [trainer.step(trainer.stream.next_batch()) for _ in range(6)]
+
+
+def test_a_latent_that_stays_quiet_is_dead(trainer):
+    one = trainer(dead_after_tokens=200)
+    results = quieten(one, 50.0)
+    assert (one.module.last_fired[:5] == 0).all()
+    assert set(range(5)) <= set(one._dead().tolist())
+    assert [result.aux.item() > 0 for result in results] == [False] * 4 + [True] * 2
+    assert one.dead_fraction(200) == len(one._dead()) / 64
+
+
+def test_the_auxiliary_loss_moves_dead_latents_towards_the_error(trainer):
+    moved = []
+    for coefficient in (0.0, 1.0):
+        one = trainer(dead_after_tokens=200, aux_coefficient=coefficient)
+        quieten(one, 2.0)
+        dead = one._dead()
+        before = one.module.w_dec[dead].detach().clone()
+        one.step(one.stream.next_batch())
+        moved.append((one.module.w_dec[dead] - before).norm().item())
+    assert moved[1] > 2 * moved[0]
+
+
+def test_a_latent_counts_as_firing_only_above_zero(trainer):
+    one = trainer(arch="topk", k=30)
+    with torch.no_grad():
+        one.module.b_enc.sub_(3.0)
+    batch = one.stream.next_batch()
+    one.module.initialise(batch)
+    pre = (batch * one.module.input_scale - one.module.b_dec) @ one.module.w_enc.t()
+    alive = ((pre + one.module.b_enc) > 0).any(0)
+    assert alive.any()
+    assert not alive.all()
+    one.step(batch)
+    assert torch.equal(one.module.last_fired > 0, alive)
+
+
+def test_the_running_threshold_follows_the_smallest_survivor(trainer):
+    one = trainer(threshold_rate=0.25)
+    first = one.step(one.stream.next_batch()).threshold
+    assert one.module.threshold.item() == pytest.approx(first.item())
+    second = one.step(one.stream.next_batch()).threshold
+    expected = 0.75 * first + 0.25 * second
+    assert one.module.threshold.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(trainer, tmp_path):
+    one = trainer()
+    one.step(one.stream.next_batch())
+    good = one.save(tmp_path)
+    with torch.no_grad():
+        one.module.w_enc[0, 0] = float("nan")
+    one.step_count += 1
+    with pytest.raises(DataError, match=r"a weight is NaN or infinite at step 2; lower lr"):
+        one.save(tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [good.name]
+
+
+def test_a_restored_trainer_is_the_same(trainer, tmp_path):
+    one = trainer()
+    for _ in range(7):
+        one.step(one.stream.next_batch())
+    path = one.save(tmp_path)
+    other = trainer()
+    other.restore(path)
+    assert other.step_count == 7
+    for trainer_ in (one, other):
+        for _ in range(5):
+            trainer_.step(trainer_.stream.next_batch())
+    ours, theirs = one.module.state_dict(), other.module.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_checkpoint_of_something_else_is_refused(trainer, tmp_path, settings):
+    one = trainer()
+    one.step(one.stream.next_batch())
+    path = one.save(tmp_path)
+    other = trainer()
+    other.config = replace(other.config, d_sae=64)
+    other.module.register_buffer("extra", torch.zeros(1))
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this run"):
+        other.restore(path)
+
+
+def test_settings_that_differ_are_named(settings, tmp_path):
+    saved = asdict(settings())
+    check_same_config(saved, saved, tmp_path)
+    changed = asdict(settings(lr=1.0, k=5, passes=2))
+    with pytest.raises(CheckpointError) as error:
+        check_same_config(saved, changed, tmp_path)
+    text = str(error.value)
+    assert "lr: 0.003 then, 1.0 now" in text
+    assert "k: 4 then, 5 now" in text
+    assert "text.passes: 1 then, 2 now" in text
+    assert "d_sae" not in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"log_every_steps": 7},
+        {"checkpoint_every_steps": 7},
+        {"keep_checkpoints": 5},
+        {"device": None},
+    ],
+)
+def test_settings_that_change_no_number_may_differ(settings, tmp_path, changes):
+    check_same_config(asdict(settings()), asdict(settings(**changes)), tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_asks_and_a_second_ends(number):
+    before = signal.getsignal(number)
+    with watch_signals() as stop:
+        assert stop.signal is None
+        os.kill(os.getpid(), number)
+        assert stop.signal == number
+        with pytest.raises(SystemExit) as exit_:
+            signal.raise_signal(number)
+        assert exit_.value.code == 128 + number
+    assert signal.getsignal(number) is before
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    seen = []
+
+    def body():
+        with watch_signals() as stop:
+            seen.append(stop.signal)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [None]
