@@ -213,7 +213,9 @@ def test_gradients_flow_through_an_edit_and_through_checkpoints(tiny_model: Any)
     model = fresh(tiny_model("llama"))
     batch = model.tokenize(list(PROMPTS))
     plan = Plan(
-        steer.add_scaled("resid_post.1", direction(model, 1)), where=steer.all(special=True)
+        steer.add_scaled("resid_pre.1", direction(model, 1)),
+        steer.add_scaled("resid_post.2", direction(model, 1)),
+        where=steer.all(special=True),
     )
     weight = model.layout.blocks[0].mlp.down_proj.weight
     grads = []
@@ -225,7 +227,7 @@ def test_gradients_flow_through_an_edit_and_through_checkpoints(tiny_model: Any)
             loss = model.hf(input_ids=batch.input_ids, use_cache=False).logits.square().mean()
             loss.backward()
         assert trace.n_edited == trace.n_positions == batch.input_ids.numel()
-        assert sum(trace.fired.values()) == trace.n_edited
+        assert list(trace.fired.values()) == [trace.n_edited] * 2
         grads.append(weight.grad.clone())
         weight.grad = None
     assert grads[0].abs().max() > 0
