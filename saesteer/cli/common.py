@@ -89,9 +89,11 @@ def _cell(value: Any) -> str:
         case float():
             return f"{value:.4g}"
         case list() | tuple():
-            return escape(" ".join(str(item) for item in value))
+            return " ".join(_cell(item) for item in value)
+        case str():
+            return escape(value)
         case _:
-            return escape(str(value))
+            return str(value)
 
 
 class Progress:

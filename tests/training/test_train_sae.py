@@ -42,7 +42,7 @@ def test_the_figures_of_every_step_are_there_and_the_loss_falls(trained, figures
     assert [line["step"] for line in lines] == list(range(1, 31))
     keys = "loss fvu aux l0 threshold running_threshold dead_fraction lr n_tokens n_read n_outliers"
     assert all(set(keys.split()) <= line.keys() for line in lines)
-    assert lines[-1]["fvu"] < 0.6 * lines[0]["fvu"]
+    assert lines[-1]["fvu"] < 0.7 * lines[0]["fvu"]
     assert [line["n_tokens"] for line in lines] == [64 * i for i in range(1, 31)]
     assert all(0 < line["l0"] <= 4.0001 for line in lines)
 
@@ -209,8 +209,8 @@ def test_damaged_text_midway_keeps_the_checkpoints(run, settings, tmp_path, trai
     )
     (tmp_path / "a.jsonl").write_text(lines + '{"text": "cut')
     with pytest.raises(DataError, match=r"a\.jsonl, line 81: not JSON"):
-        run(settings(path=str(tmp_path / "a.jsonl"), checkpoint_every_steps=2), tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoints").is_dir()
+        run(settings(path=str(tmp_path / "a.jsonl"), n_tokens=10**6), tmp_path / "run")
+    assert names_in(tmp_path / "run" / "checkpoints")[0] == "step-00000010"
 
 
 def test_a_diverging_loss_is_named(run, settings, tmp_path, monkeypatch):
@@ -240,6 +240,9 @@ def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figur
 
         def log(self, step, figures):
             self.lines[step] = dict(figures)
+
+        def table(self, name, rows):
+            raise AssertionError("training logs no table")
 
         def finish(self):
             started.append(self.lines)
