@@ -210,11 +210,12 @@ def test_a_copy_made_under_a_plan_uses_its_own_weights_and_is_plain_afterwards(
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable.*:FutureWarning")
 def test_gradients_flow_through_an_edit_and_through_checkpoints(tiny_model: Any) -> None:
+    """Checkpointing recomputes a block in the backward pass, and with it the hooks inside."""
     model = fresh(tiny_model("llama"))
     batch = model.tokenize(list(PROMPTS))
     plan = Plan(
-        steer.add_scaled("resid_pre.1", direction(model, 1)),
-        steer.add_scaled("resid_post.2", direction(model, 1)),
+        steer.add_scaled("attn_out.1", direction(model, 1)),
+        steer.add_scaled("resid_mid.2", direction(model, 1)),
         where=steer.all(special=True),
     )
     weight = model.layout.blocks[0].mlp.down_proj.weight

@@ -122,7 +122,7 @@ import sys, time
 from saesteer.config import TrainSAEConfig, load_config
 from saesteer.training.sae import train_sae
 train_sae(load_config(TrainSAEConfig, sys.argv[1]), sys.argv[2],
-          progress=lambda *_: time.sleep(0.02))
+          progress=lambda *_: time.sleep(0.05))
 """
 
 
@@ -139,20 +139,13 @@ def on_disk(settings, model, tmp_path) -> TrainSAEConfig:
 
 @pytest.fixture
 def start(on_disk, tmp_path):
-    """Starts the run in another process and waits until it has done some steps."""
+    """Starts the run in another process."""
     processes = []
 
-    def begin(out: Path, n_steps: int) -> subprocess.Popen:
+    def begin(out: Path) -> subprocess.Popen:
         command = [sys.executable, "-c", SCRIPT, str(tmp_path / "config.yaml"), str(out)]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[2])
-        processes.append(process)
-        deadline = time.monotonic() + 120
-        metrics = out / "metrics.jsonl"
-        while not metrics.exists() or len(metrics.read_text().splitlines()) < n_steps:
-            assert process.poll() is None, "the run ended by itself"
-            assert time.monotonic() < deadline, "the run never started"
-            time.sleep(0.005)
-        return process
+        processes.append(subprocess.Popen(command, cwd=Path(__file__).parents[2]))
+        return processes[-1]
 
     yield begin
     for process in processes:
@@ -160,23 +153,28 @@ def start(on_disk, tmp_path):
         process.wait()
 
 
+def send_after(number: int, process: subprocess.Popen, out: Path, n_steps: int) -> int:
+    """Sends a signal once a run has logged so many steps; returns its exit status."""
+    deadline, metrics = time.monotonic() + 200, out / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < n_steps:
+        assert process.poll() is None, "the run ended by itself"
+        assert time.monotonic() < deadline, "the run never started"
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.wait(60)
+
+
 def test_a_killed_process_loses_nothing_and_a_stopped_one_saves(
     start, on_disk, tmp_path, figures_of
 ):
+    killed, stopped = start(tmp_path / "killed"), start(tmp_path / "stopped")
+    assert send_after(signal.SIGKILL, killed, tmp_path / "killed", 10) == -signal.SIGKILL
+    assert send_after(signal.SIGTERM, stopped, tmp_path / "stopped", 10) == 0
+    newest = max((tmp_path / "stopped" / "checkpoints").iterdir()).name
+    assert int(newest.removeprefix("step-")) == len(figures_of(tmp_path / "stopped")) < 60
+
     loaded = load_model(on_disk.model, device="cpu")
     whole = train_sae(on_disk, tmp_path / "whole", model=loaded)
-    assert whole is not None
-
-    killed = start(tmp_path / "killed", 10)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-
-    stopped = start(tmp_path / "stopped", 10)
-    stopped.send_signal(signal.SIGTERM)
-    assert stopped.wait(60) == 0
-    newest = max((tmp_path / "stopped" / "checkpoints").iterdir()).name
-    assert int(newest.removeprefix("step-")) == len(figures_of(tmp_path / "stopped"))
-
     for name in ("killed", "stopped"):
         out = tmp_path / name
         assert not (out / "cfg.json").exists()

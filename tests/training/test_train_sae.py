@@ -210,7 +210,7 @@ def test_damaged_text_midway_keeps_the_checkpoints(run, settings, tmp_path, trai
     (tmp_path / "a.jsonl").write_text(lines + '{"text": "cut')
     with pytest.raises(DataError, match=r"a\.jsonl, line 81: not JSON"):
         run(settings(path=str(tmp_path / "a.jsonl"), n_tokens=10**6), tmp_path / "run")
-    assert names_in(tmp_path / "run" / "checkpoints")[0] == "step-00000010"
+    assert len(names_in(tmp_path / "run" / "checkpoints")) == 2
 
 
 def test_a_diverging_loss_is_named(run, settings, tmp_path, monkeypatch):
