@@ -205,8 +205,12 @@ class Model:
 
     @cached_property
     def special_ids(self) -> Tensor:
-        """Ids of BOS, EOS, padding and chat markers, sorted, `[n]`."""
-        return torch.tensor(sorted(set(self.tokenizer.all_special_ids)), dtype=torch.long)
+        """Ids of BOS, EOS, padding and added tokens that are marked special, sorted, `[n]`."""
+        if self.tokenizer is None:
+            return torch.empty(0, dtype=torch.long)
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        marked = {i for i, token in added.items() if getattr(token, "special", False)}
+        return torch.tensor(sorted({*self.tokenizer.all_special_ids, *marked}), dtype=torch.long)
 
     def _edit_prompt(self, prompt: Prompt) -> Prompt:
         for edit in self.prompt_edits:

@@ -55,7 +55,7 @@ class Session:
         self._local = threading.local()
         self._latest: Frame | None = None
         self._paused = 0
-        self._special = Ids(_special_ids(model.tokenizer))
+        self._special = Ids(model.special_ids)
 
     @property
     def active(self) -> bool:
@@ -247,12 +247,3 @@ def unsteered(model: Model) -> Iterator[None]:
 def decode_plainly(tokenizer: Any, ids: Any) -> str:
     """Text of tokens as they stand, special ones and spaces included."""
     return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
-
-
-def _special_ids(tokenizer: Any) -> list[int]:
-    """Special tokens, and added ones that are marked special (chat headers)."""
-    if tokenizer is None:
-        return []
-    added = getattr(tokenizer, "added_tokens_decoder", {})
-    marked = [i for i, token in added.items() if getattr(token, "special", False)]
-    return [*tokenizer.all_special_ids, *marked]

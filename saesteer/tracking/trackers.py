@@ -132,7 +132,7 @@ class WandbTracker:
         self._run.log({name: self._wandb.Table(columns=columns, data=data)})
 
     def finish(self) -> None:
-        """Close the run and wait until it is on disk or uploaded."""
+        """Close the run and wait until it is uploaded, or on its way to the disk when offline."""
         self._run.finish()
 
 

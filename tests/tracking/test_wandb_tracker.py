@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import warnings
 
 import pytest
@@ -13,17 +14,17 @@ from saesteer.errors import ConfigError
 
 @pytest.fixture
 def tracker_of(tmp_path, monkeypatch):
-    """Makes offline trackers that write below `tmp_path`; wandb's import may warn."""
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    """Makes offline trackers that write to a folder below `tmp_path`; wandb's import may warn."""
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import wandb  # noqa: F401
     from saesteer.tracking import WandbTracker
 
-    def make(**options):
+    def make(folder, **options):
+        (tmp_path / folder).mkdir()
         settings = {"project": "tests", "name": "tiny", "mode": "offline", "config": {"k": 4}}
-        return WandbTracker(folder=tmp_path, **{**settings, **options})
+        return WandbTracker(folder=tmp_path / folder, **{**settings, **options})
 
     return make
 
@@ -42,30 +43,44 @@ def chunks_of(content: bytes):
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = HEADER.unpack_from(content, at)
+        if at + HEADER.size + length > len(content):
+            return
         yield kind, content[at + HEADER.size : at + HEADER.size + length]
         at += HEADER.size + length
 
 
 def records_in(folder):
-    """Everything in the binary files of the runs below a folder, in order."""
+    """Everything in the file of the run below a folder; wandb's service ends it after `finish`."""
+    deadline = time.monotonic() + 20
+    while (records := read_records(folder)) is None or kind_of(records[-1]) != "exit":
+        assert time.monotonic() < deadline, "the run's file was never finished"
+        time.sleep(0.02)
+    return records
+
+
+def kind_of(record):
+    return record.WhichOneof("record_type")
+
+
+def read_records(folder):
+    """All whole records so far, or None while there are none."""
     from wandb.proto import wandb_internal_pb2
 
     found = []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         content, whole = path.read_bytes(), b""
-        assert content[:4] == b":W&B"
         for kind, payload in chunks_of(content):
             whole += payload
             if kind in (1, 4):
                 found.append(wandb_internal_pb2.Record.FromString(whole))
                 whole = b""
-    return found
+    return found or None
 
 
 def history_of(records):
     rows = []
     for record in records:
-        if record.WhichOneof("record_type") == "history":
+        if kind_of(record) == "history":
             items = {
                 (item.key or ".".join(item.nested_key)): json.loads(item.value_json)
                 for item in record.history.item
@@ -75,37 +90,34 @@ def history_of(records):
 
 
 def test_an_offline_run_holds_what_was_logged(tracker_of, tmp_path):
-    tracker = tracker_of()
+    tracker = tracker_of("first")
     tracker.log(1, {"loss": 0.5, "l0": 32.0})
     tracker.log(3, {"loss": 0.25, "l0": 31.0})
     tracker.table("methods", [{"method": "CAA", "effect": 0.5}])
     run_id = tracker.run_id
     tracker.finish()
 
-    records = records_in(tmp_path)
-    runs = [r.run for r in records if r.WhichOneof("record_type") == "run"]
+    records = records_in(tmp_path / "first")
+    runs = [r.run for r in records if kind_of(r) == "run"]
     assert (runs[0].run_id, runs[0].project, runs[0].display_name) == (run_id, "tests", "tiny")
     config = {update.key: json.loads(update.value_json) for update in runs[0].config.update}
     assert config["k"] == 4
     history = history_of(records)
-    assert [(row["_step"], row["loss"], row["l0"]) for row in history if "loss" in row] == [
-        (1, 0.5, 32.0),
-        (3, 0.25, 31.0),
-    ]
-    tables = list(tmp_path.glob("wandb/offline-run-*/files/media/table/*.json"))
+    figures = [(row["_step"], row["loss"], row["l0"]) for row in history]
+    assert figures == [(1, 0.5, 32.0), (3, 0.25, 31.0)]
+    tables = list(tmp_path.glob("first/wandb/offline-run-*/files/media/table/*.json"))
     assert json.loads(tables[0].read_text())["data"] == [["CAA", 0.5]]
 
-    again = tracker_of(run_id=run_id)
+    again = tracker_of("again", run_id=run_id)
     assert again.run_id == run_id
     again.log(4, {"loss": 0.125})
     again.finish()
-    assert [row["loss"] for row in history_of(records_in(tmp_path)) if "loss" in row] == [
-        *(0.5, 0.25, 0.125),
-    ]
+    rows = history_of(records_in(tmp_path / "again"))
+    assert [(row["_step"], row["loss"]) for row in rows] == [(4, 0.125)]
 
 
 def test_no_account_is_one_clear_line(tracker_of, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(ConfigError, match=r"wandb can't start .*; log in first, or set wandb\.m"):
-        tracker_of(mode="online")
+        tracker_of("first", mode="online")

@@ -122,7 +122,7 @@ import sys, time
 from saesteer.config import TrainSAEConfig, load_config
 from saesteer.training.sae import train_sae
 train_sae(load_config(TrainSAEConfig, sys.argv[1]), sys.argv[2],
-          progress=lambda *_: time.sleep(0.05))
+          progress=lambda step, *_: time.sleep(0.01 if step < 10 else 0.5))
 """
 
 
