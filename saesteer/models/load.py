@@ -129,7 +129,6 @@ def _wrap(obj: Any, tokenizer: Any) -> Model:
         )
     known = inner.__dict__.get("_saesteer_model")
     if isinstance(known, Model) and tokenizer is None:
-        known.layout = layout_of(inner)  # booting a bridge replaces modules of its model
         return known
     tokenizer = tokenizer or getattr(obj, "tokenizer", None) or _tokenizer_beside(inner)
     name = getattr(inner.config, "_name_or_path", "") if hasattr(inner, "config") else ""
