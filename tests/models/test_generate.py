@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from transformers import AddedToken
 
 from saesteer.errors import DataError, ModelError
 from saesteer.models import Model, as_prompts, is_single, pad_rows
@@ -139,6 +140,19 @@ def test_padding_falls_back_on_the_end_of_text(model):
 
 def test_special_ids_are_those_of_the_tokenizer(model):
     assert model.special_ids.tolist() == [0, 1, 2, 3]
+
+
+def test_added_tokens_that_are_marked_special_are_special_too(model):
+    marked = copy.copy(model)
+    marked.__dict__.pop("special_ids", None)
+    marked.tokenizer = copy.deepcopy(model.tokenizer)
+    marked.tokenizer.add_tokens([AddedToken("<turn>", special=True), AddedToken("plain")])
+    turn, plain = marked.tokenizer.convert_tokens_to_ids(["<turn>", "plain"])
+    assert turn in marked.special_ids.tolist()
+    assert plain not in marked.special_ids.tolist()
+    marked.__dict__.pop("special_ids")
+    marked.tokenizer = None
+    assert marked.special_ids.tolist() == []
 
 
 def test_what_counts_as_one_prompt():
