@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     _features(nouns)
     _rules(nouns)
     _compare(nouns)
+    _bench(nouns)
     return parser
 
 
@@ -192,3 +193,32 @@ def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("config", help="YAML file, such as configs/compare/sentiment.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change settings")
     _out(parser)
+
+
+def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    verbs = _group(nouns, "bench", "Measure against other libraries (needs a source tree).")
+
+    def add(name: str, benchmark: str, help_text: str, shape: str | None) -> _Parser:
+        parser = _command(verbs, name, _later("bench", "run"), help_text)
+        parser.set_defaults(benchmark=benchmark)
+        parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
+        parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+        parser.add_argument("--k", type=int, default=32)
+        if shape:
+            parser.add_argument("--shape", default=shape, help=f"default {shape}")
+            parser.add_argument("--batch", type=int, default=4096, help="default 4096")
+            parser.add_argument("--against", choices=("sae-lens",), default="sae-lens")
+        return parser
+
+    archs = ("topk", "batchtopk", "matryoshka")
+    step = add("train", "step", "One training step.", "768x24576")
+    step.add_argument("--steps", type=int, default=50, help="steps whose losses are compared")
+    step.add_argument("--arch", choices=archs, default="topk")
+    memory = add("memory", "step:memory", "Peak memory of a step.", "768x24576")
+    memory.add_argument("--arch", choices=archs, default="topk")
+    add("buffer", "buffer", "The shuffle buffer.", "131072x768")
+    multi = add("multi", "multi", "Several SAEs from one pass against runs of their own.", None)
+    multi.add_argument("--n", type=int, default=8, help="SAEs (default 8)")
+    multi.add_argument("--d-sae", type=int, default=2048, help="latents of each (default 2048)")
+    multi.add_argument("--model", default="smollm2-135m-instruct")
+    multi.add_argument("--site", default="resid_post.9")

@@ -15,7 +15,7 @@ def train_sae(args: argparse.Namespace) -> int:
 
     from saesteer.config import TrainSAEConfig, load_config
     from saesteer.training.sae import train_sae as train
-    from saesteer.training.trainer import watch_signals
+    from saesteer.training.signals import watch_signals
 
     check_json(args)
     config = load_config(TrainSAEConfig, args.config, args.overrides)

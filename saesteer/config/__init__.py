@@ -2,9 +2,10 @@
 
 from saesteer.config.compare import CompareConfig
 from saesteer.config.load import build_config, dump_config, load_config, read_yaml
-from saesteer.config.sae import TextConfig, TrainSAEConfig, WandbConfig
+from saesteer.config.sae import CacheConfig, TextConfig, TrainSAEConfig, WandbConfig
 
 __all__ = [
+    "CacheConfig",
     "CompareConfig",
     "TextConfig",
     "TrainSAEConfig",

@@ -7,7 +7,6 @@ safetensors. Its weights differ from the hub's by the quantisation, so plans ide
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from saesteer.errors import ModelError, NetworkError, OutputError
+from saesteer.files import sha256_of
 from saesteer.models.layout import layout_of
 from saesteer.models.load import quiet_loading
 from saesteer.models.model import Model, weights_fingerprint
@@ -221,9 +221,3 @@ def _verify(folder: Path) -> str:
             f"Delete {folder} and run again."
         )
     return str(fingerprint)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

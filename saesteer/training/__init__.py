@@ -1,6 +1,7 @@
-"""Training sparse autoencoders: the step, the trainer around it, and checkpoints."""
+"""Training sparse autoencoders: coders, learners, the trainer around them, and checkpoints."""
 
 from saesteer.training.sae import train_sae
-from saesteer.training.trainer import SAETrainer, StopRequest
+from saesteer.training.signals import StopRequest
+from saesteer.training.trainer import SAETrainer
 
 __all__ = ["SAETrainer", "StopRequest", "train_sae"]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saesteer.errors import CheckpointError, OutputError
-from saesteer.models.embedded import sha256_of
+from saesteer.files import sha256_of, sync
 
 _TENSORS = "tensors.safetensors"
 _STATE = "state.json"
@@ -42,10 +42,10 @@ def write_checkpoint(
         state = {**state, "step": step, "sha256": sha256_of(scratch / _TENSORS)}
         (scratch / _STATE).write_text(json.dumps({**state, "state_sha256": _sha256_of(state)}))
         for path in (scratch / _TENSORS, scratch / _STATE, scratch):
-            _sync(path)
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(scratch, final)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise OutputError(f"checkpoint {final} can't be written: {error}.") from error
@@ -82,11 +82,3 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _sha256_of(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""`saesteer train sae`: from a config to a folder in sae-lens format, resumable all the way."""
+"""`saesteer train sae`: from a config to folders in sae-lens format, resumable all the way."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from saesteer.config import TrainSAEConfig, dump_config
 from saesteer.data.activations import ActivationStream
+from saesteer.data.cache import ActivationCache, CachedSource
+from saesteer.data.prefetch import Prefetched
 from saesteer.data.ring import ShuffleRing
+from saesteer.data.sources import Columns, ModelSource, Source
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import ConfigError, OutputError, SaesteerError
-from saesteer.models import Model, Site, load_model
-from saesteer.saes import SAE, save_sae
+from saesteer.models import Model, load_model
+from saesteer.saes import save_sae
 from saesteer.tracking import JsonlTracker, Tracker, Trackers, WandbTracker
-from saesteer.training.trainer import (
-    Progress,
-    SAETrainer,
-    StopRequest,
-    last_checkpoint,
-    watch_signals,
-)
+from saesteer.training.learner import Learner
+from saesteer.training.signals import StopRequest, watch_signals
+from saesteer.training.trainer import Progress, SAETrainer, last_checkpoint
 
 _CONFIG = "config.resolved.yaml"
 _METRICS = "metrics.jsonl"
@@ -40,11 +37,11 @@ def train_sae(
     stop: StopRequest | None = None,
     progress: Progress | None = None,
 ) -> Path | None:
-    """Train one SAE; returns its folder, or None if a signal stopped the run after a checkpoint.
+    """Train SAEs; returns their folder, or None if a signal stopped the run after a checkpoint.
 
     Args:
-        out: gets `cfg.json`, `sae_weights.safetensors`, `config.resolved.yaml`, `metrics.jsonl`
-            and `checkpoints/`.
+        out: gets `cfg.json`, `sae_weights.safetensors` (in a folder for each of the variants, if
+            there are some), `config.resolved.yaml`, `metrics.jsonl` and `checkpoints/`.
         resume: go on from the last checkpoint in `out`, or start if there is none.
         model: used instead of loading `config.model`.
         stop: a request that some other thread or handler may set; default watches signals.
@@ -57,30 +54,57 @@ def train_sae(
     out = Path(out)
     checkpoint = _checkpoint_of(out, resume)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
-    trainer = SAETrainer.create(config, open_stream(config, model))
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-    with _run_folder(out, trainer):
-        tracker = _open_tracker(config, out, trainer, resumed=checkpoint is not None)
-        try:
-            with watch_signals() if stop is None else nullcontext(stop) as request:
-                finished = trainer.run(out, tracker, request, progress)
-        finally:
-            tracker.finish()
+    trainer = open_trainer(config, model)
+    try:
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        with _run_folder(out, trainer):
+            tracker = _open_tracker(config, out, trainer, resumed=checkpoint is not None)
+            try:
+                with watch_signals() if stop is None else nullcontext(stop) as request:
+                    finished = trainer.run(out, tracker, request, progress)
+            finally:
+                tracker.finish()
+    finally:
+        if isinstance(trainer.stream.source, Prefetched):
+            trainer.stream.source.close()
     if not finished:
         return None
-    return save_sae(to_sae(trainer, model.name), out, extra_metadata=training_metadata(trainer))
+    for name, learner in trainer.learners.items():
+        extra = training_metadata(trainer, learner)
+        save_sae(learner.to_sae(model.name), out / name, extra_metadata=extra)
+    return out
 
 
-def open_stream(config: TrainSAEConfig, model: Model) -> ActivationStream:
-    """The activation stream that a config describes, at its beginning.
+def open_trainer(config: TrainSAEConfig, model: Model) -> SAETrainer:
+    """A trainer at step 0 on the stream that a config describes.
 
     Raises:
         SiteError: the model has no such site.
         ConfigError: rows longer than the model has positions.
         DataError: a text path holds nothing readable.
+        OutputError: the cache asked for can't be written.
     """
-    site = model.check_site(config.site)
+    columns = Columns.of(model, [model.check_site(each.site) for each in config.each().values()])
+    ring = ShuffleRing(
+        columns.width,
+        config.batch_size,
+        config.shuffle_batches,
+        seed=config.seed + 1,
+        dtype=model.dtype,
+        device=model.device,
+        reuse=config.reuse,
+    )
+    source = _open_source(config, model, columns)
+    depth = config.prefetch
+    if depth is None:
+        depth = 2 if model.device.type == "cuda" else 0
+    stream = ActivationStream(Prefetched(source, depth) if depth else source, ring)
+    return SAETrainer.create(config, stream, columns, model.device)
+
+
+def _open_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Source:
+    """The model itself, or a cache that it has filled."""
     _check_context(config, model)
     tokens = TokenStream(
         config.text.paths,
@@ -90,19 +114,34 @@ def open_stream(config: TrainSAEConfig, model: Model) -> ActivationStream:
         passes=config.text.passes,
         text_field=config.text.field,
     )
-    ring = ShuffleRing(
-        model.layout.width(site),
-        config.batch_size,
-        config.shuffle_batches,
-        seed=config.seed + 1,
-        dtype=model.dtype,
-        device=model.device,
-        reuse=config.reuse,
-    )
     if config.compile:
-        for block in model.layout.blocks[: site.layer]:
+        for block in model.layout.blocks[: columns.sites[-1].layer]:
             block.compile(dynamic=False)
-    return ActivationStream(model, site, tokens, ring, config.rows_per_pass)
+    source = ModelSource(model, columns, tokens, config.rows_per_pass)
+    if config.cache.path is None:
+        return source
+    cache = ActivationCache(
+        config.cache.path,
+        {
+            "model": model.name,
+            "sites": [str(site) for site in columns.sites],
+            "text": asdict(config.text),
+            "dtype": config.dtype,
+            "rows_per_pass": config.rows_per_pass,
+        },
+        width=columns.width,
+        dtype=model.dtype,
+        rows_per_shard=config.cache.rows_per_shard,
+    )
+    cache.fill(source, _rows_needed(config))
+    return CachedSource(cache, passes=config.cache.passes, seed=config.seed)
+
+
+def _rows_needed(config: TrainSAEConfig) -> int:
+    """Rows that a run takes from its source, per pass over the cache."""
+    drawn = config.n_steps * config.batch_size
+    ring = 2 * config.shuffle_batches * config.batch_size
+    return -(-(drawn // config.reuse + ring) // config.cache.passes)
 
 
 def _check_context(config: TrainSAEConfig, model: Model) -> None:
@@ -114,42 +153,17 @@ def _check_context(config: TrainSAEConfig, model: Model) -> None:
         )
 
 
-@torch.no_grad()
-def to_sae(trainer: SAETrainer, model_name: str) -> SAE:
-    """The SAE as it ships: input scale folded in, BatchTopK as its running threshold.
-
-    Latents keep the scale in which the mean squared norm of the activations is d_model, so a
-    latent of 6 weighs about 6 / sqrt(d_model) of a typical activation.
-    """
-    module, config = trainer.module, trainer.config
-    scale = module.input_scale
-    threshold = module.threshold if config.arch == "batchtopk" else torch.zeros_like(scale)
-    return SAE(
-        w_enc=(module.w_enc.t() * scale).contiguous().cpu(),
-        b_enc=module.b_enc.detach().clone().cpu(),
-        w_dec=(module.w_dec / scale).contiguous().cpu(),
-        b_dec=(module.b_dec / scale).cpu(),
-        threshold=threshold.expand(config.d_sae).clone().cpu(),
-        site=Site.parse(config.site),
-        activation="jumprelu" if config.arch == "batchtopk" else "topk",
-        k=config.k,
-        apply_b_dec_to_input=True,
-        model_name=model_name,
-        name=f"{model_name}/{config.site}",
-    )
-
-
-def training_metadata(trainer: SAETrainer) -> dict[str, Any]:
+def training_metadata(trainer: SAETrainer, learner: Learner) -> dict[str, Any]:
     """What a reader of the SAE's file should know of its training."""
     return {
         "trained_with": "saesteer",
-        "arch": trainer.config.arch,
-        "k": trainer.config.k,
+        "arch": learner.config.arch,
+        "k": learner.config.k,
         "n_tokens": trainer.stream.n_tokens,
         "n_tokens_read": trainer.stream.n_read,
         "context_size": trainer.config.text.context,
-        "dead_fraction": trainer.dead_fraction(),
-        "seed": trainer.config.seed,
+        "dead_fraction": learner.dead_fraction(),
+        "seed": learner.config.seed,
     }
 
 

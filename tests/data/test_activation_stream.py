@@ -10,6 +10,7 @@ import torch
 
 from saesteer.data.activations import ActivationStream
 from saesteer.data.ring import ShuffleRing
+from saesteer.data.sources import Columns, ModelSource
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import DataError
 from saesteer.models import HookPoint, Site, install, record
@@ -37,7 +38,7 @@ def open_stream(model, text):
     def make(seed=0, path=text, reuse=1, passes=1):
         tokens = TokenStream([path], model.tokenizer, context=16, passes=passes)
         ring = ShuffleRing(32, 8, 3, seed=seed, dtype=torch.float32, reuse=reuse)
-        return ActivationStream(model, SITE, tokens, ring, rows_per_pass=2)
+        return ActivationStream(ModelSource(model, Columns.of(model, [SITE]), tokens, 2), ring)
 
     return make
 
@@ -58,7 +59,7 @@ def test_every_activation_is_drawn_once(open_stream, text, model):
     stream = open_stream()
     drawn = keys(torch.cat(batches_of(stream)))
     rows = TokenStream([text], model.tokenizer, context=16).next_rows(10_000)
-    want = keys(open_stream().activations(rows))
+    want = keys(open_stream().source.activations(rows).rows)
     assert 0 <= len(want) - len(drawn) <= 2 * 3 * 8 + 2 * 16
     missing = list(want)
     for key in drawn:
@@ -73,7 +74,7 @@ def test_activations_are_those_of_each_document_alone(open_stream, model, tmp_pa
     path.write_text("".join(json.dumps(d) + "\n" for d in documents))
     rows = TokenStream([str(path)], model.tokenizer, context=16).next_rows(1)
     alone = torch.cat([record(model, model.tokenize(d), [SITE])[SITE][0] for d in documents])[:16]
-    got = open_stream().activations(rows)
+    got = open_stream().source.activations(rows).rows
     assert got.shape == (16, 32)
     assert (got - alone).abs().max() <= 1e-5 * alone.abs().max()
 
@@ -94,9 +95,9 @@ def test_outliers_and_special_tokens_are_left_out(open_stream, model, tmp_path):
     special = int(torch.isin(rows.input_ids, model.special_ids).sum())
     assert special == 2
     stream = open_stream()
-    plain = stream.activations(rows)
+    plain, n_read, n_outliers = stream.source.activations(rows)
     assert len(plain) == 24 - special
-    assert (stream.n_outliers, stream.n_read) == (0, 24)
+    assert (n_outliers, n_read) == (0, 24)
 
     def blow_up(resid):
         resid = resid.clone()
@@ -105,10 +106,10 @@ def test_outliers_and_special_tokens_are_left_out(open_stream, model, tmp_path):
 
     point = HookPoint(model.layout.blocks[1], "out")
     handle = install(point, blow_up, prepend=True)
-    kept = stream.activations(rows)
+    kept, _, n_outliers = stream.source.activations(rows)
     handle.remove()
     assert len(kept) == 24 - special - 2
-    assert stream.n_outliers == 2
+    assert n_outliers == 2
     assert torch.equal(kept[:-1], plain[:-3])
     assert torch.equal(kept[-1], plain[-1])
 
@@ -165,4 +166,41 @@ def test_head_sites_are_streamed_too(model, text):
     site = Site(1, "head_out", 2)
     tokens = TokenStream([text], model.tokenizer, context=16)
     ring = ShuffleRing(8, 8, 3, seed=0, dtype=torch.float32)
-    assert ActivationStream(model, site, tokens, ring).next_batch().shape == (8, 8)
+    source = ModelSource(model, Columns.of(model, [site]), tokens)
+    assert ActivationStream(source, ring).next_batch().shape == (8, 8)
+
+
+def test_sites_lie_side_by_side_on_the_same_tokens(model, text):
+    sites = [Site(2, "resid_post"), Site(0, "resid_post"), Site(1, "head_out", 2), SITE]
+    columns = Columns.of(model, [*sites, SITE])
+    assert columns.sites == (sites[1], sites[2], SITE, sites[0])
+    assert columns.width == 32 + 8 + 32 + 32
+
+    def rows_of(columns):
+        tokens = TokenStream([text], model.tokenizer, context=16)
+        return ModelSource(model, columns, tokens, 2).next_chunk().rows
+
+    together = rows_of(columns)
+    for site in columns.sites:
+        assert torch.equal(columns.pick(together, site), rows_of(Columns.of(model, [site])))
+
+
+def test_an_outlier_at_one_site_is_left_out_of_all(model, text):
+    columns = Columns.of(model, [SITE, Site(2, "resid_post")])
+    source = ModelSource(model, columns, TokenStream([text], model.tokenizer, context=16), 1)
+    state = source.state()
+    plain = source.next_chunk()
+
+    def blow_up(resid):
+        resid = resid.clone()
+        resid[0, 3] *= 1000
+        return resid
+
+    point = HookPoint(model.layout.blocks[2], "out")
+    handle = install(point, blow_up, prepend=True)
+    source.restore(state)
+    kept = source.next_chunk()
+    handle.remove()
+    assert (plain.n_outliers, kept.n_outliers) == (0, 1)
+    rest = torch.cat([plain.rows[:3], plain.rows[4:]])
+    assert torch.equal(columns.pick(kept.rows, SITE), columns.pick(rest, SITE))

@@ -12,7 +12,7 @@ import pytest
 from saesteer.config import TextConfig, TrainSAEConfig
 from saesteer.models import Model
 from saesteer.training.sae import train_sae
-from saesteer.training.trainer import StopRequest
+from saesteer.training.signals import StopRequest
 
 SENTENCE = "the rain in town and sea sun a quick brown fox over lazy dog"
 

@@ -22,8 +22,11 @@ def weights_of(out: Path) -> bytes:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"arch": "topk"}, {"reuse": 2}, {"passes": 2, "n_tokens": 64 * 40}],
-    ids=["batchtopk", "topk", "reuse", "two passes"],
+    [
+        *({}, {"arch": "topk"}, {"arch": "jumprelu"}, {"reuse": 2}, {"prefetch": 2}),
+        {"passes": 2, "n_tokens": 64 * 40},
+    ],
+    ids=["batchtopk", "topk", "jumprelu", "reuse", "prefetch", "two passes"],
 )
 @pytest.mark.parametrize("stops", [(1,), (7, 20), (13, 14, 29)], ids=str)
 def test_a_resumed_run_ends_in_the_same_bits(run, settings, tmp_path, figures_of, changes, stops):

@@ -6,23 +6,46 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from saesteer.training.step import TopKModule, sae_loss, select
+from saesteer.models import Site
+from saesteer.training.topk import TopKCoder, TopKSettings
 
 D_MODEL, D_SAE, BATCH, K = 24, 80, 32, 5
 NAMES = ("w_enc", "b_enc", "w_dec", "b_dec")
-KINDS = ("batchtopk", "topk")
+KINDS = ("batchtopk", "topk", "abstopk", "matryoshka")
+WIDTHS = (10, 33, D_SAE)
+
+
+def coder_of(kind="batchtopk", *, k=K, dtype=torch.float32, **changes) -> TopKCoder:
+    nested = kind == "matryoshka"
+    changes = {"widths": WIDTHS if nested else (), **changes}
+    settings = TopKSettings(
+        k=k,
+        kind="batchtopk" if nested else kind,
+        aux_k=6,
+        aux_coefficient=0.25,
+        dtype=dtype,
+        **changes,
+    )
+    return TopKCoder(D_MODEL, D_SAE, settings, seed=0)
 
 
 @pytest.fixture
-def module() -> TopKModule:
-    """A module away from its starting point: untied, with biases and a scale."""
-    module = TopKModule(D_MODEL, D_SAE, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter, size in zip(module.parameters(), (0.3, 0.3, 0.2, 0.5), strict=True):
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
-        module.input_scale.fill_(0.4)
-    return module
+def make():
+    """A coder away from its starting point: untied, with biases and a scale."""
+
+    def make(*args, **settings) -> TopKCoder:
+        coder = coder_of(*args, **settings)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for name, size in zip(
+                ("w_dec", "w_enc", "b_enc", "b_dec"), (0.3, 0.3, 0.2, 0.5), strict=True
+            ):
+                parameter = getattr(coder, name)
+                parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+            coder.input_scale.fill_(0.4)
+        return coder
+
+    return make
 
 
 @pytest.fixture
@@ -32,6 +55,9 @@ def batch() -> torch.Tensor:
 
 def keep_largest(pre, k, kind):
     """What survives, densely: the k largest of each row, or k per row of the whole batch."""
+    if kind == "abstopk":
+        floor = pre.abs().topk(k, -1).values[:, -1:]
+        return pre * (pre.abs() >= floor)
     latents = pre.relu()
     if kind == "topk":
         floor = latents.topk(k, -1).values[:, -1:]
@@ -40,35 +66,43 @@ def keep_largest(pre, k, kind):
     return latents * (latents >= floor)
 
 
-def dense_loss(module, batch, kind, k=K, dead=None, aux_k=6, coefficient=0.25):
+def dense_loss(coder, batch, kind, k=K, dead=None, aux_k=6, coefficient=0.25):
     """The published loss, term by term, on dense matrices.
 
-    Gao et al. 2024 for TopK and AuxK, Bussmann et al. 2024 for BatchTopK.
+    Gao et al. 2024 for TopK and AuxK, Bussmann et al. 2024 for BatchTopK, 2025 for Matryoshka.
     """
-    x = batch * module.input_scale
-    pre = (x - module.b_dec) @ module.w_enc.t() + module.b_enc
+    x = batch * coder.input_scale
+    pre = (x - coder.b_dec) @ coder.w_enc.t() + coder.b_enc
     latents = keep_largest(pre, k, kind)
-    recon = latents @ module.w_dec + module.b_dec
-    fvu = (x - recon).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+
+    def fvu_of(width):
+        recon = latents[:, :width] @ coder.w_dec[:width] + coder.b_dec
+        return (x - recon).pow(2).sum() / (x - x.mean(0)).pow(2).sum(), recon
+
+    fvu, recon = fvu_of(D_SAE)
+    widths = WIDTHS if kind == "matryoshka" else (D_SAE,)
+    loss = torch.stack([fvu_of(width)[0] for width in widths]).mean()
     if dead is None:
-        return fvu, fvu, torch.zeros(()), latents
+        return loss, fvu, torch.zeros(()), latents
     error = (x - recon).detach()
-    dead_pre = ((x - module.b_dec.detach()) @ module.w_enc.t() + module.b_enc)[:, dead]
-    aux_latents = keep_largest(dead_pre, min(aux_k, len(dead)), "topk")
-    aux = (error - aux_latents @ module.w_dec[dead]).pow(2).sum() / error.pow(2).sum()
-    return fvu + coefficient * aux, fvu, aux, latents
+    dead_pre = ((x - coder.b_dec.detach()) @ coder.w_enc.t() + coder.b_enc)[:, dead]
+    rowwise = "abstopk" if kind == "abstopk" else "topk"
+    aux_latents = keep_largest(dead_pre, min(aux_k, len(dead)), rowwise)
+    aux = (error - aux_latents @ coder.w_dec[dead]).pow(2).sum() / error.pow(2).sum()
+    return loss + coefficient * aux, fvu, aux, latents
 
 
-def gradients(loss, module):
-    module.zero_grad()
+def gradients(loss, coder):
+    coder.zero_grad()
     loss.backward()
-    return {name: getattr(module, name).grad.clone() for name in NAMES}
+    return {name: getattr(coder, name).grad.clone() for name in NAMES}
 
 
-def sparse_loss(module, batch, kind, dead=None, dtype=torch.float32, k=K):
-    return sae_loss(
-        module, batch, k=k, kind=kind, dead=dead, aux_k=6, aux_coefficient=0.25, dtype=dtype
-    )
+def assert_same_gradients(got, expected):
+    for name in NAMES:
+        assert expected[name].norm() > 0
+        difference = (got[name] - expected[name]).norm() / expected[name].norm()
+        assert difference <= 1e-5, name
 
 
 DEAD = {"none dead": None, "a few dead": [3, 17, 40, 41], "many dead": list(range(0, 60, 2))}
@@ -77,124 +111,154 @@ DEAD = {"none dead": None, "a few dead": [3, 17, 40, 41], "many dead": list(rang
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dead", DEAD.values(), ids=DEAD.keys())
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 100.0], ids=["none yet", "low", "too high"])
-def test_loss_and_gradients_equal_dense_autograd(module, batch, kind, dead, threshold):
+def test_loss_and_gradients_equal_dense_autograd(make, batch, kind, dead, threshold):
+    coder = make(kind)
     dead = None if dead is None else torch.tensor(dead)
-    module.threshold.fill_(threshold)
-    loss, fvu, aux, latents = dense_loss(module, batch, kind, dead=dead)
-    expected = gradients(loss, module)
-    result, active, values = sparse_loss(module, batch, kind, dead)
-    got = gradients(result.loss, module)
+    coder.threshold.fill_(threshold)
+    loss, fvu, aux, latents = dense_loss(coder, batch, kind, dead=dead)
+    expected = gradients(loss, coder)
+    result = coder.loss(batch, dead)
+    assert_same_gradients(gradients(result.loss, coder), expected)
     assert result.loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert result.fvu.item() == pytest.approx(fvu.item(), rel=1e-5)
     assert result.aux.item() == pytest.approx(aux.item(), rel=1e-5)
-    assert result.l0.item() == pytest.approx((latents > 0).sum().item() / BATCH)
-    assert result.threshold.item() == pytest.approx(latents[latents > 0].min().item(), rel=1e-5)
-    for name in NAMES:
-        assert expected[name].norm() > 0
-        difference = (got[name] - expected[name]).norm() / expected[name].norm()
-        assert difference <= 1e-5, name
+    assert result.l0.item() == pytest.approx((latents != 0).sum().item() / BATCH)
+    smallest = latents.abs()[latents != 0].min().item()
+    assert result.threshold.item() == pytest.approx(smallest, rel=1e-5)
+    assert torch.equal(result.fired, (latents != 0).any(0))
+    active, values = coder.select(batch * coder.input_scale)
     dense = torch.zeros(BATCH, D_SAE).index_put_((active.rows, active.features), values)
-    assert (dense - latents).abs().max() <= 1e-5 * latents.max()
+    assert (dense - latents).abs().max() <= 1e-5 * latents.abs().max()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_latents_cut_at_zero_carry_no_gradient(module, batch, kind):
+@pytest.mark.parametrize("kind", ["batchtopk", "topk", "matryoshka"])
+def test_latents_cut_at_zero_carry_no_gradient(make, batch, kind):
+    coder = make(kind, k=20)
     with torch.no_grad():
-        module.b_enc.sub_(6.0)
-    loss, *_, latents = dense_loss(module, batch, kind, k=20)
+        coder.b_enc.sub_(6.0)
+    loss, *_, latents = dense_loss(coder, batch, kind, k=20)
     assert (latents > 0).sum() < 20 * BATCH, "every latent kept is positive: nothing is cut"
-    expected = gradients(loss, module)
-    result, _, values = sparse_loss(module, batch, kind, k=20)
-    got = gradients(result.loss, module)
-    assert (values == 0).any()
+    expected = gradients(loss, coder)
+    result = coder.loss(batch, None)
+    assert (coder.select(batch * coder.input_scale)[1] == 0).any()
+    assert_same_gradients(gradients(result.loss, coder), expected)
     assert result.l0.item() == pytest.approx((latents > 0).sum().item() / BATCH)
-    for name in NAMES:
-        difference = (got[name] - expected[name]).norm() / expected[name].norm()
-        assert difference <= 1e-5, name
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bf16_encoder_only_finds_the_candidates(module, batch, kind):
-    exact, active, values = sparse_loss(module, batch, kind)
-    rough, rough_active, rough_values = sparse_loss(module, batch, kind, dtype=torch.bfloat16)
-    assert rough.fvu.item() == pytest.approx(exact.fvu.item(), rel=0.02)
-    ours = {(r, f): v for r, f, v in zip(*map_lists(active, values), strict=True)}
-    theirs = {(r, f): v for r, f, v in zip(*map_lists(rough_active, rough_values), strict=True)}
-    shared = ours.keys() & theirs.keys()
-    assert len(shared) >= 0.95 * len(ours)
-    assert all(theirs[key] == pytest.approx(ours[key], rel=1e-5, abs=1e-6) for key in shared)
+def test_a_bf16_encoder_only_nominates(make, batch, kind):
+    """Nominees are scored again in fp32, so a rough matmul gives the fp32 choice."""
+    exact, rough = make(kind), make(kind, dtype=torch.bfloat16)
+    exact.threshold.fill_(1.0)
+    rough.threshold.fill_(1.0)
+    x = batch * exact.input_scale
+    ours, theirs = (set_of(*coder.select(x)) for coder in (exact, rough))
+    assert ours.keys() == theirs.keys()
+    assert all(theirs[key] == pytest.approx(ours[key], rel=1e-5, abs=1e-6) for key in ours)
 
 
-def map_lists(active, values):
-    return active.rows.tolist(), active.features.tolist(), values.tolist()
+def set_of(active, values):
+    entries = zip(active.rows.tolist(), active.features.tolist(), values.tolist(), strict=True)
+    return {(row, feature): value for row, feature, value in entries}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_as_many_survive_as_asked_for(module, batch, kind):
-    active, values = select(batch * module.input_scale, module, K, kind, torch.float32)
+@pytest.mark.parametrize("kind", ["batchtopk", "topk", "abstopk"])
+def test_as_many_survive_as_asked_for(make, batch, kind):
+    coder = make(kind)
+    active, values = coder.select(batch * coder.input_scale)
     counts = torch.bincount(active.rows, minlength=BATCH)
     assert counts.sum() == K * BATCH
-    assert (counts == K).all() if kind == "topk" else len(counts.unique()) > 1
+    assert len(counts.unique()) > 1 if kind == "batchtopk" else (counts == K).all()
     ends = torch.cat([active.starts[1:], torch.tensor([len(values)])])
     assert torch.equal(ends - active.starts, counts)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_step_is_the_same_bits_every_time(module, batch, kind):
-    dead = torch.arange(0, 60, 2)
-    runs = [gradients(sparse_loss(module, batch, kind, dead)[0].loss, module) for _ in range(4)]
+def test_the_step_is_the_same_bits_every_time(make, batch, kind):
+    coder, dead = make(kind), torch.arange(0, 60, 2)
+    runs = [gradients(coder.loss(batch, dead).loss, coder) for _ in range(4)]
     for other in runs[1:]:
         assert all(torch.equal(runs[0][name], other[name]) for name in NAMES)
 
 
-def test_gradients_also_flow_at_step_one_of_a_fresh_module(batch):
-    module = TopKModule(D_MODEL, D_SAE, seed=0)
-    module.initialise(batch)
-    loss, *_ = dense_loss(module, batch, "batchtopk")
-    expected = gradients(loss, module)
-    got = gradients(sparse_loss(module, batch, "batchtopk")[0].loss, module)
-    for name in NAMES:
-        assert (got[name] - expected[name]).norm() <= 1e-5 * expected[name].norm()
+def test_gradients_also_flow_at_step_one_of_a_fresh_coder(batch):
+    coder = coder_of()
+    coder.initialise(batch)
+    loss, *_ = dense_loss(coder, batch, "batchtopk")
+    expected = gradients(loss, coder)
+    assert_same_gradients(gradients(coder.loss(batch, None).loss, coder), expected)
+
+
+def test_a_single_width_is_batchtopk(make, batch):
+    plain, nested = make("batchtopk"), make("batchtopk", widths=(D_SAE,))
+    assert torch.equal(plain.loss(batch, None).loss, nested.loss(batch, None).loss)
 
 
 def test_initialise_brings_inputs_to_mean_square_one(batch):
-    module = TopKModule(D_MODEL, D_SAE, seed=0)
-    module.initialise(batch)
-    scaled = batch * module.input_scale
+    coder = coder_of()
+    coder.initialise(batch)
+    scaled = batch * coder.input_scale
     assert scaled.pow(2).mean().item() == pytest.approx(1.0, rel=1e-5)
-    torch.testing.assert_close(module.b_dec.data, scaled.mean(0))
+    torch.testing.assert_close(coder.b_dec.data, scaled.mean(0))
 
 
-def test_decoder_rows_start_and_stay_at_unit_norm(module):
-    fresh = TopKModule(D_MODEL, D_SAE, seed=0)
+def test_decoder_rows_start_and_stay_at_unit_norm(make, batch):
+    fresh = coder_of()
     torch.testing.assert_close(fresh.w_dec.norm(dim=-1), torch.ones(D_SAE))
     assert torch.equal(fresh.w_dec, fresh.w_enc)
     assert fresh.w_dec.data_ptr() != fresh.w_enc.data_ptr()
-    module.normalise_decoder()
-    torch.testing.assert_close(module.w_dec.norm(dim=-1), torch.ones(D_SAE))
+    coder = make()
+    coder.after_update(coder.loss(batch, None))
+    torch.testing.assert_close(coder.w_dec.norm(dim=-1), torch.ones(D_SAE))
 
 
-def test_the_decoders_gradient_is_made_orthogonal_to_it(module):
-    module.normalise_decoder()
-    module.w_dec.grad = torch.randn(D_SAE, D_MODEL)
-    before = module.w_dec.grad.clone()
-    module.project_decoder_gradient()
-    along = (module.w_dec.grad * module.w_dec).sum(-1)
+def test_the_decoders_gradient_is_made_orthogonal_to_it():
+    coder = coder_of()
+    coder.w_dec.grad = torch.randn(D_SAE, D_MODEL)
+    before = coder.w_dec.grad.clone()
+    coder.before_update()
+    along = (coder.w_dec.grad * coder.w_dec).sum(-1)
     assert along.abs().max() < 1e-5
-    parallel = (before - module.w_dec.grad).detach()
-    assert F.cosine_similarity(parallel, module.w_dec.detach()).abs().min() > 0.999
+    parallel = (before - coder.w_dec.grad).detach()
+    assert F.cosine_similarity(parallel, coder.w_dec.detach()).abs().min() > 0.999
+
+
+def test_the_running_threshold_follows_the_smallest_survivor(make, batch):
+    coder = make(threshold_rate=0.25)
+    first = coder.loss(batch, None)
+    coder.after_update(first)
+    assert coder.threshold.item() == pytest.approx(first.threshold.item())
+    second = coder.loss(2 * batch, None)
+    coder.after_update(second)
+    expected = 0.75 * first.threshold + 0.25 * second.threshold
+    assert coder.threshold.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_the_seed_is_the_start():
-    one, two, other = (TopKModule(D_MODEL, D_SAE, seed=seed) for seed in (3, 3, 4))
+    settings = TopKSettings(k=K)
+    one, two, other = (TopKCoder(D_MODEL, D_SAE, settings, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(one.w_dec, two.w_dec)
     assert not torch.equal(one.w_dec, other.w_dec)
 
 
-def test_the_workspace_follows_the_batch(module, batch):
-    sparse_loss(module, batch, "topk")
-    assert module.workspace(BATCH, torch.float32).shape == (BATCH, D_SAE)
-    half, *_ = sparse_loss(module, batch[:10], "topk")
-    fresh, *_ = dense_loss(module, batch[:10], "topk")
+def test_the_workspace_follows_the_batch(make, batch):
+    coder = make("topk")
+    coder.loss(batch, None)
+    assert coder.workspace(BATCH, torch.float32).shape == (BATCH, D_SAE)
+    half = coder.loss(batch[:10], None)
+    fresh, *_ = dense_loss(coder, batch[:10], "topk")
     assert half.loss.item() == pytest.approx(fresh.item(), rel=1e-5)
-    assert module.workspace(10, torch.bfloat16).dtype == torch.bfloat16
+    assert coder.workspace(10, torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_ships_rebuilds_like_the_step(make, batch, kind):
+    """Row-wise kinds exactly; threshold kinds at the batch's own threshold."""
+    coder = make(kind)
+    result = coder.loss(batch, None)
+    with torch.no_grad():
+        coder.threshold.copy_(result.threshold * 0.999)
+    sae = coder.to_sae(Site(1, "resid_post"), "tiny")
+    error = (batch - sae(batch)).pow(2).sum() / (batch - batch.mean(0)).pow(2).sum()
+    assert error.item() == pytest.approx(result.fvu.item(), rel=1e-4)
+    assert (sae.encode(batch) > 0).sum() / BATCH == pytest.approx(result.l0.item())

@@ -14,8 +14,8 @@ from saesteer.errors import ConfigError, DataError, OutputError, SiteError
 from saesteer.models import record
 from saesteer.saes import load_sae
 from saesteer.training import sae as sae_module
-from saesteer.training.sae import open_stream, to_sae, train_sae
-from saesteer.training.trainer import SAETrainer
+from saesteer.training.learner import Learner
+from saesteer.training.sae import open_trainer, train_sae
 
 FILES = ["cfg.json", "checkpoints", "config.resolved.yaml", "metrics.jsonl"]
 
@@ -69,11 +69,10 @@ def resid(model):
 
 @pytest.mark.parametrize("arch", ["batchtopk", "topk"])
 def test_what_ships_computes_what_was_trained(run, settings, model, tmp_path, resid, arch):
-    config = settings(arch=arch)
-    trainer = SAETrainer.create(config, open_stream(config, model))
+    trainer = open_trainer(settings(arch=arch), model)
     for _ in range(12):
-        trainer.step(trainer.stream.next_batch())
-    module, sae = trainer.module, to_sae(trainer, model.name)
+        trainer.step()
+    module, sae = trainer.learners[""].coder, trainer.learners[""].to_sae(model.name)
     with torch.no_grad():
         x = resid * module.input_scale
         pre = (x - module.b_dec) @ module.w_enc.t() + module.b_enc
@@ -89,7 +88,10 @@ def test_what_ships_computes_what_was_trained(run, settings, model, tmp_path, re
     assert str(sae.site) == "resid_post.1"
 
 
-@pytest.mark.parametrize("arch", ["batchtopk", "topk"])
+EVERY_ARCH = ["batchtopk", "topk", "matryoshka", "abstopk", "standard", "gated", "jumprelu"]
+
+
+@pytest.mark.parametrize("arch", EVERY_ARCH)
 def test_the_folder_loads_here_and_in_sae_lens_with_equal_codes(
     run, settings, tmp_path, resid, arch
 ):
@@ -110,7 +112,7 @@ def test_the_folder_loads_here_and_in_sae_lens_with_equal_codes(
 def test_the_threshold_form_fires_about_k_latents(run, settings, model, tmp_path):
     config = settings(n_tokens=64 * 100, k=6, threshold_rate=0.05)
     sae = load_sae(run(config, tmp_path / "run"))
-    stream = open_stream(config, model)
+    stream = open_trainer(config, model).stream
     rows = torch.cat([stream.next_batch() for _ in range(8)])
     l0 = (sae.encode(rows) > 0).float().sum(-1).mean().item()
     assert 4 < l0 < 8
@@ -214,18 +216,24 @@ def test_damaged_text_midway_keeps_the_checkpoints(run, settings, tmp_path, trai
 
 
 def test_a_diverging_loss_is_named(run, settings, tmp_path, monkeypatch):
-    original = sae_module.SAETrainer.step
+    original = Learner.step
 
     def spoil(self, batch):
         if self.step_count == 12:
             with torch.no_grad():
-                self.module.w_dec.fill_(float("nan"))
+                self.coder.w_dec.fill_(float("nan"))
         return original(self, batch)
 
-    monkeypatch.setattr(sae_module.SAETrainer, "step", spoil)
+    monkeypatch.setattr(Learner, "step", spoil)
     with pytest.raises(DataError, match=r"the loss is nan at step 13; lower lr"):
         run(settings(), tmp_path / "run")
     assert names_in(tmp_path / "run" / "checkpoints") == ["step-00000010"]
+
+
+def test_an_offline_wandb_run_lies_beside_the_sae(run, settings, tmp_path):
+    out = run(settings(n_tokens=256, wandb=WandbConfig(project="tests")), tmp_path / "run")
+    (kept,) = out.glob("wandb/offline-run-*/*.wandb")
+    assert kept.stat().st_size > 0
 
 
 def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figures_of):
@@ -258,3 +266,15 @@ def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figur
     assert first["config"] == asdict(config)
     assert [*lines, *rest] == list(range(1, 31))
     assert {**lines, **rest}[30]["fvu"] == figures_of(out)[-1]["fvu"]
+
+
+def test_variants_lie_in_folders_of_their_own(run, settings, tmp_path, figures_of, resid):
+    variants = {"k2": {"k": 2}, "early": {"site": "resid_post.0", "arch": "topk"}}
+    out = run(settings(variants=variants), tmp_path / "run")
+    assert names_in(out) == ["checkpoints", "config.resolved.yaml", "early", "k2", "metrics.jsonl"]
+    few, early = load_sae(out / "k2"), load_sae(out / "early")
+    assert (str(few.site), str(early.site)) == ("resid_post.1", "resid_post.0")
+    assert early.activation == "topk"
+    assert few.metadata["k"] == 2
+    assert figures_of(out)[-1].keys() >= {"k2/fvu", "early/fvu", "n_tokens"}
+    assert load_config(TrainSAEConfig, out / "config.resolved.yaml").variants == variants

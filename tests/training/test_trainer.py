@@ -5,28 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import pytest
 import torch
 
 from saesteer.errors import CheckpointError, DataError
-from saesteer.training.sae import open_stream
-from saesteer.training.trainer import (
-    SAETrainer,
-    check_same_config,
-    learning_rate,
-    watch_signals,
-)
+from saesteer.training.learner import Learner, learning_rate
+from saesteer.training.sae import open_trainer
+from saesteer.training.signals import watch_signals
+from saesteer.training.trainer import SAETrainer, check_same_config
 
 
 @pytest.fixture
 def trainer(settings, model):
     def make(**changes) -> SAETrainer:
-        config = settings(**changes)
-        return SAETrainer.create(config, open_stream(config, model))
+        return open_trainer(settings(**changes), model)
 
     return make
+
+
+def only(trainer: SAETrainer) -> Learner:
+    return trainer.learners[""]
 
 
 def test_the_learning_rate_rises_stays_and_falls(settings):
@@ -50,9 +50,9 @@ def test_steps_lower_the_loss_and_keep_decoder_rows_at_unit_norm(trainer, arch):
     trainer = trainer(arch=arch)
     losses = []
     for _ in range(25):
-        result = trainer.step(trainer.stream.next_batch())
+        result = trainer.step()[""]
         losses.append(result.fvu.item())
-        norms = trainer.module.w_dec.norm(dim=-1)
+        norms = only(trainer).coder.w_dec.norm(dim=-1)
         torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert trainer.step_count == 25
@@ -63,42 +63,42 @@ def test_the_same_settings_give_the_same_bits(trainer):
     for _ in range(2):
         one = trainer(seed=3)
         for _ in range(12):
-            one.step(one.stream.next_batch())
-        runs.append(one.module.state_dict())
+            one.step()[""]
+        runs.append(only(one).coder.state_dict())
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
     other = trainer(seed=4)
-    other.step(other.stream.next_batch())
-    assert not torch.equal(other.module.w_dec, runs[0]["w_dec"])
+    other.step()
+    assert not torch.equal(only(other).coder.w_dec, runs[0]["w_dec"])
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(trainer, monkeypatch):
     norms = []
     one = trainer(grad_clip=1e-3)
-    step = one.optimizer.step
+    step = only(one).optimizer.step
 
     def watch():
-        grads = [p.grad.norm() for p in one.module.parameters()]
+        grads = [p.grad.norm() for p in only(one).coder.parameters()]
         norms.append(torch.stack(grads).norm().item())
         step()
 
-    monkeypatch.setattr(one.optimizer, "step", watch)
-    one.step(one.stream.next_batch())
+    monkeypatch.setattr(only(one).optimizer, "step", watch)
+    one.step()[""]
     assert norms == [pytest.approx(1e-3, rel=1e-3)]
 
 
 def quieten(trainer, amount):
     with torch.no_grad():
-        trainer.module.b_enc[:5] -= amount
-    return [trainer.step(trainer.stream.next_batch()) for _ in range(6)]
+        only(trainer).coder.b_enc[:5] -= amount
+    return [trainer.step()[""] for _ in range(6)]
 
 
 def test_a_latent_that_stays_quiet_is_dead(trainer):
     one = trainer(dead_after_tokens=200)
     results = quieten(one, 50.0)
-    assert (one.module.last_fired[:5] == 0).all()
-    assert set(range(5)) <= set(one._dead().tolist())
+    assert (only(one).last_fired[:5] == 0).all()
+    assert set(range(5)) <= set(only(one).dead().tolist())
     assert [result.aux.item() > 0 for result in results] == [False] * 4 + [True] * 2
-    assert one.dead_fraction(200) == len(one._dead()) / 64
+    assert only(one).dead_fraction(200) == len(only(one).dead()) / 64
 
 
 def test_the_auxiliary_loss_moves_dead_latents_towards_the_error(trainer):
@@ -106,43 +106,35 @@ def test_the_auxiliary_loss_moves_dead_latents_towards_the_error(trainer):
     for coefficient in (0.0, 1.0):
         one = trainer(dead_after_tokens=200, aux_coefficient=coefficient)
         quieten(one, 2.0)
-        dead = one._dead()
-        before = one.module.w_dec[dead].detach().clone()
-        one.step(one.stream.next_batch())
-        moved.append((one.module.w_dec[dead] - before).norm().item())
+        dead = only(one).dead()
+        before = only(one).coder.w_dec[dead].detach().clone()
+        one.step()[""]
+        moved.append((only(one).coder.w_dec[dead] - before).norm().item())
     assert moved[1] > 2 * moved[0]
 
 
 def test_a_latent_counts_as_firing_only_above_zero(trainer):
     one = trainer(arch="topk", k=30)
     with torch.no_grad():
-        one.module.b_enc.sub_(3.0)
+        only(one).coder.b_enc.sub_(3.0)
+    learner = only(one)
     batch = one.stream.next_batch()
-    one.module.initialise(batch)
-    pre = (batch * one.module.input_scale - one.module.b_dec) @ one.module.w_enc.t()
-    alive = ((pre + one.module.b_enc) > 0).any(0)
+    learner.coder.initialise(batch)
+    pre = (batch * only(one).coder.input_scale - only(one).coder.b_dec) @ only(one).coder.w_enc.t()
+    alive = ((pre + only(one).coder.b_enc) > 0).any(0)
     assert alive.any()
     assert not alive.all()
-    one.step(batch)
-    assert torch.equal(one.module.last_fired > 0, alive)
-
-
-def test_the_running_threshold_follows_the_smallest_survivor(trainer):
-    one = trainer(threshold_rate=0.25)
-    first = one.step(one.stream.next_batch()).threshold
-    assert one.module.threshold.item() == pytest.approx(first.item())
-    second = one.step(one.stream.next_batch()).threshold
-    expected = 0.75 * first + 0.25 * second
-    assert one.module.threshold.item() == pytest.approx(expected.item(), rel=1e-5)
+    learner.step(batch)
+    assert torch.equal(learner.last_fired > 0, alive)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(trainer, tmp_path):
     one = trainer()
-    one.step(one.stream.next_batch())
+    one.step()[""]
     good = one.save(tmp_path)
     with torch.no_grad():
-        one.module.w_enc[0, 0] = float("nan")
-    one.step_count += 1
+        only(one).coder.w_enc[0, 0] = float("nan")
+    only(one).step_count += 1
     with pytest.raises(DataError, match=r"a weight is NaN or infinite at step 2; lower lr"):
         one.save(tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [good.name]
@@ -151,25 +143,24 @@ def test_weights_that_are_no_numbers_are_not_saved(trainer, tmp_path):
 def test_a_restored_trainer_is_the_same(trainer, tmp_path):
     one = trainer()
     for _ in range(7):
-        one.step(one.stream.next_batch())
+        one.step()[""]
     path = one.save(tmp_path)
     other = trainer()
     other.restore(path)
     assert other.step_count == 7
     for trainer_ in (one, other):
         for _ in range(5):
-            trainer_.step(trainer_.stream.next_batch())
-    ours, theirs = one.module.state_dict(), other.module.state_dict()
+            trainer_.step()
+    ours, theirs = only(one).coder.state_dict(), only(other).coder.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_checkpoint_of_something_else_is_refused(trainer, tmp_path, settings):
     one = trainer()
-    one.step(one.stream.next_batch())
+    one.step()[""]
     path = one.save(tmp_path)
     other = trainer()
-    other.config = replace(other.config, d_sae=64)
-    other.module.register_buffer("extra", torch.zeros(1))
+    only(other).coder.register_buffer("extra", torch.zeros(1))
     with pytest.raises(CheckpointError, match="is not a checkpoint of this run"):
         other.restore(path)
 
@@ -224,3 +215,54 @@ def test_signals_are_left_alone_outside_the_main_thread():
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+VARIANTS = {
+    "k8": {"k": 8},
+    "wide": {"d_sae": 96, "lr": 1e-3},
+    "early": {"site": "resid_post.0", "seed": 5},
+}
+
+
+def test_each_of_many_learns_as_if_alone(trainer, settings, model):
+    """One pass feeds them all; only the tokens that are outliers elsewhere could tell."""
+    many = trainer(variants=VARIANTS)
+    assert list(many.learners) == list(VARIANTS)
+    for _ in range(8):
+        many.step()
+    for name, changes in VARIANTS.items():
+        alone = trainer(**changes)
+        if "seed" in changes:  # the stream's seed is the run's own
+            alone.stream.ring._generator.manual_seed(settings().seed + 1)
+        for _ in range(8):
+            alone.step()
+        ours = many.learners[name].coder.state_dict()
+        for key, value in only(alone).coder.state_dict().items():
+            assert torch.equal(ours[key], value), (name, key)
+
+
+def test_many_are_restored_together(trainer, tmp_path):
+    one, other = trainer(variants=VARIANTS), trainer(variants=VARIANTS)
+    for _ in range(6):
+        one.step()
+    other.restore(one.save(tmp_path))
+    for _ in range(4):
+        a, b = one.step(), other.step()
+    assert {n: r.figures() for n, r in a.items()} == {n: r.figures() for n, r in b.items()}
+    assert one.figures(a, 1.0).keys() >= {"k8/fvu", "wide/l0", "early/running_threshold"}
+
+
+@pytest.mark.parametrize("arch", ["standard", "gated", "jumprelu", "abstopk", "matryoshka"])
+def test_every_architecture_learns_and_resumes(trainer, tmp_path, arch):
+    settings = {"arch": arch, "sparsity": 0.5, "n_tokens": 64 * 40, "passes": 2}
+    one, other = trainer(**settings), trainer(**settings)
+    first = one.step()[""].loss.item()
+    for _ in range(19):
+        one.step()
+    other.restore(one.save(tmp_path))
+    for _ in range(10):
+        last, again = one.step()[""], other.step()[""]
+    assert last.figures() == again.figures()
+    assert last.loss.item() < 0.9 * first
+    ours, theirs = only(one).coder.state_dict(), only(other).coder.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

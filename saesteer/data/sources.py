@@ -1,0 +1,154 @@
+"""Where activations come from: a model that runs no further than it must.
+
+A source hands out chunks in a fixed order and knows its place in it; restored, it goes on with the
+same chunks, bit for bit on one machine. Activations of several sites lie side by side in one row,
+so that whatever learns from them sees the same tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saesteer.data.tokens import TokenRows, TokenStream
+from saesteer.errors import DataError
+from saesteer.metrics.outliers import outlier_tokens
+from saesteer.models import Model, Site, install, remove
+
+
+class Chunk(NamedTuple):
+    """Activations `[n, width]` of some tokens, and how many tokens were read and left out."""
+
+    rows: Tensor
+    n_read: int
+    n_outliers: int
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An ordered supply of activations that resumes exactly."""
+
+    def next_chunk(self) -> Chunk | None:
+        """The next activations; None at the end."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """The place behind the last chunk handed out, as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to where `state` was taken from a source with the same settings."""
+        ...
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a row belong to which site."""
+
+    sites: tuple[Site, ...]
+    widths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: Model, sites: Sequence[Site]) -> Columns:
+        """Sites in the order in which a pass reaches them, each once."""
+        ordered = sorted(set(sites), key=lambda site: (site.order, site.head or 0))
+        return cls(tuple(ordered), tuple(model.layout.width(site) for site in ordered))
+
+    @property
+    def width(self) -> int:
+        """Columns in all."""
+        return sum(self.widths)
+
+    def pick(self, rows: Float[Tensor, "n width"], site: Site) -> Float[Tensor, "n d_model"]:
+        """The columns of one site, as a view."""
+        index = self.sites.index(site)
+        start = sum(self.widths[:index])
+        return rows[:, start : start + self.widths[index]]
+
+
+class _Reached(Exception):
+    """Ends the forward pass at the last site; never leaves this file."""
+
+
+@final
+@dataclass(eq=False)
+class ModelSource:
+    """Activations of packed text, outliers and special tokens left out.
+
+    A token is left out of all sites where it is an outlier at any, so that rows stay aligned.
+
+    Attributes:
+        rows_per_pass: packed rows in one forward pass.
+    """
+
+    model: Model
+    columns: Columns
+    tokens: TokenStream
+    rows_per_pass: int = 8
+
+    def next_chunk(self) -> Chunk | None:
+        """Activations of the next packed rows; None when the text has ended.
+
+        Raises:
+            DataError: the model gives NaN or infinity on this text.
+        """
+        rows = self.tokens.next_rows(self.rows_per_pass)
+        return None if rows is None else self.activations(rows)
+
+    def state(self) -> dict[str, Any]:
+        """The place in the text."""
+        return json.loads(json.dumps(self.tokens.state()))
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go to a place in the text."""
+        self.tokens.restore(state)
+
+    @torch.no_grad()
+    def activations(self, rows: TokenRows) -> Chunk:
+        """Activations of packed rows.
+
+        Raises:
+            DataError: the model gives NaN or infinity on this text.
+        """
+        special = torch.isin(rows.input_ids, self.model.special_ids).to(self.model.device)
+        outlier = torch.zeros_like(special)
+        parts = []
+        for site, resid in zip(self.columns.sites, self._record(rows), strict=True):
+            if not bool(resid.isfinite().all()):
+                raise DataError(
+                    f"{self.model.name} gives NaN or infinity at {site}; "
+                    "check its weights, or use a wider dtype than float16."
+                )
+            outlier |= outlier_tokens(resid, ~special)
+            parts.append(resid)
+        keep = ~(special | outlier)
+        whole = parts[0][keep] if len(parts) == 1 else torch.cat([p[keep] for p in parts], -1)
+        return Chunk(whole, special.numel(), int(outlier.sum()))
+
+    def _record(self, rows: TokenRows) -> list[Tensor]:
+        """Activations at every site, `[rows, context, width]`, of a pass that ends at the last."""
+        seen: list[Tensor] = []
+
+        def reach(resid: Tensor) -> None:
+            seen.append(resid)
+            if len(seen) == len(self.columns.sites):
+                raise _Reached
+
+        handles = [install(self.model.layout.point(site), reach) for site in self.columns.sites]
+        try:
+            self.model.layout.base(
+                input_ids=rows.input_ids.to(self.model.device),
+                position_ids=rows.position_ids.to(self.model.device),
+                use_cache=False,
+            )
+        except _Reached:
+            pass
+        finally:
+            remove(handles)
+        return seen

@@ -1,0 +1,96 @@
+"""What the trainer needs of an SAE in training, whatever its architecture.
+
+A coder holds weights and knows its loss; it knows nothing of optimisers, schedules, streams, files.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from saesteer.axes import Rows
+from saesteer.models import Site
+from saesteer.saes import SAE
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured, as tensors on the device; reading them is the caller's choice.
+
+    Attributes:
+        loss: what is minimised; 0-d.
+        fvu: squared error over the variance of the batch, of the whole SAE; 0-d.
+        aux: auxiliary or sparsity loss before its coefficient; 0-d.
+        l0: active latents per token; 0-d.
+        threshold: smallest latent that survived in this batch, infinite if none did; 0-d.
+        fired: which latents were active at least once, `[d_sae]`.
+    """
+
+    loss: Tensor
+    fvu: Tensor
+    aux: Tensor
+    l0: Tensor
+    threshold: Tensor
+    fired: Bool[Tensor, " d_sae"]
+
+    def figures(self) -> dict[str, float]:
+        """The 0-d measures as numbers; waits for the device."""
+        names = ("loss", "fvu", "aux", "l0", "threshold")
+        return {name: float(getattr(self, name).detach()) for name in names}
+
+
+class Coder(nn.Module, ABC):
+    """One SAE's weights and loss. `forward` is not used: `loss` is the way in.
+
+    `input_scale` brings activations to a mean squared norm of d_model.
+    """
+
+    input_scale: Tensor
+
+    @abstractmethod
+    def loss(self, batch: Rows, dead: Int[Tensor, " n_dead"] | None) -> StepResult:
+        """Loss of one batch of raw activations; call `.loss.backward()` on it.
+
+        Args:
+            dead: indices of dead latents, or None where there are none.
+        """
+
+    @abstractmethod
+    def initialise(self, sample: Rows) -> None:
+        """Set the scale, and what else depends on data, from some activations."""
+
+    @abstractmethod
+    def before_update(self) -> None:
+        """Called between backward and the optimiser: constrain gradients."""
+
+    @abstractmethod
+    def after_update(self, result: StepResult) -> None:
+        """Called after the optimiser: constrain weights, follow statistics."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, float]:
+        """What else to log of this architecture."""
+
+    @abstractmethod
+    def to_sae(self, site: Site, model_name: str) -> SAE:
+        """The SAE as it ships, input scale folded in, on the CPU.
+
+        Latents keep the scale in which the mean squared norm of the activations is d_model, so a
+        latent of 6 weighs about 6 / sqrt(d_model) of a typical activation.
+        """
+
+
+@torch.no_grad()
+def scale_of(sample: Rows) -> Float[Tensor, ""]:
+    """What brings the mean squared norm of `sample` to its width."""
+    rms = sample.float().pow(2).sum(-1).mean().sqrt()
+    return sample.shape[-1] ** 0.5 / rms
+
+
+def unexplained(x: Rows, recon: Rows) -> Float[Tensor, ""]:
+    """Squared error over the variance of the batch."""
+    return (x - recon).pow(2).sum() / (x - x.mean(0)).pow(2).sum()

@@ -1,0 +1,117 @@
+"""The sparse products of a TopK-family step, each summed in a fixed order, so that bits repeat.
+
+A batch's survivors are a list of entries (bag, feature), bags in order. A bag is one row's sum, or
+one level of one row's sum where reconstructions are nested: nothing else tells Matryoshka from
+BatchTopK here. On two threads the backward of plain indexing differs from run to run; bags do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Active:
+    """The latents that survive a batch: n entries of (bag, feature), ordered by bag.
+
+    Attributes:
+        bags: bag of each entry, row * levels + level.
+        starts: where each bag's entries begin, `[rows * levels]`.
+        levels: bags per row.
+    """
+
+    bags: Int[Tensor, " n"]
+    features: Int[Tensor, " n"]
+    starts: Int[Tensor, " n_bags"]
+    levels: int = 1
+
+    @classmethod
+    def of(cls, bags: Tensor, features: Tensor, n_rows: int, levels: int = 1) -> Active:
+        """Entries that are already in the order of their bags."""
+        starts = torch.searchsorted(bags, torch.arange(n_rows * levels, device=bags.device))
+        return cls(bags, features, starts, levels)
+
+    @property
+    def rows(self) -> Int[Tensor, " n"]:
+        """Row of each entry."""
+        return self.bags if self.levels == 1 else self.bags // self.levels
+
+    def nested(self, edges: Int[Tensor, " levels"]) -> Active:
+        """The same entries in bags by level; `edges` are the widths of the nested prefixes.
+
+        Entries must be ordered by feature within their rows.
+        """
+        levels = len(edges)
+        level = torch.bucketize(self.features, edges, right=True)
+        return Active.of(self.rows * levels + level, self.features, len(self.starts), levels)
+
+
+def bag_sums(weight: Tensor, index: Tensor, starts: Tensor, scale: Tensor) -> Tensor:
+    """Sums of scaled rows of `weight`: one output row per start."""
+    return F.embedding_bag(index, weight, starts, mode="sum", per_sample_weights=scale)
+
+
+def bag_dots(left: Tensor, right: Tensor, active: Active, bags: Tensor, starts: Tensor) -> Tensor:
+    """`left[bag] · right[feature]` for every entry, in fp32, without materialising rows.
+
+    It is the kernel by which autograd finds the gradient of a bag's per-sample weights.
+    """
+    if left.device.type != "cpu":
+        return (left[bags] * right[active.features]).sum(-1)
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        left, right, active.features, starts, bags, 0
+    )
+
+
+def entry_dots(left: Tensor, right: Tensor, active: Active) -> Tensor:
+    """`left[row] · right[feature]` for entries in one bag a row."""
+    return bag_dots(left, right, active, active.bags, active.starts)
+
+
+class SparseSums(torch.autograd.Function):
+    """`sum_j value_j w_dec_j` of every bag, `[n_bags, d_out]`, with sparse gradients for all.
+
+    `values` must be what the encoder gives for `active`, cut entries as 0: a cut entry has no
+    gradient. `offset` is what the encoder subtracts from its input, or None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Float[Tensor, "rows d_in"],
+        w_enc: Float[Tensor, "d_sae d_in"],
+        b_enc: Float[Tensor, " d_sae"],  # noqa: ARG004 (backward returns its gradient)
+        w_dec: Float[Tensor, "d_sae d_out"],
+        offset: Float[Tensor, " d_in"] | None,
+        active: Active,
+        values: Float[Tensor, " n"],
+    ) -> Float[Tensor, "n_bags d_out"]:
+        """Sums of decoder rows."""
+        ctx.save_for_backward(x, w_enc, w_dec, offset, values)
+        ctx.active = active
+        return bag_sums(w_dec, active.features, active.starts, values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        """Gradients of everything but `x`, which comes from a frozen model."""
+        x, w_enc, w_dec, offset, values = ctx.saved_tensors
+        active: Active = ctx.active
+        grad = grad.contiguous()
+        grad_values = bag_dots(grad, w_dec, active, active.bags, active.starts) * (values != 0)
+        by_feature = torch.argsort(active.features, stable=True)
+        features, bags = active.features[by_feature], active.bags[by_feature]
+        starts = torch.searchsorted(features, torch.arange(len(w_enc), device=features.device))
+        rows = bags if active.levels == 1 else bags // active.levels
+        centred = x if offset is None else x - offset
+        grad_w_dec = bag_sums(grad, bags, starts, values[by_feature])
+        grad_w_enc = bag_sums(centred, rows, starts, grad_values[by_feature])
+        grad_b_enc = torch.zeros_like(w_enc[:, 0]).index_add_(0, active.features, grad_values)
+        # d loss / d offset sums over entries first, so that it is one matrix-vector product
+        grad_offset = None if offset is None else -(grad_b_enc @ w_enc)
+        return None, grad_w_enc, grad_b_enc, grad_w_dec, grad_offset, None, None

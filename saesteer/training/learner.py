@@ -1,0 +1,178 @@
+"""One SAE in training: a coder, its optimiser, its schedule, and when its latents last fired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from saesteer.axes import Rows
+from saesteer.config import TrainSAEConfig
+from saesteer.errors import DataError
+from saesteer.models import Site
+from saesteer.saes import SAE
+from saesteer.training.coder import Coder, StepResult
+from saesteer.training.topk import TopKCoder, TopKSettings
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@final
+@dataclass(eq=False)
+class Learner:
+    """A step is `batch -> StepResult`; logging, saving and the stream stand outside.
+
+    Attributes:
+        last_fired: tokens seen when each latent last fired, `[d_sae]`.
+        step_count: optimiser steps done.
+    """
+
+    config: TrainSAEConfig
+    coder: Coder
+    optimizer: torch.optim.Optimizer
+    last_fired: Tensor
+    step_count: int = 0
+
+    @classmethod
+    def create(cls, config: TrainSAEConfig, d_model: int, device: Any) -> Learner:
+        """A learner at step 0; its scale and bias are set from its first batch."""
+        coder = build_coder(config, d_model, device)
+        optimizer = torch.optim.Adam(coder.parameters(), lr=config.lr, fused=True)
+        return cls(
+            config, coder, optimizer, torch.zeros(config.d_sae, dtype=torch.long, device=device)
+        )
+
+    @property
+    def site(self) -> Site:
+        """Where it reads."""
+        return Site.parse(self.config.site)
+
+    def step(self, batch: Rows) -> StepResult:
+        """Loss, gradients and update for one batch `[batch, d_model]`."""
+        coder = self.coder
+        if self.step_count == 0:
+            coder.initialise(batch)
+        result = coder.loss(batch, self.dead())
+        result.loss.backward()
+        coder.before_update()
+        torch.nn.utils.clip_grad_norm_(coder.parameters(), self.config.grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step_count)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        coder.after_update(result)
+        self.step_count += 1
+        tokens_seen = self.step_count * self.config.batch_size
+        self.last_fired.masked_fill_(result.fired, tokens_seen)
+        return result
+
+    def dead(self, window_tokens: int | None = None) -> Int[Tensor, " n_dead"] | None:
+        """Latents that have not fired for `dead_after_tokens`; None where there are none."""
+        window = self.config.dead_after_tokens if window_tokens is None else window_tokens
+        quiet = self.step_count * self.config.batch_size - self.last_fired
+        dead = (quiet > window).nonzero().squeeze(1)
+        return dead if len(dead) else None
+
+    def dead_fraction(self, window_tokens: int = 10_000_000) -> float:
+        """Share of latents that did not fire in the last `window_tokens` (at most half the run)."""
+        dead = self.dead(min(window_tokens, self.step_count * self.config.batch_size // 2))
+        return 0.0 if dead is None else len(dead) / self.config.d_sae
+
+    def figures(self, result: StepResult) -> dict[str, float]:
+        """What to log of a step.
+
+        Raises:
+            DataError: the loss is no number.
+        """
+        figures = result.figures()
+        if not math.isfinite(figures["loss"]):
+            raise DataError(_diverged(f"the loss is {figures['loss']}", self.step_count))
+        dead = self.dead()
+        return {
+            **figures,
+            **self.coder.figures(),
+            "dead_fraction": 0.0 if dead is None else len(dead) / self.config.d_sae,
+            "lr": learning_rate(self.config, self.step_count - 1),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights, moments and statistics.
+
+        Raises:
+            DataError: a weight is no number.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self.coder.parameters()):
+            raise DataError(_diverged("a weight is NaN or infinite", self.step_count))
+        tensors = {f"coder.{name}": value for name, value in self.coder.state_dict().items()}
+        for name, parameter in self.coder.named_parameters():
+            moments = self.optimizer.state.get(parameter, {})
+            tensors |= {f"adam.{key}.{name}": value for key, value in moments.items()}
+        return {**tensors, "last_fired": self.last_fired}
+
+    def restore(self, tensors: Mapping[str, Tensor], step_count: int) -> None:
+        """Continue from `state()`; raises KeyError or RuntimeError if it is of another learner."""
+        self.coder.load_state_dict(under("coder.", tensors))
+        for name, parameter in self.coder.named_parameters():
+            self.optimizer.state[parameter] = {
+                key: tensors[f"adam.{key}.{name}"].to(parameter.device) for key in _MOMENTS
+            }
+        self.last_fired.copy_(tensors["last_fired"])
+        self.step_count = step_count
+
+    def to_sae(self, model_name: str) -> SAE:
+        """The SAE as it ships."""
+        return self.coder.to_sae(self.site, model_name)
+
+
+def build_coder(config: TrainSAEConfig, d_model: int, device: Any) -> Coder:
+    """The coder that a config describes."""
+    match config.arch:
+        case "topk" | "batchtopk" | "abstopk" | "matryoshka":
+            settings = TopKSettings(
+                k=config.k,
+                kind="batchtopk" if config.arch == "matryoshka" else config.arch,
+                widths=config.prefix_widths if config.arch == "matryoshka" else (),
+                aux_k=config.aux_k,
+                aux_coefficient=config.aux_coefficient,
+                threshold_rate=config.threshold_rate,
+                dtype=getattr(torch, config.dtype),
+            )
+            return TopKCoder(d_model, config.d_sae, settings, seed=config.seed, device=device)
+        case "standard" | "gated" | "jumprelu":
+            from saesteer.training.lens import LensCoder
+
+            return LensCoder(
+                d_model,
+                config.d_sae,
+                config.arch,
+                k=config.k,
+                sparsity=config.sparsity,
+                warmup_steps=int(config.sparsity_warmup_share * config.n_steps),
+                seed=config.seed,
+                device=device,
+            )
+
+
+def learning_rate(config: TrainSAEConfig, step: int) -> float:
+    """Linear warm-up, flat, linear tail to zero."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    tail = config.n_steps - config.decay_from
+    fall = min(1.0, (config.n_steps - step) / tail) if tail else 1.0
+    return config.lr * rise * fall
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _diverged(what: str, step: int) -> str:
+    return (
+        f"{what} at step {step}; lower lr, or look at the activations. "
+        "Earlier checkpoints are intact."
+    )

@@ -1,0 +1,41 @@
+"""Stopping a run from outside without losing a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class StopRequest:
+    """Set from a signal handler; the trainer looks at it between steps."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def watch_signals() -> Iterator[StopRequest]:
+    """SIGTERM and SIGINT ask the run to stop after its step; a second one ends it at once.
+
+    Python takes signals in its main thread only; in another one the request is never set.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def ask(number: int, _frame: Any) -> None:
+        if stop.signal is not None:
+            raise SystemExit(128 + number)
+        stop.signal = number
+
+    previous = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

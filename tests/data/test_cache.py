@@ -1,0 +1,159 @@
+"""A cache gives back what was written, and never something else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from counting import Counting
+
+from saesteer.data.cache import ActivationCache, CachedSource
+from saesteer.errors import DataError, OutputError
+
+IDENTITY = {"model": "tiny", "sites": ["resid_post.1"]}
+
+
+@pytest.fixture
+def open_cache(tmp_path):
+    def make(**identity):
+        return ActivationCache(
+            tmp_path / "cache",
+            {**IDENTITY, **identity},
+            width=3,
+            dtype=torch.float32,
+            rows_per_shard=5,
+        )
+
+    return make
+
+
+def rows_of(source):
+    found = []
+    while (chunk := source.next_chunk()) is not None:
+        found.append(chunk.rows)
+    return torch.cat(found)[:, 0].tolist() if found else []
+
+
+WHOLE = [float(i // 2) for i in range(20)]
+
+
+def test_the_first_pass_is_the_sources_own_order(open_cache):
+    cache = open_cache()
+    cache.fill(Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+    assert sorted(path.name for path in cache.folder.iterdir()) == [
+        "manifest.json",
+        *(f"shard-0000{i}.safetensors" for i in range(4)),
+    ]
+
+
+def test_later_passes_are_the_same_shards_in_a_seeded_order(open_cache):
+    cache = open_cache()
+    cache.fill(Counting(), 20)
+    twice = rows_of(CachedSource(cache, passes=3, seed=1))
+    assert twice[:20] == WHOLE
+    assert sorted(twice[20:40]) == sorted(twice[40:]) == WHOLE
+    assert twice == rows_of(CachedSource(cache, passes=3, seed=1))
+    assert twice != rows_of(CachedSource(cache, passes=3, seed=2))
+
+
+def test_only_as_much_as_asked_for_is_written(open_cache):
+    cache, inner = open_cache(), Counting()
+    cache.fill(inner, 7)
+    assert cache.n_rows == 12
+    assert inner.place == 6
+    seen = []
+    open_cache().fill(Counting(), 20, progress=lambda *at: seen.append(at))
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+    assert seen[-1] == (20, 20)
+
+
+def test_a_full_cache_reads_nothing(open_cache):
+    open_cache().fill(Counting(), 20)
+    inner = Counting()
+    open_cache().fill(inner, 20)
+    open_cache().fill(inner, 1000)
+    assert open_cache().manifest["ended"]
+    assert inner.place == 0, "the text had ended, and the cache knows"
+
+
+def test_writing_goes_on_after_a_crash(open_cache):
+    with pytest.raises(ValueError, match="chunk 7 is bad"):
+        open_cache().fill(Counting(bad=7), 20)
+    assert open_cache().n_rows == 12
+    open_cache().fill(Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+def test_the_place_is_kept(open_cache):
+    cache = open_cache()
+    cache.fill(Counting(), 20)
+    source, again = CachedSource(cache, passes=2), CachedSource(cache, passes=2)
+    for _ in range(5):
+        source.next_chunk()
+    again.restore(json.loads(json.dumps(source.state())))
+    assert rows_of(again) == rows_of(source)
+
+
+def test_a_damaged_shard_is_named_and_made_again(open_cache):
+    cache = open_cache()
+    cache.fill(Counting(), 20)
+    path = cache.path_of(1)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    source = CachedSource(open_cache())
+    source.next_chunk()
+    with pytest.raises(DataError, match=r"shard-00001.safetensors is damaged .*delete that file"):
+        source.next_chunk()
+    path.unlink()
+    with pytest.raises(DataError, match=r"shard-00001.safetensors can't be read"):
+        source.next_chunk()
+    open_cache().fill(Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+def test_a_cache_of_something_else_is_refused(open_cache):
+    open_cache().fill(Counting(), 20)
+    with pytest.raises(
+        DataError, match=r"something else .identity: model 'tiny' there, 'big' here"
+    ):
+        open_cache(model="big")
+
+
+def test_a_damaged_manifest_is_refused(open_cache):
+    cache = open_cache()
+    cache.fill(Counting(), 20)
+    (cache.folder / "manifest.json").write_text('{"shards": 3}')
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        open_cache()
+
+
+def test_a_disk_too_small_is_said_before_anything_is_written(open_cache, monkeypatch, tmp_path):
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(
+        OutputError, match=r"the cache needs .* more in .* are free; lower n_tokens"
+    ):
+        open_cache().fill(Counting(), 20)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_leaves_whole_shards(open_cache, monkeypatch):
+    from saesteer.data import cache as module
+
+    real, calls = module.save_file, []
+
+    def full(tensors, path):
+        calls.append(path)
+        if len(calls) == 3:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OutputError, match="can't be written: .*No space left"):
+        open_cache().fill(Counting(), 20)
+    assert not list(open_cache().folder.glob("*.writing"))
+    open_cache().fill(Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
