@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from saesteer.errors import OutputError
@@ -37,5 +38,6 @@ def write_text(path: Path, text: str) -> None:
         sync(scratch)
         os.replace(scratch, path)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         raise OutputError(f"{path} can't be written: {error.strerror}.") from error

@@ -11,6 +11,7 @@ from seed i, so parts can be made on several machines. About 1,000 tokens/s on t
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import random
@@ -51,16 +52,23 @@ def sample_rows(model: Model, openings: list[list[int]], length: int, seed: int)
     ids = torch.zeros(rows, length, dtype=torch.long)
     given = torch.zeros(rows, length, dtype=torch.bool)
     for row, opening in enumerate(openings):
+        opening = opening[:length]
         ids[row, : len(opening)] = torch.tensor(opening)
         given[row, : len(opening)] = True
-    cache = DynamicCache(config=model.hf.config)
+    cache = {_cache_name(model): DynamicCache(config=model.hf.config)}
     for step in range(length - 1):
-        out = model.hf(input_ids=ids[:, step, None], past_key_values=cache, use_cache=True)
+        out = model.hf(input_ids=ids[:, step, None], use_cache=True, **cache)
         chances = (out.logits[:, -1].float() / heat).softmax(-1).cumsum(-1)
         point = torch.rand(rows, 1, generator=generator) * chances[:, -1:]
         drawn = torch.searchsorted(chances, point).clamp(max=chances.shape[1] - 1)[:, 0]
         ids[:, step + 1] = torch.where(given[:, step + 1], ids[:, step + 1], drawn)
     return ids
+
+
+def _cache_name(model: Model) -> str:
+    """What this version of transformers calls the KV cache."""
+    parameters = inspect.signature(model.hf.forward).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
 
 
 def write_part(model: Model, path: Path, rows: int, length: int, seed: int) -> None:

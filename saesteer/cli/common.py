@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saesteer.errors import OutputError
+from saesteer.files import write_text
 
 if TYPE_CHECKING:
     from saesteer.models import Model
@@ -55,14 +56,7 @@ def write_json(args: argparse.Namespace, result: Any) -> None:
     """Write the result to `--json FILE` if one was given: aside first, then renamed."""
     if args.json is None:
         return
-    path = Path(args.json)
-    scratch = path.with_name(f".{path.name}.writing")
-    try:
-        scratch.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OutputError(f"--json {path} can't be written: {error.strerror}.") from error
+    write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
 
 
 def show_table(rows: list[Mapping[str, Any]]) -> None:

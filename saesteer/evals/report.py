@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saesteer.errors import OutputError
 from saesteer.evals.page import page, text
 from saesteer.evals.sections import (
     features_section,
@@ -26,6 +23,7 @@ from saesteer.evals.sections import (
     tasks_of,
     verdict_box,
 )
+from saesteer.files import write_text
 
 Results = Mapping[str, Any]
 LISTS = ("compare", "curves", "equal_kl", "samples", "settings")
@@ -47,15 +45,8 @@ def write_report(results: Results, folder: str | Path) -> Path:
     plain = _plain(results)
     content = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
     html = render(plain)
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        _write(place / "results.json", content + "\n")
-        _write(place / "report.html", html)
-    except OSError as error:
-        raise OutputError(
-            f"report folder {place} can't be written: {error.strerror or error}. "
-            "Choose another with --out."
-        ) from error
+    write_text(place / "results.json", content + "\n")
+    write_text(place / "report.html", html)
     return place / "report.html"
 
 
@@ -112,16 +103,3 @@ def _plain(value: Any) -> Any:
             return value
         case _:
             return _plain(value.item()) if hasattr(value, "item") else str(value)
-
-
-def _write(path: Path, content: str) -> None:
-    """Write beside the file, then put it in its place in one step."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

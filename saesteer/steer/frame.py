@@ -139,7 +139,7 @@ class Frame:
         Args:
             mask: validity of all columns so far, `[batch, start + pos]`.
         """
-        kwargs = {"input_ids": input_ids, "attention_mask": mask, "past_key_values": None}
+        kwargs = {"input_ids": input_ids, "attention_mask": mask}
         prompt = None if prompt_lengths is None else Prompt(torch.as_tensor(prompt_lengths))
         return read_frame((), kwargs, prompt=prompt, start=start, special=Ids(special_ids))
 
@@ -184,7 +184,7 @@ def read_frame(
         raise PlanError("a forward pass without input_ids and inputs_embeds can't be steered.")
     if any(kwargs.get(name) is not None for name in _PACKED):
         raise PlanError("packed rows (continuous batching, padding-free) can't be steered.")
-    begin = _past_length(kwargs.get("past_key_values")) if start is None else start
+    begin = _past_length(cache_in(kwargs)) if start is None else start
     valid, logical = _positions(kwargs, tokens.shape[0], tokens.shape[1], begin, tokens.device)
     lengths = None if prompt is None else prompt.per_row(prompt.lengths, len(valid))
     frame = Frame(
@@ -198,6 +198,15 @@ def read_frame(
         decode=decode,
     )
     return replace(frame, finished=_finished(frame))
+
+
+def cache_in(arguments: Mapping[str, Any]) -> Any:
+    """The KV cache among a pass's arguments or outputs, None without one.
+
+    transformers calls it `cache` from 5.24 on, and called it `past_key_values` before.
+    """
+    cache = arguments.get("cache")
+    return arguments.get("past_key_values") if cache is None else cache
 
 
 def _past_length(cache: Any) -> int:

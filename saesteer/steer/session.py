@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from saesteer.errors import PlanError
 from saesteer.models import Model, Site, install
 from saesteer.steer.calls import unwrap_generate, wrap_generate
-from saesteer.steer.frame import Frame, Ids, Prompt, read_frame
+from saesteer.steer.frame import Frame, Ids, Prompt, cache_in, read_frame
 
 _SESSIONS: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
 
@@ -158,14 +158,14 @@ class Session:
             )
         self._local.frame = self._latest = frame
         for visitor in self.visitors:
-            visitor.begin(frame, kwargs.get("past_key_values"))
+            visitor.begin(frame, cache_in(kwargs))
 
     def _after(self, _base: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if not self.active:
             return
-        cache = kwargs.get("past_key_values")
-        if cache is None:
-            cache = getattr(output, "past_key_values", None)
+        cache = cache_in(kwargs)
+        if cache is None and isinstance(output, Mapping):
+            cache = cache_in(output)
         for visitor in self.visitors:
             visitor.end(self.frame, cache)
 

@@ -21,7 +21,7 @@ Kind = Literal["topk", "batchtopk", "abstopk"]
 _FLOOR_SHARE = 0.8
 """Nominees of a batch are latents above this share of the running threshold."""
 _SPARE = 1.25
-"""Nominees of a row, as a multiple of k, where the dense matmul is rough."""
+"""Nominees as a multiple of those wanted, where no threshold says enough."""
 
 
 @torch.no_grad()
@@ -61,7 +61,8 @@ def _above(pre: Tensor, floor: Tensor, wanted: int) -> Active:
     flat = pre.flatten()
     found = (flat > floor).nonzero().squeeze(1) if bool(floor > 0) else flat[:0].long()
     if len(found) < wanted:
-        found = flat.topk(min(wanted, flat.numel()), sorted=False).indices.sort().values
+        n = min(int(wanted * _SPARE), flat.numel())
+        found = flat.topk(n, sorted=False).indices.sort().values
     return Active.of(found // pre.shape[1], found % pre.shape[1], len(pre))
 
 

@@ -78,3 +78,45 @@ def test_steps_follow_from_tokens():
     assert config.n_steps == 100
     assert config.decay_from == 75
     assert replace(config, n_tokens=5).n_steps == 1
+
+
+def test_variants_change_what_is_one_saes_own():
+    variants = {"wide": {"d_sae": 64}, "early": {"site": "resid_post.0", "k": 3}}
+    config = build_config(TrainSAEConfig, {**MINIMAL, "k": 2, "variants": variants}, "test")
+    each = config.each()
+    assert {name: (c.site, c.d_sae, c.k) for name, c in each.items()} == {
+        "wide": ("resid_post.1", 64, 2),
+        "early": ("resid_post.0", 8192, 3),
+    }
+    assert all(c.variants == {} and c.text == config.text for c in each.values())
+    plain = build_config(TrainSAEConfig, MINIMAL, "test")
+    assert plain.each() == {"": plain}
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"a/b": {}}, r"variant 'a/b': use letters"),
+        ({"..": {}}, r"variant '\.\.': use letters"),
+        ({"a": {"n_tokens": 5}}, r"variants\.a sets n_tokens, which variants share"),
+        (
+            {"a": {"wide": 5}},
+            r"variants\.a sets wide, which variants share or which does not exist",
+        ),
+        ({"a": {"k": 0}}, r"variants\.a: key 'k': Input should be"),
+        ({"a": {"k": 99, "d_sae": 8}}, r"variants\.a: k is 99, but there are only d_sae = 8"),
+    ],
+)
+def test_wrong_variants_are_named(variants, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config(TrainSAEConfig, {**MINIMAL, "variants": variants}, "test")
+
+
+def test_nested_widths_rise_to_d_sae():
+    config = build_config(TrainSAEConfig, {**MINIMAL, "arch": "matryoshka"}, "test")
+    assert config.prefix_widths == (512, 2048, 8192)
+    given = build_config(TrainSAEConfig, {**MINIMAL, "widths": [5, 8], "d_sae": 8, "k": 2}, "test")
+    assert given.prefix_widths == (5, 8)
+    for widths in ([8, 5], [5], [5, 5, 8]):
+        with pytest.raises(ConfigError, match="expected rising numbers that end with d_sae"):
+            build_config(TrainSAEConfig, {**MINIMAL, "widths": widths, "d_sae": 8, "k": 2}, "test")

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import LlamaForCausalLM
 
 from saesteer import steer
 from saesteer.models import Model, Site, layout_of, record
 from saesteer.steer import ColumnHistory, Frame, Plan
 
+CACHE = next(
+    n for n in ("cache", "past_key_values") if n in signature(LlamaForCausalLM.forward).parameters
+)
+"""What this version of transformers calls the KV cache."""
 ARCHES = ("llama", "gpt2", "neox", "gemma3", "qwen3", "mixtral")
 PROMPTS = ("a short one", "something a good deal longer than that", "x")
 

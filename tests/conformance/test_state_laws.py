@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import PROMPTS, direction, generate, latch_plan, same, token_plan
+from laws import CACHE, PROMPTS, direction, generate, latch_plan, same, token_plan
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -28,7 +28,7 @@ def more(model: Model, ids: Tensor, cache: Any, new: int = 6) -> Tensor:
     return model.hf.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        past_key_values=cache,
+        **{CACHE: cache},
         max_new_tokens=new,
         do_sample=False,
         eos_token_id=None,
@@ -78,7 +78,7 @@ def test_a_copied_prefix_carries_its_state(model: Model) -> None:
     with token_plan(model, KEY).on(model):
         shared = cache_for(model)
         with torch.no_grad():
-            model.hf(input_ids=FIRST, past_key_values=shared, use_cache=True)
+            model.hf(input_ids=FIRST, **{CACHE: shared}, use_cache=True)
         for tail in (TAIL, TAIL + 9):
             text = torch.cat([FIRST, tail], 1)
             copied = more(model, text, deepcopy(shared))
@@ -92,7 +92,7 @@ def test_a_prefix_expanded_to_a_batch_carries_its_state(model: Model) -> None:
     with token_plan(model, KEY).on(model):
         shared = cache_for(model)
         with torch.no_grad():
-            model.hf(input_ids=prefix, past_key_values=shared, use_cache=True)
+            model.hf(input_ids=prefix, **{CACHE: shared}, use_cache=True)
         shared.batch_repeat_interleave(2)
         wide = more(model, text, shared)
         assert torch.equal(wide, more(model, text, cache_for(model)))
@@ -107,7 +107,7 @@ def test_a_cache_that_the_model_makes_itself_is_followed(model: Model) -> None:
     with token_plan(model, KEY).on(model), torch.no_grad():
         whole = model.hf(input_ids=ids, use_cache=False).logits
         first = model.hf(input_ids=ids[:, :7], use_cache=True)
-        rest = model.hf(input_ids=ids[:, 7:], past_key_values=first.past_key_values)
+        rest = model.hf(input_ids=ids[:, 7:], **{CACHE: first[CACHE]})
     parts = torch.cat([first.logits, rest.logits], 1)
     assert (parts - whole).abs().max() <= 1e-5 * whole.abs().max()
 

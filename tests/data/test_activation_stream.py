@@ -186,7 +186,7 @@ def test_sites_lie_side_by_side_on_the_same_tokens(model, text):
 
 
 def test_an_outlier_at_one_site_is_left_out_of_all(model, text):
-    columns = Columns.of(model, [SITE, Site(2, "resid_post")])
+    columns = Columns.of(model, [SITE, Site(2, "attn_out")])
     source = ModelSource(model, columns, TokenStream([text], model.tokenizer, context=16), 1)
     state = source.state()
     plain = source.next_chunk()
@@ -196,7 +196,7 @@ def test_an_outlier_at_one_site_is_left_out_of_all(model, text):
         resid[0, 3] *= 1000
         return resid
 
-    point = HookPoint(model.layout.blocks[2], "out")
+    point = HookPoint(model.layout.blocks[1], "out")  # what is above reads it normalised
     handle = install(point, blow_up, prepend=True)
     source.restore(state)
     kept = source.next_chunk()

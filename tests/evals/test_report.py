@@ -147,5 +147,5 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(
     make: SimpleNamespace, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"can't be written.*--out"):
+    with pytest.raises(OutputError, match=r"results\.json can't be written: "):
         write_report(make.results(), tmp_path / "file" / "out")

@@ -50,11 +50,11 @@ def test_the_full_mask_is_taken_from_a_mask_per_layer_kind() -> None:
     assert torch.equal(read_frame((IDS,), {"attention_mask": masks}).valid, MASK.bool())
 
 
-def test_a_pass_on_a_cache_starts_where_the_cache_ends() -> None:
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+def test_a_pass_on_a_cache_starts_where_the_cache_ends(name: str) -> None:
     for length in (3, torch.tensor(3)):
-        frame = read_frame(
-            (), {"input_ids": IDS[:, 3:], "attention_mask": MASK, "past_key_values": Cache(length)}
-        )
+        kwargs = {"input_ids": IDS[:, 3:], "attention_mask": MASK, name: Cache(length)}
+        frame = read_frame((), kwargs)
         assert (frame.start, frame.n_columns, frame.first_pass) == (3, 5, False)
         assert frame.logical.tolist() == [[1, 2], [3, 4]]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from saesteer.config import TrainSAEConfig, dump_config
+from saesteer.config import CacheConfig, TrainSAEConfig, dump_config
+from saesteer.data.sources import ModelSource
 from saesteer.errors import CheckpointError, DataError
 from saesteer.models import load_model
 from saesteer.training.sae import train_sae
@@ -62,6 +63,19 @@ def test_steps_after_the_last_checkpoint_are_done_again(run, settings, model, tm
     assert [line["step"] for line in figures_of(out)] == list(range(1, 31))
     assert figures_of(out) == figures_of(whole)
     assert weights_of(out) == weights_of(whole)
+
+
+def test_a_cache_on_disk_changes_no_bit(run, settings, tmp_path, figures_of, monkeypatch):
+    whole = run(settings(), tmp_path / "whole")
+    config = settings(cache=CacheConfig(str(tmp_path / "cache"), rows_per_shard=300))
+    out = tmp_path / "stopped"
+    assert run(config, out, stop_at=13) is None
+    monkeypatch.setattr(ModelSource, "next_chunk", lambda _: pytest.fail("the model ran again"))
+    run(config, out, resume=True)
+    run(config, tmp_path / "second")
+    assert weights_of(out) == weights_of(tmp_path / "second") == weights_of(whole)
+    assert [f["fvu"] for f in figures_of(out)] == [f["fvu"] for f in figures_of(whole)]
+    assert len(list((tmp_path / "cache").glob("shard-*"))) > 5
 
 
 def test_resuming_without_a_checkpoint_starts(run, settings, tmp_path):

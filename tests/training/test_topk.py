@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from saesteer.models import Site
+from saesteer.training.kernels import Active
 from saesteer.training.topk import TopKCoder, TopKSettings
 
 D_MODEL, D_SAE, BATCH, K = 24, 80, 32, 5
@@ -155,6 +156,28 @@ def test_a_bf16_encoder_only_nominates(make, batch, kind):
     ours, theirs = (set_of(*coder.select(x)) for coder in (exact, rough))
     assert ours.keys() == theirs.keys()
     assert all(theirs[key] == pytest.approx(ours[key], rel=1e-5, abs=1e-6) for key in ours)
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "topk", "abstopk"])
+@pytest.mark.parametrize("threshold", [0.0, 0.5], ids=["first step", "later"])
+def test_nominees_are_more_than_are_needed(kind, threshold):
+    """Where thousands of latents lie close together, bf16 alone would choose others."""
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    chosen = []
+    for dtype in (torch.float32, torch.bfloat16):
+        coder = TopKCoder(64, 2048, TopKSettings(k=24, kind=kind, dtype=dtype), seed=0)
+        coder.threshold.fill_(threshold)
+        chosen.append(set_of(*coder.select(x)).keys())
+    assert chosen[0] == chosen[1]
+
+
+def test_a_feature_at_an_edge_belongs_to_the_next_level():
+    features = torch.tensor([0, 9, 10, 32, 33, 79, 10])
+    active = Active.of(torch.tensor([0, 0, 0, 0, 0, 0, 1]), features, 3)
+    nested = active.nested(torch.tensor(WIDTHS))
+    assert nested.bags.tolist() == [0, 0, 1, 1, 2, 2, 4]
+    assert nested.rows.tolist() == active.rows.tolist()
+    assert nested.starts.tolist() == [0, 2, 4, 6, 6, 7, 7, 7, 7]
 
 
 def set_of(active, values):

@@ -1,0 +1,54 @@
+"""Every benchmark runs, and what it compares is the same work; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from saesteer.cli import main
+
+SMALL = ["--shape", "48x256", "--k", "4", "--batch", "256", "--rounds", "1", "--quiet"]
+
+
+def result_of(tmp_path, *args):
+    file = tmp_path / "result.json"
+    assert main(["bench", *args, "--json", str(file)]) == 0
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "matryoshka"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_has_the_losses_of_sae_lens(tmp_path, arch, dtype):
+    args = ["--steps", "12", "--arch", arch, "--dtype", dtype]
+    result = result_of(tmp_path, "train", *SMALL, *args)
+    assert result["loss_max_rel_diff"] < (1e-5 if dtype == "float32" else 2e-3)
+    assert 0 < result["ratio"]["min"] <= result["ratio"]["median"] <= result["ratio"]["max"]
+    assert result["tokens_per_second"] > 0
+    assert result["rival_tokens_per_second"] > 0
+
+
+def test_the_buffer(tmp_path):
+    shape = ["--shape", "4096x16", "--batch", "256", "--rounds", "1", "--quiet"]
+    assert result_of(tmp_path, "buffer", *shape)["ratio"]["median"] > 0
+
+
+@pytest.mark.full
+def test_the_memory_of_a_step(tmp_path):
+    result = result_of(tmp_path, "memory", "--shape", "256x4096", "--batch", "1024", "--quiet")
+    assert 0 < result["bytes"] < result["rival_bytes"]
+
+
+@pytest.mark.full
+@pytest.mark.real
+def test_many_saes(tmp_path, real_model):
+    args = ["--n", "2", "--d-sae", "64", "--k", "4", "--rounds", "1", "--quiet"]
+    assert result_of(tmp_path, "multi", *args)["ratio"]["median"] > 0
+
+
+def test_a_wheel_without_benchmarks_says_so(monkeypatch, tmp_path, capsys):
+    from saesteer.cli import bench
+
+    monkeypatch.setattr(bench, "__file__", str(tmp_path / "saesteer" / "cli" / "bench.py"))
+    assert main(["bench", "buffer", "--quiet"]) == 2
+    assert "benchmarks are part of the source tree" in capsys.readouterr().err
