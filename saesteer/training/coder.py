@@ -24,6 +24,7 @@ class StepResult:
     Attributes:
         loss: what is minimised; 0-d.
         fvu: squared error over the variance of the batch, of the whole SAE; 0-d.
+        fvu_per_token: the same token by token, then averaged; 0-d.
         aux: auxiliary or sparsity loss before its coefficient; 0-d.
         l0: active latents per token; 0-d.
         threshold: smallest latent that survived in this batch, infinite if none did; 0-d.
@@ -32,6 +33,7 @@ class StepResult:
 
     loss: Tensor
     fvu: Tensor
+    fvu_per_token: Tensor
     aux: Tensor
     l0: Tensor
     threshold: Tensor
@@ -39,7 +41,7 @@ class StepResult:
 
     def figures(self) -> dict[str, float]:
         """The 0-d measures as numbers; waits for the device."""
-        names = ("loss", "fvu", "aux", "l0", "threshold")
+        names = ("loss", "fvu", "fvu_per_token", "aux", "l0", "threshold")
         return {name: float(getattr(self, name).detach()) for name in names}
 
 
@@ -91,6 +93,6 @@ def scale_of(sample: Rows) -> Float[Tensor, ""]:
     return sample.shape[-1] ** 0.5 / rms
 
 
-def unexplained(x: Rows, recon: Rows) -> Float[Tensor, ""]:
-    """Squared error over the variance of the batch."""
-    return (x - recon).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+def squares(x: Rows) -> Float[Tensor, " n"]:
+    """Squared norm of every row."""
+    return x.pow(2).sum(-1)

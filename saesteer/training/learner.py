@@ -30,6 +30,7 @@ class Learner:
     Attributes:
         last_fired: tokens seen when each latent last fired, `[d_sae]`.
         step_count: optimiser steps done.
+        grad_norm: of the last step's whole gradient, before it was clipped.
     """
 
     config: TrainSAEConfig
@@ -37,6 +38,7 @@ class Learner:
     optimizer: torch.optim.Optimizer
     last_fired: Tensor
     step_count: int = 0
+    grad_norm: Tensor | None = None
 
     @classmethod
     def create(cls, config: TrainSAEConfig, d_model: int, device: Any) -> Learner:
@@ -60,7 +62,7 @@ class Learner:
         result = coder.loss(batch, self.dead())
         result.loss.backward()
         coder.before_update()
-        torch.nn.utils.clip_grad_norm_(coder.parameters(), self.config.grad_clip)
+        self.grad_norm = torch.nn.utils.clip_grad_norm_(coder.parameters(), self.config.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step_count)
         self.optimizer.step()
@@ -96,6 +98,7 @@ class Learner:
         return {
             **figures,
             **self.coder.figures(),
+            "grad_norm": math.nan if self.grad_norm is None else float(self.grad_norm),
             "dead_fraction": 0.0 if dead is None else len(dead) / self.config.d_sae,
             "lr": learning_rate(self.config, self.step_count - 1),
         }

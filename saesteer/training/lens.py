@@ -19,7 +19,7 @@ from saesteer.axes import Rows
 from saesteer.models import Site
 from saesteer.saes import SAE
 from saesteer.saes.lens_format import sae_from
-from saesteer.training.coder import Coder, StepResult, scale_of, unexplained
+from saesteer.training.coder import Coder, StepResult, scale_of, squares
 
 LensArch = Literal["standard", "gated", "jumprelu"]
 
@@ -62,9 +62,11 @@ class LensCoder(Coder):
             TrainStepInput(x, self._coefficients(rise), quiet, done, is_logging_step=False)
         )
         on = out.feature_acts.detach() > 0
+        error, spread = squares(x - out.sae_out.detach()), squares(x - x.mean(0))
         return StepResult(
             loss=out.loss,
-            fvu=unexplained(x, out.sae_out.detach()),
+            fvu=error.sum() / spread.sum(),
+            fvu_per_token=(error / spread).mean(),
             aux=(out.loss - out.losses["mse_loss"]).detach(),
             l0=on.sum() / len(x),
             threshold=torch.where(on, out.feature_acts.detach(), torch.inf).min(),

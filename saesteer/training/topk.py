@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from saesteer.axes import Rows
 from saesteer.models import Site
 from saesteer.saes import SAE
-from saesteer.training.coder import Coder, StepResult, scale_of, unexplained
+from saesteer.training.coder import Coder, StepResult, scale_of, squares
 from saesteer.training.kernels import Active, SparseSums
 from saesteer.training.select import Kind, survivors
 
@@ -79,12 +79,14 @@ class TopKCoder(Coder):
         prefixes = [sums[:, 0] + self.b_dec]
         for level in range(1, nested.levels):
             prefixes.append(prefixes[-1] + sums[:, level])
-        losses = torch.stack([unexplained(x, recon) for recon in prefixes])
+        errors, spread = [squares(x - recon) for recon in prefixes], squares(x - x.mean(0))
+        losses = torch.stack([error.sum() for error in errors]) / spread.sum()
         aux = self._aux_loss(x, (x - prefixes[-1]).detach(), dead)
         on = latents != 0
         return StepResult(
             loss=losses.mean() + self.settings.aux_coefficient * aux,
             fvu=losses[-1].detach(),
+            fvu_per_token=(errors[-1].detach() / spread).mean(),
             aux=aux.detach(),
             l0=on.sum() / len(x),
             threshold=torch.where(on, latents.abs(), torch.inf).min(),

@@ -43,6 +43,7 @@ class SAETrainer:
     Attributes:
         columns: which columns of a batch each site has.
         wandb_id: carried through checkpoints so that a resumed run goes on under the same id.
+        stream_seconds: spent waiting for batches since figures were last logged.
     """
 
     config: TrainSAEConfig
@@ -50,6 +51,7 @@ class SAETrainer:
     columns: Columns
     learners: dict[str, Learner]
     wandb_id: str | None = None
+    stream_seconds: float = 0.0
 
     @classmethod
     def create(
@@ -74,7 +76,9 @@ class SAETrainer:
         Raises:
             DataError: the text ended early.
         """
+        began = time.perf_counter()
         batch = self.stream.next_batch()
+        self.stream_seconds += time.perf_counter() - began
         if batch is None:
             raise DataError(
                 f"the text ended after {self.stream.n_tokens:,} of {self.config.n_tokens:,} "
@@ -102,7 +106,12 @@ class SAETrainer:
                 elapsed = time.perf_counter() - clock
                 rate = (done - since) * config.batch_size / elapsed
                 clock, since = time.perf_counter(), done
-                figures = self.figures(results, rate)
+                waited, self.stream_seconds = self.stream_seconds / elapsed, 0.0
+                figures = {
+                    **self.figures(results),
+                    "tokens_per_second": rate,
+                    "stream_share_of_time": waited,
+                }
                 tracker.log(done, figures)
                 if progress:
                     progress(done, config.n_steps, figures)
@@ -112,7 +121,7 @@ class SAETrainer:
                 return False
         return True
 
-    def figures(self, results: Mapping[str, StepResult], rate: float) -> dict[str, float]:
+    def figures(self, results: Mapping[str, StepResult]) -> dict[str, float]:
         """What is logged: of every SAE under its name, and of the stream."""
         each = {
             f"{name}/{key}" if name else key: value
@@ -124,7 +133,6 @@ class SAETrainer:
             "n_tokens": float(self.stream.n_tokens),
             "n_read": float(self.stream.n_read),
             "n_outliers": float(self.stream.n_outliers),
-            "tokens_per_second": rate,
         }
 
     def save(self, folder: Path) -> Path:

@@ -83,6 +83,7 @@ def figures_of():
 
     def read(out: Path) -> list[dict]:
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-        return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+        clock = {"tokens_per_second", "stream_share_of_time"}
+        return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
     return read

@@ -122,6 +122,10 @@ def test_loss_and_gradients_equal_dense_autograd(make, batch, kind, dead, thresh
     assert_same_gradients(gradients(result.loss, coder), expected)
     assert result.loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert result.fvu.item() == pytest.approx(fvu.item(), rel=1e-5)
+    x = batch * coder.input_scale
+    recon = latents @ coder.w_dec + coder.b_dec
+    each = (x - recon).pow(2).sum(-1) / (x - x.mean(0)).pow(2).sum(-1)
+    assert result.fvu_per_token.item() == pytest.approx(each.mean().item(), rel=1e-5)
     assert result.aux.item() == pytest.approx(aux.item(), rel=1e-5)
     assert result.l0.item() == pytest.approx((latents != 0).sum().item() / BATCH)
     smallest = latents.abs()[latents != 0].min().item()

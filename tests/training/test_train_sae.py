@@ -40,7 +40,8 @@ def test_a_run_leaves_its_files(trained, settings):
 def test_the_figures_of_every_step_are_there_and_the_loss_falls(trained, figures_of):
     lines = figures_of(trained)
     assert [line["step"] for line in lines] == list(range(1, 31))
-    keys = "loss fvu aux l0 threshold running_threshold dead_fraction lr n_tokens n_read n_outliers"
+    keys = "loss fvu fvu_per_token aux l0 threshold running_threshold dead_fraction grad_norm lr"
+    keys += " n_tokens n_read n_outliers"
     assert all(set(keys.split()) <= line.keys() for line in lines)
     assert lines[-1]["fvu"] < 0.7 * lines[0]["fvu"]
     assert [line["n_tokens"] for line in lines] == [64 * i for i in range(1, 31)]

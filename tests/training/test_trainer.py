@@ -249,7 +249,7 @@ def test_many_are_restored_together(trainer, tmp_path):
     for _ in range(4):
         a, b = one.step(), other.step()
     assert {n: r.figures() for n, r in a.items()} == {n: r.figures() for n, r in b.items()}
-    assert one.figures(a, 1.0).keys() >= {"k8/fvu", "wide/l0", "early/running_threshold"}
+    assert one.figures(a).keys() >= {"k8/fvu", "wide/l0", "early/running_threshold"}
 
 
 @pytest.mark.parametrize("arch", ["standard", "gated", "jumprelu", "abstopk", "matryoshka"])
