@@ -22,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from saesteer.cli.parser import build_parser
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else every retry without a network is told
     args = parse(build_parser(), argv)
     try:
         return int(args.run(args) or 0)

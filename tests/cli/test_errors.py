@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +163,29 @@ def test_broken_comparison(run: Any, tmp_path: Path, text: str, words: tuple[str
     config = tmp_path / "compare.yaml"
     config.write_text(text)
     fails(run("compare", config, "--out", tmp_path / "out"), *words)
+
+
+@pytest.mark.full
+def test_no_network_is_one_line(tmp_path: Path) -> None:
+    """In a process of its own: the hub's client decides at import whether it may try."""
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    command = [
+        sys.executable,
+        "-m",
+        "saesteer",
+        "features",
+        "top",
+        "gpt2-small-res-jb:blocks.0.hook_resid_pre",
+    ]
+    done = subprocess.run(
+        [*command, "--text", "a"],
+        env={**os.environ, **nowhere},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("saesteer: ")
+    assert "gpt2-small-res-jb" in done.stderr
+    assert "can't be reached" in done.stderr
