@@ -8,6 +8,7 @@ from typing import Any, final
 from torch import Tensor
 
 from saesteer.axes import Rows
+from saesteer.data.prefetch import Prefetched
 from saesteer.data.ring import ShuffleRing
 from saesteer.data.sources import Source
 
@@ -47,6 +48,11 @@ class ActivationStream:
             self._spare = self.ring.add(self._spare)
         self.n_tokens += self.ring.batch_size
         return self.ring.draw()
+
+    def close(self) -> None:
+        """End a source that reads ahead."""
+        if isinstance(self.source, Prefetched):
+            self.source.close()
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The stream's place: what fits JSON, and tensors."""

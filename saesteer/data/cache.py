@@ -11,7 +11,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -23,9 +23,6 @@ from torch import Tensor
 from saesteer.data.sources import Chunk, Source
 from saesteer.errors import DataError, OutputError
 from saesteer.files import sha256_of, sync, write_text
-
-Progress = Callable[[int, int], None]
-"""Called with (rows written, rows wanted)."""
 
 _MANIFEST = "manifest.json"
 _SPARE_SHARE = 1.02
@@ -78,8 +75,11 @@ class ActivationCache:
         """Disk that `n_rows` take, in bytes."""
         return int(n_rows * self._width * self._dtype.itemsize * _SPARE_SHARE)
 
-    def fill(self, source: Source, n_rows: int, progress: Progress | None = None) -> None:
+    def fill(self, source: Source, n_rows: int) -> Iterator[tuple[int, int]]:
         """Write shards until `n_rows` are there or the source ends; mend what is missing.
+
+        Yields:
+            rows written and rows wanted, after each shard; to stop there loses nothing.
 
         Raises:
             OutputError: the disk is too small (before anything is written), full, or read-only.
@@ -93,8 +93,7 @@ class ActivationCache:
             source.restore(self.manifest["shards"][-1]["state"])
         while self.n_rows < n_rows and not self.manifest["ended"]:
             self._append(source)
-            if progress:
-                progress(min(self.n_rows, n_rows), n_rows)
+            yield min(self.n_rows, n_rows), n_rows
 
     def path_of(self, index: int) -> Path:
         """The file of a shard."""

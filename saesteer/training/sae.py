@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.config import TrainSAEConfig, dump_config
-from saesteer.data.activations import ActivationStream
-from saesteer.data.cache import ActivationCache, CachedSource
-from saesteer.data.prefetch import Prefetched
-from saesteer.data.ring import ShuffleRing
-from saesteer.data.sources import Columns, ModelSource, Source
-from saesteer.data.tokens import TokenStream
-from saesteer.errors import ConfigError, OutputError, SaesteerError
+from saesteer.errors import OutputError, SaesteerError
 from saesteer.models import Model, load_model
 from saesteer.saes import save_sae
 from saesteer.tracking import JsonlTracker, Tracker, Trackers, WandbTracker
 from saesteer.training.learner import Learner
 from saesteer.training.signals import StopRequest, watch_signals
+from saesteer.training.streams import columns_of, fill_cache, open_stream
 from saesteer.training.trainer import Progress, SAETrainer, last_checkpoint
 
 _CONFIG = "config.resolved.yaml"
@@ -54,20 +49,19 @@ def train_sae(
     out = Path(out)
     checkpoint = _checkpoint_of(out, resume)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
-    trainer = open_trainer(config, model)
-    try:
+    with watch_signals() if stop is None else nullcontext(stop) as request:
+        if config.cache.path is not None and not fill_cache(config, model, request, progress):
+            return None
+        trainer = open_trainer(config, model)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         with _run_folder(out, trainer):
             tracker = _open_tracker(config, out, trainer, resumed=checkpoint is not None)
             try:
-                with watch_signals() if stop is None else nullcontext(stop) as request:
-                    finished = trainer.run(out, tracker, request, progress)
+                finished = trainer.run(out, tracker, request, progress)
             finally:
                 tracker.finish()
-    finally:
-        if isinstance(trainer.stream.source, Prefetched):
-            trainer.stream.source.close()
+                trainer.stream.close()
     if not finished:
         return None
     for name, learner in trainer.learners.items():
@@ -77,80 +71,13 @@ def train_sae(
 
 
 def open_trainer(config: TrainSAEConfig, model: Model) -> SAETrainer:
-    """A trainer at step 0 on the stream that a config describes.
+    """A trainer at step 0 on the stream that a config describes; a cache must have been filled.
 
     Raises:
-        SiteError: the model has no such site.
-        ConfigError: rows longer than the model has positions.
-        DataError: a text path holds nothing readable.
-        OutputError: the cache asked for can't be written.
+        SiteError, ConfigError, DataError: as `columns_of` and `open_stream` do.
     """
-    columns = Columns.of(model, [model.check_site(each.site) for each in config.each().values()])
-    ring = ShuffleRing(
-        columns.width,
-        config.batch_size,
-        config.shuffle_batches,
-        seed=config.seed + 1,
-        dtype=model.dtype,
-        device=model.device,
-        reuse=config.reuse,
-    )
-    source = _open_source(config, model, columns)
-    depth = config.prefetch
-    if depth is None:
-        depth = 2 if model.device.type == "cuda" else 0
-    stream = ActivationStream(Prefetched(source, depth) if depth else source, ring)
-    return SAETrainer.create(config, stream, columns, model.device)
-
-
-def _open_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Source:
-    """The model itself, or a cache that it has filled."""
-    _check_context(config, model)
-    tokens = TokenStream(
-        config.text.paths,
-        model.tokenizer,
-        context=config.text.context,
-        weights=config.text.weights,
-        passes=config.text.passes,
-        text_field=config.text.field,
-    )
-    if config.compile:
-        for block in model.layout.blocks[: columns.sites[-1].layer]:
-            block.compile(dynamic=False)
-    source = ModelSource(model, columns, tokens, config.rows_per_pass)
-    if config.cache.path is None:
-        return source
-    cache = ActivationCache(
-        config.cache.path,
-        {
-            "model": model.name,
-            "sites": [str(site) for site in columns.sites],
-            "text": asdict(config.text),
-            "dtype": config.dtype,
-            "rows_per_pass": config.rows_per_pass,
-        },
-        width=columns.width,
-        dtype=model.dtype,
-        rows_per_shard=config.cache.rows_per_shard,
-    )
-    cache.fill(source, _rows_needed(config))
-    return CachedSource(cache, passes=config.cache.passes, seed=config.seed)
-
-
-def _rows_needed(config: TrainSAEConfig) -> int:
-    """Rows that a run takes from its source, per pass over the cache."""
-    drawn = config.n_steps * config.batch_size
-    ring = 2 * config.shuffle_batches * config.batch_size
-    return -(-(drawn // config.reuse + ring) // config.cache.passes)
-
-
-def _check_context(config: TrainSAEConfig, model: Model) -> None:
-    limit = getattr(model.hf.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and config.text.context > limit:
-        raise ConfigError(
-            f"text.context is {config.text.context}, but {model.name} has {limit} positions; "
-            "lower text.context."
-        )
+    columns = columns_of(config, model)
+    return SAETrainer.create(config, open_stream(config, model, columns), columns, model.device)
 
 
 def training_metadata(trainer: SAETrainer, learner: Learner) -> dict[str, Any]:

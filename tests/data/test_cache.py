@@ -36,12 +36,17 @@ def rows_of(source):
     return torch.cat(found)[:, 0].tolist() if found else []
 
 
+def fill(cache, source, n_rows):
+    for _ in cache.fill(source, n_rows):
+        pass
+
+
 WHOLE = [float(i // 2) for i in range(20)]
 
 
 def test_the_first_pass_is_the_sources_own_order(open_cache):
     cache = open_cache()
-    cache.fill(Counting(), 20)
+    fill(cache, Counting(), 20)
     assert rows_of(CachedSource(open_cache())) == WHOLE
     assert sorted(path.name for path in cache.folder.iterdir()) == [
         "manifest.json",
@@ -51,7 +56,7 @@ def test_the_first_pass_is_the_sources_own_order(open_cache):
 
 def test_later_passes_are_the_same_shards_in_a_seeded_order(open_cache):
     cache = open_cache()
-    cache.fill(Counting(), 20)
+    fill(cache, Counting(), 20)
     twice = rows_of(CachedSource(cache, passes=3, seed=1))
     assert twice[:20] == WHOLE
     assert sorted(twice[20:40]) == sorted(twice[40:]) == WHOLE
@@ -61,35 +66,43 @@ def test_later_passes_are_the_same_shards_in_a_seeded_order(open_cache):
 
 def test_only_as_much_as_asked_for_is_written(open_cache):
     cache, inner = open_cache(), Counting()
-    cache.fill(inner, 7)
+    fill(cache, inner, 7)
     assert cache.n_rows == 12
     assert inner.place == 6
-    seen = []
-    open_cache().fill(Counting(), 20, progress=lambda *at: seen.append(at))
+    seen = list(open_cache().fill(Counting(), 20))
     assert rows_of(CachedSource(open_cache())) == WHOLE
     assert seen[-1] == (20, 20)
 
 
 def test_a_full_cache_reads_nothing(open_cache):
-    open_cache().fill(Counting(), 20)
+    fill(open_cache(), Counting(), 20)
     inner = Counting()
-    open_cache().fill(inner, 20)
-    open_cache().fill(inner, 1000)
+    fill(open_cache(), inner, 20)
+    fill(open_cache(), inner, 1000)
     assert open_cache().manifest["ended"]
     assert inner.place == 0, "the text had ended, and the cache knows"
 
 
+def test_writing_may_stop_after_any_shard(open_cache):
+    inner = Counting()
+    assert next(open_cache().fill(inner, 20)) == (6, 20)
+    assert inner.place == 3
+    assert open_cache().n_rows == 6
+    fill(open_cache(), Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
 def test_writing_goes_on_after_a_crash(open_cache):
     with pytest.raises(ValueError, match="chunk 7 is bad"):
-        open_cache().fill(Counting(bad=7), 20)
+        fill(open_cache(), Counting(bad=7), 20)
     assert open_cache().n_rows == 12
-    open_cache().fill(Counting(), 20)
+    fill(open_cache(), Counting(), 20)
     assert rows_of(CachedSource(open_cache())) == WHOLE
 
 
 def test_the_place_is_kept(open_cache):
     cache = open_cache()
-    cache.fill(Counting(), 20)
+    fill(cache, Counting(), 20)
     source, again = CachedSource(cache, passes=2), CachedSource(cache, passes=2)
     for _ in range(5):
         source.next_chunk()
@@ -99,7 +112,7 @@ def test_the_place_is_kept(open_cache):
 
 def test_a_damaged_shard_is_named_and_made_again(open_cache):
     cache = open_cache()
-    cache.fill(Counting(), 20)
+    fill(cache, Counting(), 20)
     path = cache.path_of(1)
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     source = CachedSource(open_cache())
@@ -109,12 +122,12 @@ def test_a_damaged_shard_is_named_and_made_again(open_cache):
     path.unlink()
     with pytest.raises(DataError, match=r"shard-00001.safetensors can't be read"):
         source.next_chunk()
-    open_cache().fill(Counting(), 20)
+    fill(open_cache(), Counting(), 20)
     assert rows_of(CachedSource(open_cache())) == WHOLE
 
 
 def test_a_cache_of_something_else_is_refused(open_cache):
-    open_cache().fill(Counting(), 20)
+    fill(open_cache(), Counting(), 20)
     with pytest.raises(
         DataError, match=r"something else .identity: model 'tiny' there, 'big' here"
     ):
@@ -123,7 +136,7 @@ def test_a_cache_of_something_else_is_refused(open_cache):
 
 def test_a_damaged_manifest_is_refused(open_cache):
     cache = open_cache()
-    cache.fill(Counting(), 20)
+    fill(cache, Counting(), 20)
     (cache.folder / "manifest.json").write_text('{"shards": 3}')
     with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         open_cache()
@@ -135,7 +148,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(open_cache, monkeyp
     with pytest.raises(
         OutputError, match=r"the cache needs .* more in .* are free; lower n_tokens"
     ):
-        open_cache().fill(Counting(), 20)
+        fill(open_cache(), Counting(), 20)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +166,7 @@ def test_a_disk_that_fills_up_leaves_whole_shards(open_cache, monkeypatch):
 
     monkeypatch.setattr(module, "save_file", full)
     with pytest.raises(OutputError, match="can't be written: .*No space left"):
-        open_cache().fill(Counting(), 20)
+        fill(open_cache(), Counting(), 20)
     assert not list(open_cache().folder.glob("*.writing"))
-    open_cache().fill(Counting(), 20)
+    fill(open_cache(), Counting(), 20)
     assert rows_of(CachedSource(open_cache())) == WHOLE

@@ -15,6 +15,7 @@ from saesteer.data.sources import ModelSource
 from saesteer.errors import CheckpointError, DataError
 from saesteer.models import load_model
 from saesteer.training.sae import train_sae
+from saesteer.training.signals import StopRequest
 
 
 def weights_of(out: Path) -> bytes:
@@ -65,11 +66,14 @@ def test_steps_after_the_last_checkpoint_are_done_again(run, settings, model, tm
     assert weights_of(out) == weights_of(whole)
 
 
-def test_a_cache_on_disk_changes_no_bit(run, settings, tmp_path, figures_of, monkeypatch):
+def test_a_cache_on_disk_changes_no_bit(run, settings, model, tmp_path, figures_of, monkeypatch):
     whole = run(settings(), tmp_path / "whole")
     config = settings(cache=CacheConfig(str(tmp_path / "cache"), rows_per_shard=300))
     out = tmp_path / "stopped"
-    assert run(config, out, stop_at=13) is None
+    stop = StopRequest(15)
+    assert train_sae(config, out, model=model, stop=stop) is None, "stopped while filling the cache"
+    assert len(list((tmp_path / "cache").glob("shard-*"))) == 1
+    assert run(config, out, resume=True, stop_at=13) is None
     monkeypatch.setattr(ModelSource, "next_chunk", lambda _: pytest.fail("the model ran again"))
     run(config, out, resume=True)
     run(config, tmp_path / "second")
@@ -138,6 +142,7 @@ SCRIPT = """
 import sys, time
 from saesteer.config import TrainSAEConfig, load_config
 from saesteer.training.sae import train_sae
+from saesteer.training.signals import StopRequest
 train_sae(load_config(TrainSAEConfig, sys.argv[1]), sys.argv[2],
           progress=lambda step, *_: time.sleep(0.01 if step < 10 else 0.5))
 """

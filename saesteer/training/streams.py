@@ -1,0 +1,120 @@
+"""From a config to a stream of activations: the model itself, or a cache that it has filled."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from saesteer.config import TrainSAEConfig
+from saesteer.data.activations import ActivationStream
+from saesteer.data.cache import ActivationCache, CachedSource
+from saesteer.data.prefetch import Prefetched
+from saesteer.data.ring import ShuffleRing
+from saesteer.data.sources import Columns, ModelSource, Source
+from saesteer.data.tokens import TokenStream
+from saesteer.errors import ConfigError
+from saesteer.models import Model
+from saesteer.training.signals import StopRequest
+from saesteer.training.trainer import Progress
+
+
+def columns_of(config: TrainSAEConfig, model: Model) -> Columns:
+    """The sites that a config's SAEs read.
+
+    Raises:
+        SiteError: the model has no such site.
+    """
+    return Columns.of(model, [model.check_site(each.site) for each in config.each().values()])
+
+
+def open_stream(config: TrainSAEConfig, model: Model, columns: Columns) -> ActivationStream:
+    """Mixed batches of a config's activations, at their beginning.
+
+    Raises:
+        ConfigError: rows longer than the model has positions.
+        DataError: a text path holds nothing readable, or the cache holds something else.
+    """
+    ring = ShuffleRing(
+        columns.width,
+        config.batch_size,
+        config.shuffle_batches,
+        seed=config.seed + 1,
+        dtype=model.dtype,
+        device=model.device,
+        reuse=config.reuse,
+    )
+    source: Source
+    if config.cache.path is None:
+        source = _model_source(config, model, columns)
+    else:
+        cache = _cache(config, model, columns)
+        source = CachedSource(cache, passes=config.cache.passes, seed=config.seed)
+    depth = config.prefetch
+    if depth is None:
+        depth = 2 if model.device.type == "cuda" else 0
+    return ActivationStream(Prefetched(source, depth) if depth else source, ring)
+
+
+def fill_cache(
+    config: TrainSAEConfig, model: Model, stop: StopRequest, progress: Progress | None = None
+) -> bool:
+    """Put on disk what a run will read; False if a signal stopped it behind a whole shard.
+
+    Raises:
+        OutputError: the disk is too small, full or read-only.
+        DataError: as `open_stream`.
+    """
+    columns = columns_of(config, model)
+    cache, source = _cache(config, model, columns), _model_source(config, model, columns)
+    for done, wanted in cache.fill(source, _rows_needed(config)):
+        if progress:
+            progress(done, wanted, {})
+        if stop.signal is not None:
+            return False
+    return True
+
+
+def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> ModelSource:
+    limit = getattr(model.hf.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and config.text.context > limit:
+        raise ConfigError(
+            f"text.context is {config.text.context}, but {model.name} has {limit} positions; "
+            "lower text.context."
+        )
+    tokens = TokenStream(
+        config.text.paths,
+        model.tokenizer,
+        context=config.text.context,
+        weights=config.text.weights,
+        passes=config.text.passes,
+        text_field=config.text.field,
+    )
+    if config.compile:
+        for block in model.layout.blocks[: columns.sites[-1].layer]:
+            block.compile(dynamic=False)
+    return ModelSource(model, columns, tokens, config.rows_per_pass)
+
+
+def _cache(config: TrainSAEConfig, model: Model, columns: Columns) -> ActivationCache:
+    assert config.cache.path is not None
+    identity = {
+        "model": model.name,
+        "weights": model.fingerprint(),
+        "sites": [str(site) for site in columns.sites],
+        "text": asdict(config.text),
+        "dtype": config.dtype,
+        "rows_per_pass": config.rows_per_pass,
+    }
+    return ActivationCache(
+        config.cache.path,
+        identity,
+        width=columns.width,
+        dtype=model.dtype,
+        rows_per_shard=config.cache.rows_per_shard,
+    )
+
+
+def _rows_needed(config: TrainSAEConfig) -> int:
+    """Rows that a run takes from its source, per pass over the cache."""
+    drawn = config.n_steps * config.batch_size
+    ring = 2 * config.shuffle_batches * config.batch_size
+    return -(-(drawn // config.reuse + ring) // config.cache.passes)
