@@ -29,8 +29,8 @@ DOSES = (0.1, 0.2, 0.3)
 SCORED_TOKENS = 3_000
 PROMPTS = (10, 20)
 """Of validation and of test: few, for time; chance alone moves an effect by about 0.12."""
-N_CANDIDATES = 6
-"""Features whose effect is measured; the first is the best of twelve, too."""
+N_FEATURES = 5
+"""Chosen on validation prompts: the five best together moved them more than the best alone."""
 NEW_TOKENS = 20
 SEEDS = (0, 1)
 RULE_PROMPT = "My landlord wrote me a terrible letter today. I felt"
@@ -62,7 +62,7 @@ def quickstart(
     report = compare(
         model,
         load_task(TASK).limited(*PROMPTS),
-        [FeatureSteering(sae, n_candidates=N_CANDIDATES), rule_plan, CAA(), ActAdd()],
+        [FeatureSteering(sae, n_features=N_FEATURES), rule_plan, CAA(), ActAdd()],
         sae=sae,
         doses=DOSES,
         seeds=SEEDS,

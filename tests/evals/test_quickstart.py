@@ -18,7 +18,7 @@ ROW = {
     "method", "strength", "relative_dose", "effect", "effect_ci", "kl", "perplexity", "distinct_2",
     "seconds_per_token",
 }  # fmt: skip
-METHODS = {"unsteered", "feature", "mood", "CAA", "ActAdd", "prompting", "random direction"}
+METHODS = {"unsteered", "5 features", "mood", "CAA", "ActAdd", "prompting", "random direction"}
 
 
 @pytest.mark.full
