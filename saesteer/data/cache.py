@@ -115,13 +115,7 @@ class ActivationCache:
 
     def _append(self, source: Source) -> None:
         """Collect one shard's chunks and write it; the manifest names it once it is on disk."""
-        chunks: list[Chunk] = []
-        while sum(len(chunk.rows) for chunk in chunks) < self._rows_per_shard:
-            chunk = source.next_chunk()
-            if chunk is None:
-                self.manifest["ended"] = True
-                break
-            chunks.append(chunk)
+        chunks, self.manifest["ended"] = _collect(source, self._rows_per_shard)
         if chunks:
             entry = self._write_shard(len(self.manifest["shards"]), chunks)
             self.manifest["shards"].append({**entry, "state": source.state()})
@@ -150,12 +144,9 @@ class ActivationCache:
             if self.path_of(index).is_file():
                 continue
             source.restore(self.manifest["shards"][index - 1]["state"] if index else start)
-            chunks: list[Chunk] = []
-            while sum(len(c.rows) for c in chunks) < shard["rows"]:
-                chunk = source.next_chunk()
-                if chunk is None:
-                    raise DataError(f"{self.path_of(index)} is gone and its text has ended.")
-                chunks.append(chunk)
+            chunks, ended = _collect(source, shard["rows"])
+            if ended:
+                raise DataError(f"{self.path_of(index)} is gone and its text has ended.")
             self.manifest["shards"][index] |= self._write_shard(index, chunks)
             self._write_manifest()
 
@@ -214,6 +205,19 @@ class CachedSource:
 
 
 _MENDING = "delete that file, and it will be made again from the text."
+
+
+def _collect(source: Source, n_rows: int) -> tuple[list[Chunk], bool]:
+    """Chunks of at least `n_rows` rows together, and whether the source ended before that."""
+    chunks: list[Chunk] = []
+    missing = n_rows
+    while missing > 0:
+        chunk = source.next_chunk()
+        if chunk is None:
+            return chunks, True
+        chunks.append(chunk)
+        missing -= len(chunk.rows)
+    return chunks, False
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:

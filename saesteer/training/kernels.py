@@ -57,21 +57,16 @@ def bag_sums(weight: Tensor, index: Tensor, starts: Tensor, scale: Tensor) -> Te
     return F.embedding_bag(index, weight, starts, mode="sum", per_sample_weights=scale)
 
 
-def bag_dots(left: Tensor, right: Tensor, active: Active, bags: Tensor, starts: Tensor) -> Tensor:
+def bag_dots(left: Tensor, right: Tensor, active: Active) -> Tensor:
     """`left[bag] · right[feature]` for every entry, in fp32, without materialising rows.
 
     It is the kernel by which autograd finds the gradient of a bag's per-sample weights.
     """
     if left.device.type != "cpu":
-        return (left[bags] * right[active.features]).sum(-1)
+        return (left[active.bags] * right[active.features]).sum(-1)
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left, right, active.features, starts, bags, 0
+        left, right, active.features, active.starts, active.bags, 0
     )
-
-
-def entry_dots(left: Tensor, right: Tensor, active: Active) -> Tensor:
-    """`left[row] · right[feature]` for entries in one bag a row."""
-    return bag_dots(left, right, active, active.bags, active.starts)
 
 
 class SparseSums(torch.autograd.Function):
@@ -103,14 +98,13 @@ class SparseSums(torch.autograd.Function):
         x, w_enc, w_dec, offset, values = ctx.saved_tensors
         active: Active = ctx.active
         grad = grad.contiguous()
-        grad_values = bag_dots(grad, w_dec, active, active.bags, active.starts) * (values != 0)
+        grad_values = bag_dots(grad, w_dec, active) * (values != 0)
         by_feature = torch.argsort(active.features, stable=True)
-        features, bags = active.features[by_feature], active.bags[by_feature]
+        features = active.features[by_feature]
         starts = torch.searchsorted(features, torch.arange(len(w_enc), device=features.device))
-        rows = bags if active.levels == 1 else bags // active.levels
         centred = x if offset is None else x - offset
-        grad_w_dec = bag_sums(grad, bags, starts, values[by_feature])
-        grad_w_enc = bag_sums(centred, rows, starts, grad_values[by_feature])
+        grad_w_dec = bag_sums(grad, active.bags[by_feature], starts, values[by_feature])
+        grad_w_enc = bag_sums(centred, active.rows[by_feature], starts, grad_values[by_feature])
         grad_b_enc = torch.zeros_like(w_enc[:, 0]).index_add_(0, active.features, grad_values)
         # d loss / d offset sums over entries first, so that it is one matrix-vector product
         grad_offset = None if offset is None else -(grad_b_enc @ w_enc)

@@ -82,8 +82,12 @@ class Learner:
 
     def dead_fraction(self, window_tokens: int = 10_000_000) -> float:
         """Share of latents that did not fire in the last `window_tokens` (at most half the run)."""
-        dead = self.dead(min(window_tokens, self.step_count * self.config.batch_size // 2))
-        return 0.0 if dead is None else len(dead) / self.config.d_sae
+        return self._share(
+            self.dead(min(window_tokens, self.step_count * self.config.batch_size // 2))
+        )
+
+    def _share(self, latents: Tensor | None) -> float:
+        return 0.0 if latents is None else len(latents) / self.config.d_sae
 
     def figures(self, result: StepResult) -> dict[str, float]:
         """What to log of a step.
@@ -94,12 +98,11 @@ class Learner:
         figures = result.figures()
         if not math.isfinite(figures["loss"]):
             raise DataError(_diverged(f"the loss is {figures['loss']}", self.step_count))
-        dead = self.dead()
         return {
             **figures,
             **self.coder.figures(),
             "grad_norm": math.nan if self.grad_norm is None else float(self.grad_norm),
-            "dead_fraction": 0.0 if dead is None else len(dead) / self.config.d_sae,
+            "dead_fraction": self._share(self.dead()),
             "lr": learning_rate(self.config, self.step_count - 1),
         }
 

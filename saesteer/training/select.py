@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.training.kernels import Active, entry_dots
+from saesteer.training.kernels import Active, bag_dots
 
 Kind = Literal["topk", "batchtopk", "abstopk"]
 """k of each row; k a row on average over the batch; k of each row by magnitude, signs kept."""
@@ -43,14 +43,14 @@ def survivors(
     """
     if kind == "batchtopk":
         active = _above(pre, threshold * _FLOOR_SHARE, k * len(pre))
-        latents = (entry_dots(centred, w_enc, active) + b_enc[active.features]).relu()
+        latents = (bag_dots(centred, w_enc, active) + b_enc[active.features]).relu()
         keep = latents.topk(min(k * len(pre), len(latents)), sorted=False).indices.sort().values
         return Active.of(active.bags[keep], active.features[keep], len(pre)), latents[keep]
     signed = kind == "abstopk"
     rough = pre.dtype != torch.float32
     nominated = min(int(k * _SPARE) + 1, pre.shape[1]) if rough else k
     active = _largest(pre.abs_() if signed else pre, nominated)
-    latents = entry_dots(centred, w_enc, active) + b_enc[active.features]
+    latents = bag_dots(centred, w_enc, active) + b_enc[active.features]
     if nominated > k:
         active, latents = _trim(active, latents, k, nominated, signed=signed)
     return active, latents if signed else latents.relu()
