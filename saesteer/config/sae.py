@@ -24,7 +24,7 @@ VARIED = frozenset(
     {
         *("site", "arch", "d_sae", "k", "widths", "lr", "warmup_steps", "decay_share", "seed"),
         *("sparsity", "sparsity_warmup_share", "aux_k", "aux_coefficient", "dead_after_tokens"),
-        *("threshold_rate", "grad_clip"),
+        *("threshold_rate", "grad_clip", "init"),
     }
 )
 """Settings of one SAE, which `variants` may change; the others belong to the stream."""
@@ -121,6 +121,8 @@ class TrainSAEConfig:
         dtype: of the language model; SAE weights and optimiser are float32 always.
         prefetch: chunks read ahead in a thread; default 2 on a GPU, 0 on a CPU, where the model
             and the SAE want the same cores.
+        init: a trained SAE to start from, as `load_sae` takes it by name (TopK family only); its
+            latents keep their numbers, and a larger d_sae adds new ones behind them.
         variants: other SAEs over the same stream, by name: each changes some settings of this one,
             such as `{wide: {d_sae: 16384}, early: {site: resid_post.4}}`. With variants, they and
             not the settings above are what is trained.
@@ -152,6 +154,7 @@ class TrainSAEConfig:
     rows_per_pass: Count = 16
     grad_clip: Positive = 1.0
     dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    init: str | None = None
     seed: Whole = 0
     device: str | None = None
     checkpoint_every_steps: Count = 1000
@@ -168,6 +171,8 @@ class TrainSAEConfig:
         widths = self.widths
         if widths is not None and (sorted(set(widths)) != widths or widths[-1] != self.d_sae):
             raise ConfigError(f"widths is {widths}; expected rising numbers that end with d_sae.")
+        if self.init is not None and self.arch in ("standard", "gated", "jumprelu"):
+            raise ConfigError(f"init is for the TopK family; {self.arch} starts from scratch.")
         self.each()
 
     def each(self) -> dict[str, TrainSAEConfig]:

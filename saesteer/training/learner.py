@@ -15,7 +15,7 @@ from saesteer.axes import Rows
 from saesteer.config import TrainSAEConfig
 from saesteer.errors import DataError
 from saesteer.models import Site
-from saesteer.saes import SAE
+from saesteer.saes import SAE, load_sae
 from saesteer.training.coder import Coder, StepResult
 from saesteer.training.topk import TopKCoder, TopKSettings
 
@@ -44,6 +44,9 @@ class Learner:
     def create(cls, config: TrainSAEConfig, d_model: int, device: Any) -> Learner:
         """A learner at step 0; its scale and bias are set from its first batch."""
         coder = build_coder(config, d_model, device)
+        if config.init is not None:
+            assert isinstance(coder, TopKCoder)  # the config holds it
+            coder.begin_from(load_sae(config.init))
         optimizer = torch.optim.Adam(coder.parameters(), lr=config.lr, fused=True)
         return cls(
             config, coder, optimizer, torch.zeros(config.d_sae, dtype=torch.long, device=device)

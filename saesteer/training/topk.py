@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saesteer.axes import Rows
+from saesteer.errors import ConfigError
 from saesteer.models import Site
 from saesteer.saes import SAE
 from saesteer.training.coder import Coder, StepResult, scale_of, squares
 from saesteer.training.kernels import Active, SparseSums
 from saesteer.training.select import Kind, survivors
+
+_QUIET = 0.3
+"""Length of new encoder rows beside trained ones; at full length they would drown those."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class TopKCoder(Coder):
         self.w_enc = nn.Parameter(rows.clone())
         self.b_enc = nn.Parameter(torch.zeros(d_sae, device=device))
         self.b_dec = nn.Parameter(torch.zeros(d_model, device=device))
+        self._origin: SAE | None = None
         self._workspace: Tensor | None = None
         self._edges = torch.tensor(settings.widths, device=device)
         self.threshold: Tensor
@@ -114,9 +119,39 @@ class TopKCoder(Coder):
 
     @torch.no_grad()
     def initialise(self, sample: Rows) -> None:
-        """Set the input scale and the decoder bias (the scaled mean)."""
+        """Set the input scale, and the decoder bias (the scaled mean) or all of a trained SAE."""
         self.input_scale.copy_(scale_of(sample))
         self.b_dec.copy_(sample.float().mean(0) * self.input_scale)
+        if self._origin is not None:
+            self._take(self._origin.to(device=self.w_enc.device, dtype=torch.float32))
+
+    def begin_from(self, sae: SAE) -> None:
+        """Start from a trained SAE instead of from random weights.
+
+        Its latents keep their numbers; where there are more here, the others start quiet, and AuxK
+        brings them in.
+
+        Raises:
+            ConfigError: it is wider than this one, or reads another width.
+        """
+        if sae.d_sae > len(self.w_enc) or sae.d_model != self.w_enc.shape[1]:
+            raise ConfigError(
+                f"init: {sae.name} has {sae.d_sae} latents of width {sae.d_model}, which do not "
+                f"fit into {len(self.w_enc)} of width {self.w_enc.shape[1]}; raise d_sae."
+            )
+        self._origin = sae
+
+    def _take(self, sae: SAE) -> None:
+        """Copy a trained SAE's weights, brought to this scale and to decoder rows of norm 1."""
+        scale, own = self.input_scale, slice(sae.d_sae)
+        norm = (sae.w_dec * scale).norm(dim=-1)
+        b_enc = sae.b_enc if sae.apply_b_dec_to_input else sae.b_enc + sae.b_dec @ sae.w_enc
+        self.w_enc *= _QUIET
+        self.w_enc[own] = sae.w_enc.t() * (norm / scale)[:, None]
+        self.b_enc[own] = b_enc * norm
+        self.w_dec[own] = F.normalize(sae.w_dec, dim=-1)
+        self.b_dec.copy_(sae.b_dec * scale)
+        self.threshold.copy_((sae.threshold * norm).mean())
 
     @torch.no_grad()
     def before_update(self) -> None:

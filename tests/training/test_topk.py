@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from saesteer.errors import ConfigError
 from saesteer.models import Site
 from saesteer.training.kernels import Active
 from saesteer.training.topk import TopKCoder, TopKSettings
@@ -289,3 +290,25 @@ def test_what_ships_rebuilds_like_the_step(make, batch, kind):
     error = (batch - sae(batch)).pow(2).sum() / (batch - batch.mean(0)).pow(2).sum()
     assert error.item() == pytest.approx(result.fvu.item(), rel=1e-4)
     assert (sae.encode(batch) > 0).sum() / BATCH == pytest.approx(result.l0.item())
+
+
+def test_begins_from_a_trained_sae_with_the_same_latents(make, batch):
+    trained = make().to_sae(Site.parse("resid_post.0"), "tiny")
+    coder = TopKCoder(D_MODEL, D_SAE + 16, TopKSettings(k=K), seed=3)
+    coder.begin_from(trained)
+    coder.initialise(batch)
+    again = coder.to_sae(Site.parse("resid_post.0"), "tiny")
+    torch.testing.assert_close(coder.w_dec.norm(dim=-1), torch.ones(D_SAE + 16))
+    pre, decoder = again.pre(batch)[:, :D_SAE], again.w_dec[:D_SAE]
+    scale = trained.w_dec.norm(dim=-1) / decoder.norm(dim=-1)
+    torch.testing.assert_close(pre, trained.pre(batch) * scale, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(decoder * scale[:, None], trained.w_dec, rtol=1e-4, atol=1e-5)
+    assert again.pre(batch)[:, D_SAE:].std() < 0.5 * pre.std()
+
+
+@pytest.mark.parametrize(("d_model", "d_sae"), [(D_MODEL, D_SAE - 1), (D_MODEL + 8, D_SAE)])
+def test_refuses_to_begin_from_an_sae_that_does_not_fit(make, d_model, d_sae):
+    trained = make().to_sae(Site.parse("resid_post.0"), "tiny")
+    coder = TopKCoder(d_model, d_sae, TopKSettings(k=K), seed=3)
+    with pytest.raises(ConfigError, match="fit"):
+        coder.begin_from(trained)

@@ -279,3 +279,18 @@ def test_variants_lie_in_folders_of_their_own(run, settings, tmp_path, figures_o
     assert few.metadata["k"] == 2
     assert figures_of(out)[-1].keys() >= {"k2/fvu", "early/fvu", "n_tokens"}
     assert load_config(TrainSAEConfig, out / "config.resolved.yaml").variants == variants
+
+
+def test_a_run_may_start_from_a_trained_sae(settings, model, tmp_path):
+    train_sae(settings(), tmp_path / "first", model=model)
+    more = settings(init=str(tmp_path / "first"), d_sae=80, warmup_steps=0, lr=1e-9)
+    train_sae(more, tmp_path / "second", model=model)
+    first, second = load_sae(tmp_path / "first"), load_sae(tmp_path / "second")
+    assert second.d_sae == 80
+    cosines = torch.cosine_similarity(first.w_dec, second.w_dec[:64])
+    torch.testing.assert_close(cosines, torch.ones(64))
+
+
+def test_only_the_topk_family_starts_from_a_trained_sae(settings):
+    with pytest.raises(ConfigError, match="init"):
+        settings(init="somewhere", arch="gated")
