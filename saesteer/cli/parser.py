@@ -104,13 +104,20 @@ def _quickstart(nouns: argparse._SubParsersAction[_Parser]) -> None:
 
 def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
     verbs = _group(nouns, "train", "Train something.")
-    parser = _command(verbs, "sae", _later("train", "train_sae"), "Train a sparse autoencoder.")
-    parser.add_argument("config", help="YAML file, such as configs/sae/smollm2-135m.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change settings")
-    _out(parser)
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in DIR"
+    sae = _command(verbs, "sae", _later("train", "train_sae"), "Train a sparse autoencoder.")
+    cost = _command(
+        verbs, "estimate", _later("train", "estimate"), "What a run costs, before it is started."
     )
+    for parser in (sae, cost):
+        parser.add_argument("config", help="YAML file, such as configs/sae/smollm2-135m.yaml")
+        parser.add_argument(
+            "overrides", nargs="*", metavar="key.path=value", help="change settings"
+        )
+    _out(sae)
+    sae.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    cost.add_argument("--tokens", type=float, metavar="N", help="instead of the config's n_tokens")
+    cost.add_argument("--gpus", type=int, metavar="N", help="cards, instead of this machine")
+    cost.add_argument("--gpu", default="h100", help="which card (default h100)")
 
 
 def _sae(nouns: argparse._SubParsersAction[_Parser]) -> None:
@@ -220,5 +227,8 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     multi = add("multi", "multi", "Several SAEs from one pass against runs of their own.", None)
     multi.add_argument("--n", type=int, default=8, help="SAEs (default 8)")
     multi.add_argument("--d-sae", type=int, default=2048, help="latents of each (default 2048)")
-    multi.add_argument("--model", default="smollm2-135m-instruct")
-    multi.add_argument("--site", default="resid_post.9")
+    cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
+    cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
+    for parser in (multi, cost):
+        parser.add_argument("--model", default="smollm2-135m-instruct")
+        parser.add_argument("--site", default="resid_post.9")

@@ -2,7 +2,7 @@
 
 from saesteer.models.hooks import HookPoint, install, remove
 from saesteer.models.layout import Layout, layout_of
-from saesteer.models.load import as_model, best_device, load_model
+from saesteer.models.load import as_model, best_device, load_model, load_skeleton
 from saesteer.models.model import Chat, Model, Prompt, TokenBatch, as_prompts, is_single, pad_rows
 from saesteer.models.record import logits, record
 from saesteer.models.sites import KINDS, Site
@@ -23,6 +23,7 @@ __all__ = [
     "is_single",
     "layout_of",
     "load_model",
+    "load_skeleton",
     "logits",
     "pad_rows",
     "record",

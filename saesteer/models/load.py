@@ -67,6 +67,25 @@ def load_model(
     return _prepare(model, None if device_map else device, None)
 
 
+def load_skeleton(ref: str) -> Model:
+    """A model's shapes alone, on the meta device: no weights are read and nothing can be run.
+
+    Raises:
+        ModelError, NetworkError: as `load_model`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from saesteer.models import embedded
+
+    where, options = _source(str(embedded.prepare()) if ref == embedded.NAME else ref)
+    try:
+        with torch.device("meta"):
+            hf = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(where, **options))
+    except Exception as error:
+        raise _load_error(ref, error) from error
+    return Model(hf, None, ref, layout_of(hf))
+
+
 def as_model(obj: Any) -> Model:
     """`obj` itself if it is a `Model`, else a `Model` around the module or bridge given.
 

@@ -1,0 +1,294 @@
+"""What a run will cost before it is started: FLOP, bytes, memory, disk and hours.
+
+Work is counted from shapes; rates are measured here, or taken from a card's data sheet with the
+share of it that such work reaches. `saesteer bench estimate` holds the formulas against real runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saesteer.config import TrainSAEConfig
+from saesteer.errors import ConfigError
+from saesteer.models import Model, Site
+
+TOPK = ("topk", "batchtopk", "abstopk", "matryoshka")
+
+DENSE_FLOP = 18
+"""Per weight pair and token: encoder and decoder forward (4), backward (8), and the masks and
+straight-through terms of sae-lens's losses, which are dense too."""
+
+OPTIMISER_BYTES = 110
+"""Per weight pair and step: Adam reads weight, gradient and two moments and writes three of them
+(56); zeroing, the projection, the clipped norm and the decoder's norm read and write gradients and
+weights again."""
+
+SELECTION_BYTES = 8
+"""Per pre-activation: written by the matmul, read and compared by the selection, in bf16."""
+
+ROW_BYTES = 48
+"""Per active latent and element of d_model: rows gathered, multiplied and scattered, in fp32."""
+
+GPU_MATMUL_SHARE, GPU_BANDWIDTH_SHARE = 0.4, 0.7
+LINK_BYTES = 25e9
+"""Bytes a second between GPUs, by PCIe 4; NVLink has ten times as much."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device reaches in such work.
+
+    Attributes:
+        matmul: FLOP a second of large matmuls in the model's dtype.
+        exact: the same in fp32.
+        bandwidth: bytes a second to and from memory.
+        memory: bytes of memory.
+    """
+
+    name: str
+    matmul: float
+    exact: float
+    bandwidth: float
+    memory: float
+
+
+# Dense bf16 and fp32 (or TF32) TFLOP/s, TB/s and GB by the makers' data sheets.
+_SHEETS = {
+    "h200": (989, 495, 4.8, 141),
+    "h100": (989, 495, 3.35, 80),
+    "a100": (312, 156, 2.0, 80),
+    "l40s": (362, 183, 0.864, 48),
+    "rtx4090": (165, 83, 1.01, 24),
+    "l4": (121, 60, 0.3, 24),
+    "t4": (65, 8, 0.32, 16),
+}
+GPUS = {
+    name: Rates(
+        name,
+        GPU_MATMUL_SHARE * matmul * 1e12,
+        GPU_MATMUL_SHARE * exact * 1e12,
+        GPU_BANDWIDTH_SHARE * bandwidth * 1e12,
+        memory * 1e9,
+    )
+    for name, (matmul, exact, bandwidth, memory) in _SHEETS.items()
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The cost of a run on `gpus` devices.
+
+    Attributes:
+        flop: of the model and of the SAEs, in all.
+        bytes_moved: to and from memory by the SAEs' steps, and between devices, in all.
+        memory: bytes on each device.
+        disk: bytes of checkpoints, of the result, and of the cache if there is one.
+        tokens_per_second: drawn for training.
+    """
+
+    device: str
+    gpus: int
+    n_tokens: int
+    tokens_read: int
+    flop: dict[str, float]
+    bytes_moved: dict[str, float]
+    memory: dict[str, float]
+    disk: dict[str, float]
+    seconds: dict[str, float]
+    hours: float
+    tokens_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+    def table(self) -> list[dict[str, str]]:
+        """What a reader wants to see, in units of a human size."""
+        rows = [
+            ("device", f"{self.gpus} x {self.device}"),
+            ("tokens", f"{self.n_tokens:,} drawn, {self.tokens_read:,} read by the model"),
+            ("FLOP", _parts(self.flop, 1e15, "PFLOP")),
+            ("moved", _parts(self.bytes_moved, 1e12, "TB")),
+            ("memory", _parts(self.memory, 1e9, "GB")),
+            ("disk", _parts(self.disk, 1e9, "GB")),
+            ("time", _parts(self.seconds, 60, "min")),
+            ("in all", f"{self.hours:.2f} hours, {self.tokens_per_second:,.0f} tokens a second"),
+        ]
+        return [{"what": name, "how much": value} for name, value in rows]
+
+
+def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) -> Estimate:
+    """What `config` costs on `gpus` devices of these rates, data parallel.
+
+    Args:
+        model: its shapes are read, not its weights, so it may lie on the meta device.
+
+    Raises:
+        SiteError: the model has no such site.
+    """
+    each = list(config.each().values())
+    sites = {model.check_site(one.site) for one in each}
+    width = sum(model.layout.width(site) for site in sites)
+    read = config.n_tokens // config.reuse
+    shapes = [(model.layout.width(Site.parse(one.site)), one) for one in each]
+    steps, rows = config.n_steps, config.batch_size / gpus
+    model_flop = _pass_flop(model, max(site.layer for site in sites), config.text.context)
+    dense = sum(_dense_flop(d, one) for d, one in shapes)
+    exact = sum(_exact_flop(d, one) for d, one in shapes)
+    step_bytes = sum(_step_bytes(d, one, rows) for d, one in shapes)
+    shared = sum(4 * 2 * d * one.d_sae for d, one in shapes) * 2 * (gpus - 1) / gpus
+    seconds = {
+        "model": read * model_flop / rates.matmul / gpus,
+        "encoder": config.n_tokens * dense / _matmul_rate(config, rates) / gpus,
+        "step": config.n_tokens * exact / rates.exact / gpus + steps * step_bytes / rates.bandwidth,
+        "exchange": steps * shared / LINK_BYTES,
+    }
+    in_all = sum(seconds.values())
+    return Estimate(
+        device=rates.name,
+        gpus=gpus,
+        n_tokens=config.n_tokens,
+        tokens_read=read,
+        flop={"model": read * model_flop, "sae": config.n_tokens * (dense + exact)},
+        bytes_moved={"memory": steps * step_bytes * gpus, "link": steps * shared},
+        memory=_memory(config, model, shapes, width, rows),
+        disk=_disk(config, shapes, width, read, gpus),
+        seconds=seconds,
+        hours=in_all / 3600,
+        tokens_per_second=config.n_tokens / in_all,
+    )
+
+
+def measure_rates(device: str, dtype: torch.dtype) -> Rates:
+    """What this machine reaches, by a second of matmuls and copies."""
+    rows, columns, size = 2048, 8192, 576
+    x, y = torch.randn(rows, size, device=device), torch.randn(size, columns, device=device)
+    half_x, half_y = x.to(dtype), y.to(dtype)
+    source = torch.randn(32_000_000, device=device)
+    target = torch.empty_like(source)
+    flop = 2.0 * rows * columns * size
+    return Rates(
+        name=f"this machine ({device})",
+        matmul=flop / _seconds(lambda: half_x @ half_y, device),
+        exact=flop / _seconds(lambda: x @ y, device),
+        bandwidth=2 * 4 * len(source) / _seconds(lambda: target.copy_(source), device),
+        memory=_memory_of(device),
+    )
+
+
+def gpu_rates(name: str) -> Rates:
+    """A card's rates by name.
+
+    Raises:
+        ConfigError: no such card on the list.
+    """
+    if name.lower() not in GPUS:
+        raise ConfigError(f"{name!r} is not on the list of cards; choose from {', '.join(GPUS)}.")
+    return GPUS[name.lower()]
+
+
+def _pass_flop(model: Model, layer: int, context: int) -> float:
+    """Of one token through the blocks up to `layer`: 2 per weight used, and attention."""
+    blocks = model.layout.blocks[: layer + 1]
+    weights = sum(_weights_used(model, p) for block in blocks for p in block.parameters())
+    return 2.0 * weights + 4.0 * context * model.layout.d_model * len(blocks)
+
+
+def _weights_used(model: Model, parameter: Tensor) -> float:
+    """Matrices are used whole; experts, which come stacked, only as many as a token is sent to."""
+    if parameter.dim() < 3:
+        return float(parameter.numel() if parameter.dim() == 2 else 0)
+    chosen = getattr(model.hf.config.get_text_config(), "num_experts_per_tok", None)
+    return parameter.numel() / parameter.shape[0] * (chosen or parameter.shape[0])
+
+
+def _dense_flop(d_model: int, config: TrainSAEConfig) -> float:
+    return (2.0 if config.arch in TOPK else float(DENSE_FLOP)) * d_model * config.d_sae
+
+
+def _exact_flop(d_model: int, config: TrainSAEConfig) -> float:
+    return 8.0 * d_model * config.k if config.arch in TOPK else 0.0
+
+
+def _matmul_rate(config: TrainSAEConfig, rates: Rates) -> float:
+    return rates.exact if config.dtype == "float32" else rates.matmul
+
+
+def _step_bytes(d_model: int, config: TrainSAEConfig, rows: float) -> float:
+    optimiser = float(OPTIMISER_BYTES) * d_model * config.d_sae
+    if config.arch not in TOPK:
+        return optimiser + rows * config.d_sae * 4 * SELECTION_BYTES
+    return optimiser + rows * (SELECTION_BYTES * config.d_sae + ROW_BYTES * config.k * d_model)
+
+
+def _memory(
+    config: TrainSAEConfig,
+    model: Model,
+    shapes: list[tuple[int, TrainSAEConfig]],
+    width: int,
+    rows: float,
+) -> dict[str, float]:
+    size = 4 if config.dtype == "float32" else 2
+    tokens = config.rows_per_pass * config.text.context
+    ring = 2 * config.shuffle_batches * rows * width * size
+    parts = {
+        "model": float(size * sum(p.numel() for p in model.hf.parameters())),
+        "sae": sum(_state_bytes(d, one) * 4 / 3 for d, one in shapes),
+        "pre_activations": max(rows * one.d_sae * (size + 2.0) for _, one in shapes),
+        "ring": ring,
+        "pass": tokens * size * 24.0 * model.layout.d_model,
+    }
+    return {**parts, "in_all": sum(parts.values())}
+
+
+def _disk(
+    config: TrainSAEConfig,
+    shapes: list[tuple[int, TrainSAEConfig]],
+    width: int,
+    read: int,
+    gpus: int,
+) -> dict[str, float]:
+    size = 4 if config.dtype == "float32" else 2
+    ring = 2.0 * config.shuffle_batches * config.batch_size * width * size
+    one = sum(_state_bytes(d, each) for d, each in shapes) + ring
+    parts = {
+        "checkpoints": one * (config.keep_checkpoints + 1),
+        "result": sum(_state_bytes(d, each) / 3 for d, each in shapes),
+        "cache": 0.0 if config.cache.path is None else float(read * width * size),
+    }
+    return {**parts, "in_all": sum(parts.values())}
+
+
+def _state_bytes(d_model: int, config: TrainSAEConfig) -> float:
+    """Both matrices and their two moments, in fp32."""
+    return 4.0 * 2 * d_model * config.d_sae * 3
+
+
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    """Median of some rounds, waiting for the device."""
+    times = []
+    for _ in range(12):
+        began = time.perf_counter()
+        work()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return sorted(times)[len(times) // 2]
+
+
+def _memory_of(device: str) -> float:
+    if device.startswith("cuda"):
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def _parts(values: dict[str, float], unit: float, name: str) -> str:
+    shown = ((part.replace("_", " "), value / unit) for part, value in values.items() if value)
+    return ", ".join(f"{part} {value:,.3g} {name}" for part, value in shown)

@@ -1,0 +1,97 @@
+"""The formulas behind `train estimate`, against counted FLOP and files on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from saesteer.config import CacheConfig
+from saesteer.errors import ConfigError, ModelError, SiteError
+from saesteer.models import Model, TokenBatch, load_skeleton, record
+from saesteer.training.estimate import Rates, estimate, gpu_rates, measure_rates
+from saesteer.training.sae import open_trainer
+
+RATES = Rates("a box", matmul=1e12, exact=1e11, bandwidth=1e10, memory=1e10)
+
+
+def counted_flop(model: Model, site: str, context: int) -> float:
+    """FLOP of one token, as torch counts them while the pass runs."""
+    batch = TokenBatch(torch.randint(3, 100, (1, context)), torch.ones(1, context).bool())
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        record(model, batch, [site])
+    return counter.get_total_flops() / context
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "neox"])
+def test_the_model_s_flop_are_those_that_torch_counts(tiny_model, settings, name):
+    model = tiny_model(name)
+    config = settings(site="resid_post.2")
+    cost = estimate(config, model, RATES)
+    a_token = cost.flop["model"] / cost.tokens_read
+    counted = counted_flop(model, "resid_post.2", config.text.context)
+    assert a_token == pytest.approx(counted, rel=0.02)
+
+
+def test_a_checkpoint_takes_what_was_said(settings, model, tmp_path):
+    config = settings(d_sae=512)
+    trainer = open_trainer(config, model)
+    trainer.step()
+    written = sum(f.stat().st_size for f in trainer.save(tmp_path).iterdir())
+    said = estimate(config, model, RATES).disk["checkpoints"] / (config.keep_checkpoints + 1)
+    assert said == pytest.approx(written, rel=0.1)
+
+
+def test_costs_follow_the_tokens_the_width_and_the_cards(settings, model):
+    small = settings(n_tokens=64_000)
+    once = estimate(small, model, RATES)
+    assert estimate(replace(small, n_tokens=640_000), model, RATES).hours == pytest.approx(
+        10 * once.hours
+    )
+    assert estimate(replace(small, d_sae=6400), model, RATES).memory["sae"] == pytest.approx(
+        100 * once.memory["sae"]
+    )
+    assert estimate(replace(small, reuse=2), model, RATES).flop["model"] == pytest.approx(
+        once.flop["model"] / 2
+    )
+    several = estimate(small, model, RATES, gpus=4)
+    assert several.seconds["model"] == pytest.approx(once.seconds["model"] / 4)
+    assert several.seconds["exchange"] > once.seconds["exchange"] == 0
+
+
+def test_a_cache_takes_disk(settings, model):
+    cached = estimate(settings(cache=CacheConfig("somewhere")), model, RATES)
+    assert cached.disk["cache"] == cached.tokens_read * model.layout.d_model * 4
+
+
+def test_variants_add_up(settings, model):
+    one = estimate(settings(), model, RATES)
+    two = estimate(settings(variants={"a": {}, "b": {"seed": 1}}), model, RATES)
+    assert two.flop["sae"] == 2 * one.flop["sae"]
+    assert two.flop["model"] == one.flop["model"]
+
+
+def test_this_machine_can_be_measured():
+    rates = measure_rates("cpu", torch.float32)
+    assert rates.matmul > 1e9
+    assert rates.bandwidth > 1e8
+    assert rates.memory > 1e9
+
+
+def test_a_skeleton_has_shapes_and_no_weights(tiny_model, tmp_path):
+    tiny_model("llama").hf.save_pretrained(tmp_path)
+    skeleton = load_skeleton(str(tmp_path))
+    assert {p.device.type for p in skeleton.hf.parameters()} == {"meta"}
+    assert skeleton.layout.d_model == tiny_model("llama").layout.d_model
+
+
+def test_what_does_not_exist_is_named(settings, model, tmp_path):
+    with pytest.raises(ConfigError, match="h100"):
+        gpu_rates("abacus")
+    with pytest.raises(SiteError):
+        estimate(settings(site="resid_post.99"), model, RATES)
+    with pytest.raises(ModelError):
+        load_skeleton(str(tmp_path / "nothing"))
