@@ -108,13 +108,29 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
     cost = _command(
         verbs, "estimate", _later("train", "estimate"), "What a run costs, before it is started."
     )
-    for parser in (sae, cost):
+    sweep = _command(
+        verbs, "sweep", _later("train", "sweep"), "Train a grid of SAEs from one stream."
+    )
+    for parser in (sae, cost, sweep):
         parser.add_argument("config", help="YAML file, such as configs/sae/smollm2-135m.yaml")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value", help="change settings"
         )
-    _out(sae)
-    sae.add_argument("--resume", action="store_true", help="go on from the last checkpoint in DIR")
+    for parser in (sae, sweep):
+        _out(parser)
+        parser.add_argument(
+            "--resume", action="store_true", help="go on from the last checkpoint in DIR"
+        )
+    sweep.add_argument(
+        "--grid",
+        nargs="+",
+        metavar="key=value,value",
+        help="default: k and d_sae at half, once and twice the config's",
+    )
+    sweep.add_argument(
+        "--text", metavar="PATH", nargs="+", help="held-out text; default: built-in prose"
+    )
+    sweep.add_argument("--max-tokens", type=int, default=20_000, metavar="N", help="default 20000")
     cost.add_argument("--tokens", type=float, metavar="N", help="instead of the config's n_tokens")
     cost.add_argument("--gpus", type=int, metavar="N", help="cards, instead of this machine")
     cost.add_argument("--gpu", default="h100", help="which card (default h100)")

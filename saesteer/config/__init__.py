@@ -1,7 +1,7 @@
 """Frozen dataclasses for every command's settings, and their YAML."""
 
 from saesteer.config.compare import CompareConfig
-from saesteer.config.load import build_config, dump_config, load_config, read_yaml
+from saesteer.config.load import build_config, dump_config, load_config, parse_grid, read_yaml
 from saesteer.config.sae import CacheConfig, TextConfig, TrainSAEConfig, WandbConfig
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "build_config",
     "dump_config",
     "load_config",
+    "parse_grid",
     "read_yaml",
 ]

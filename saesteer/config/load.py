@@ -71,6 +71,26 @@ def build_config(kind: type[T], data: Mapping[str, Any], source: str) -> T:
         raise ConfigError(f"{source}: {error}") from error
 
 
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """A grid from `key=value,value` texts; values are read as YAML.
+
+    Raises:
+        ConfigError: a text of another form.
+    """
+    import yaml
+
+    grid: dict[str, list[Any]] = {}
+    for text in texts:
+        key, found, values = text.partition("=")
+        try:
+            grid[key.strip()] = _parse(f"[{values}]")
+        except yaml.YAMLError as error:
+            raise ConfigError(f"grid {text!r}: the values are not YAML.") from error
+        if not (found and key.strip() and grid[key.strip()]):
+            raise ConfigError(f"grid {text!r}: expected key=value,value, such as k=16,32,64.")
+    return grid
+
+
 def dump_config(config: Any) -> str:
     """A config as YAML that `load_config` reads back to the same value."""
     import yaml

@@ -17,6 +17,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 24, 18, 52
 N_TICKS = 6
 N_COLOURS = 6
 """Series classes `s0`.. that the page's style sheet defines; controls are grey, classes `c0`.."""
+X_NAME = "KL from the unsteered model, nats per token"
 BEYOND = 1.75
 """The x axis ends at this multiple of the KL budget; what lies further is named in the caption."""
 
@@ -30,11 +31,11 @@ class Axes:
     y_max: float
 
     def x(self, value: float) -> float:
-        """Horizontal place of a KL."""
+        """Horizontal place of a value."""
         return LEFT + (WIDTH - LEFT - RIGHT) * value / self.x_max
 
     def y(self, value: float) -> float:
-        """Vertical place of an effect."""
+        """Vertical place of a value."""
         span = self.y_max - self.y_min
         return TOP + (HEIGHT - TOP - BOTTOM) * (self.y_max - value) / span
 
@@ -66,7 +67,7 @@ def effect_against_kl(
         unit: what the score counts, for the axis label.
     """
     axes = _axes(curves, kl_budget)
-    body = [_grid(axes, unit), _budget(axes, kl_budget)]
+    body = [grid(axes, X_NAME, f"effect, {unit}"), _budget(axes, kl_budget)]
     notes: list[str] = []
     for curve in sorted(curves, key=lambda c: c.get("family") != "control"):
         css, method = classes.get(curve["method"], "c0"), curve["method"]
@@ -78,7 +79,7 @@ def effect_against_kl(
         ]
         body.append(_series(axes, method, css, inside, chosen.get(method), curve["swept"]))
     label = escape(f"Effect against KL; effect in {unit}")
-    return _svg(WIDTH, HEIGHT, label, body), notes
+    return svg(WIDTH, HEIGHT, label, body), notes
 
 
 def _axes(curves: Sequence[Mapping[str, Any]], kl_budget: float) -> Axes:
@@ -91,7 +92,8 @@ def _axes(curves: Sequence[Mapping[str, Any]], kl_budget: float) -> Axes:
     return Axes(x_max, low - pad, high + pad)
 
 
-def _grid(axes: Axes, unit: str) -> str:
+def grid(axes: Axes, x_name: str, y_name: str) -> str:
+    """Grid lines, their numbers, and what the axes are."""
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     marks: list[str] = []
     for value in _ticks(axes.y_min, axes.y_max):
@@ -108,9 +110,9 @@ def _grid(axes: Axes, unit: str) -> str:
     middle = (TOP + bottom) / 2
     marks.append(
         f'<text class="axis" x="{(LEFT + right) / 2}" y="{HEIGHT - 10}" text-anchor="middle">'
-        "KL from the unsteered model, nats per token</text>"
+        f"{escape(x_name)}</text>"
         f'<text class="axis" transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">'
-        f"effect, {escape(unit)}</text>"
+        f"{escape(y_name)}</text>"
     )
     return "".join(marks)
 
@@ -193,7 +195,7 @@ def forest(rows: Sequence[Mapping[str, Any]], classes: Mapping[str, str], label:
             f'<text class="name" x="{left - 14}" y="{y + 4}" text-anchor="end">'
             f"{escape(row['label'])}</text>"
         )
-    return _svg(WIDTH, height, escape(label), body)
+    return svg(WIDTH, height, escape(label), body)
 
 
 def _forest_axis(x: Any, low: float, high: float, height: int) -> str:
@@ -216,7 +218,8 @@ def _ticks(low: float, high: float) -> list[float]:
     return [float(round(i * step, 10)) for i in range(first, floor(high / step) + 1)]
 
 
-def _svg(width: int, height: int, label: str, body: Sequence[str]) -> str:
+def svg(width: int, height: int, label: str, body: Sequence[str]) -> str:
+    """A picture of its parts, as wide as its place."""
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(body)}</svg>'
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -109,7 +109,7 @@ class Estimate:
         """As JSON values."""
         return asdict(self)
 
-    def table(self) -> list[dict[str, str]]:
+    def table(self) -> list[Mapping[str, str]]:
         """What a reader wants to see, in units of a human size."""
         rows = [
             ("device", f"{self.gpus} x {self.device}"),
@@ -159,7 +159,7 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
         flop={"model": read * model_flop, "sae": config.n_tokens * (dense + exact)},
         bytes_moved={"memory": steps * step_bytes * gpus, "link": steps * shared},
         memory=_memory(config, model, shapes, width, rows),
-        disk=_disk(config, shapes, width, read, gpus),
+        disk=_disk(config, shapes, width, read),
         seconds=seconds,
         hours=in_all / 3600,
         tokens_per_second=config.n_tokens / in_all,
@@ -253,7 +253,6 @@ def _disk(
     shapes: list[tuple[int, TrainSAEConfig]],
     width: int,
     read: int,
-    gpus: int,
 ) -> dict[str, float]:
     size = 4 if config.dtype == "float32" else 2
     ring = 2.0 * config.shuffle_batches * config.batch_size * width * size
