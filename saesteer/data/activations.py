@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from saesteer.axes import Rows
 from saesteer.data.prefetch import Prefetched
 from saesteer.data.ring import ShuffleRing
+from saesteer.data.share import joint_place
 from saesteer.data.sources import Source
 
 _COUNTS = ("n_tokens", "n_outliers", "n_read")
@@ -67,6 +70,25 @@ class ActivationStream:
         self.source.restore(place["source"])
         for name in _COUNTS:
             setattr(self, name, place[name])
-        ring = {n.removeprefix("ring."): t for n, t in tensors.items() if n.startswith("ring.")}
-        self.ring.restore(ring)
+        self.ring.restore(under("ring.", tensors))
         self._spare = tensors.get("spare")
+
+    def take_over(
+        self, parts: Sequence[tuple[dict[str, Any], dict[str, Tensor]]], rank: int, size: int
+    ) -> None:
+        """Continue as stream `rank` of `size` from the states of another number of streams.
+
+        Nothing is read twice or left out. The counts go on in stream 0, so that their sum is right.
+        """
+        places = [place for place, _ in parts]
+        self.source.restore(joint_place([place["source"] for place in places]))
+        for name in _COUNTS:
+            setattr(self, name, 0 if rank else sum(place[name] for place in places))
+        self.ring.take_over([under("ring.", tensors) for _, tensors in parts], rank, size)
+        spares = [tensors["spare"] for _, tensors in parts if "spare" in tensors]
+        self._spare = torch.cat(spares)[rank::size] if spares else None
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
