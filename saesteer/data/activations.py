@@ -62,8 +62,11 @@ class ActivationStream:
         tensors = {f"ring.{name}": value for name, value in self.ring.state().items()}
         if self._spare is not None and len(self._spare):
             tensors["spare"] = self._spare
-        counts = {name: getattr(self, name) for name in _COUNTS}
-        return {"source": self.source.state(), **counts}, tensors
+        return {"source": self.source.state(), **self.counts()}, tensors
+
+    def counts(self) -> dict[str, int]:
+        """Tokens drawn, left out and read."""
+        return {name: getattr(self, name) for name in _COUNTS}
 
     def restore(self, place: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from `state()` of a stream with the same settings."""
