@@ -16,6 +16,7 @@ caught, so a traceback always means a fault of ours.
     ├── RuleError          a rule file that can't be read or means nothing
     ├── TaskError          a comparison task that does not exist or can't be scored
     ├── CheckpointError    a checkpoint that is missing, damaged or of another run
+    ├── PeerError          another process of the same run has ended
     ├── NetworkError       something that had to be fetched and could not be
     └── OutputError        a place that can't be written
 """
@@ -73,6 +74,10 @@ class TaskError(SaesteerError):
 
 class CheckpointError(SaesteerError):
     """A checkpoint is missing, damaged, or belongs to another run."""
+
+
+class PeerError(SaesteerError):
+    """Another process of the same run has ended or can't be reached."""
 
 
 class NetworkError(SaesteerError):

@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 
 
 def train_sae(args: argparse.Namespace) -> int:
-    """Train one SAE; a signal saves and exits with 128 plus its number."""
+    """Train SAEs, alone or under torchrun; a signal saves and exits with 128 plus its number."""
+    from saesteer.training.distributed import join_world
     from saesteer.training.sae import train_sae as train
     from saesteer.training.signals import watch_signals
 
     check_json(args)
     config = _config(args)
-    with watch_signals() as stop, Progress("train sae", quiet=args.quiet) as progress:
-        folder = train(config, args.out, resume=args.resume, stop=stop, progress=progress)
-    if folder is None:
-        return _stopped(stop)
-    write_json(args, {"folder": str(folder)})
-    print(folder)
+    with join_world(config.device) as world, watch_signals() as stop:
+        with Progress("train sae", quiet=args.quiet) as progress:
+            folder = train(
+                config, args.out, resume=args.resume, stop=stop, progress=progress, world=world
+            )
+        if folder is None:
+            return _stopped(stop, tell=world.leads)
+        if world.leads:
+            write_json(args, {"folder": str(folder)})
+            print(folder)
     return 0
 
 
@@ -90,11 +95,12 @@ def _config(args: argparse.Namespace, *more: str) -> TrainSAEConfig:
     return load_config(TrainSAEConfig, args.config, [*args.overrides, *device, *more])
 
 
-def _stopped(stop: StopRequest) -> int:
+def _stopped(stop: StopRequest, *, tell: bool = True) -> int:
     number = stop.signal or signal.SIGTERM
-    print(
-        f"saesteer: stopped by {signal.Signals(number).name} after a checkpoint; go on with the "
-        "same command and --resume.",
-        file=sys.stderr,
-    )
+    if tell:
+        print(
+            f"saesteer: stopped by {signal.Signals(number).name} after a checkpoint; go on with "
+            "the same command and --resume.",
+            file=sys.stderr,
+        )
     return 128 + number

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from saesteer.axes import Rows
 from saesteer.data.prefetch import Prefetched
 from saesteer.data.ring import ShuffleRing
+from saesteer.data.share import joint_place
 from saesteer.data.sources import Source
 
 _COUNTS = ("n_tokens", "n_outliers", "n_read")
@@ -59,14 +62,36 @@ class ActivationStream:
         tensors = {f"ring.{name}": value for name, value in self.ring.state().items()}
         if self._spare is not None and len(self._spare):
             tensors["spare"] = self._spare
-        counts = {name: getattr(self, name) for name in _COUNTS}
-        return {"source": self.source.state(), **counts}, tensors
+        return {"source": self.source.state(), **self.counts()}, tensors
+
+    def counts(self) -> dict[str, int]:
+        """Tokens drawn, left out and read."""
+        return {name: getattr(self, name) for name in _COUNTS}
 
     def restore(self, place: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from `state()` of a stream with the same settings."""
         self.source.restore(place["source"])
         for name in _COUNTS:
             setattr(self, name, place[name])
-        ring = {n.removeprefix("ring."): t for n, t in tensors.items() if n.startswith("ring.")}
-        self.ring.restore(ring)
+        self.ring.restore(under("ring.", tensors))
         self._spare = tensors.get("spare")
+
+    def take_over(
+        self, parts: Sequence[tuple[dict[str, Any], dict[str, Tensor]]], rank: int, size: int
+    ) -> None:
+        """Continue as stream `rank` of `size` from the states of another number of streams.
+
+        Nothing is read twice or left out. The counts go on in stream 0, so that their sum is right.
+        """
+        places = [place for place, _ in parts]
+        self.source.restore(joint_place([place["source"] for place in places]))
+        for name in _COUNTS:
+            setattr(self, name, 0 if rank else sum(place[name] for place in places))
+        self.ring.take_over([under("ring.", tensors) for _, tensors in parts], rank, size)
+        spares = [tensors["spare"] for _, tensors in parts if "spare" in tensors]
+        self._spare = torch.cat(spares)[rank::size] if spares else None
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

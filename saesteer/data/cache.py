@@ -180,17 +180,24 @@ class CachedSource:
     def next_chunk(self) -> Chunk | None:
         """The next shard; None once every pass is over."""
         shards = self._cache.manifest["shards"]
-        turn, place = divmod(self._next, max(1, len(shards)))
-        if turn >= self._passes or not shards:
+        if self._next >= self._passes * len(shards):
             return None
+        turn, place = divmod(self._next, len(shards))
         index = self._order(turn, len(shards))[place]
         rows = self._cache.read(index, verify=index not in self._verified)
         self._verified.add(index)
         self._next += 1
         return Chunk(rows, shards[index]["n_read"], shards[index]["n_outliers"])
 
+    def skip(self) -> bool:
+        """Go behind the next shard without reading it; False once every pass is over."""
+        if self._next >= self._passes * len(self._cache.manifest["shards"]):
+            return False
+        self._next += 1
+        return True
+
     def state(self) -> dict[str, Any]:
-        """How many shards have been handed out."""
+        """How many shards have been handed out or passed over."""
         return {"shards_read": self._next}
 
     def restore(self, state: dict[str, Any]) -> None:

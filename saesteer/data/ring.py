@@ -8,6 +8,8 @@ own generator makes the order independent of everything else.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -90,3 +92,17 @@ class ShuffleRing:
         self._order = state["order"].clone()
         self._filled, self._drawn = (int(n) for n in state["counts"])
         self._generator.set_state(state["generator"])
+
+    def take_over(self, states: Sequence[dict[str, Tensor]], rank: int, size: int) -> None:
+        """Continue, as one ring of `size`, with a share of what other rings held.
+
+        Rows go round in the rings' own order, so that what was drawn stays drawn. Together the new
+        rings must be as large as the old ones, which must have drawn equally many batches.
+        """
+        dealt = torch.stack([state["rows"][state["order"]] for state in states], 1).flatten(0, 1)
+        self._rows.copy_(dealt[rank::size])
+        self._order = torch.arange(len(self._rows))
+        filled, drawn = (int(n) for n in states[0]["counts"])
+        full = filled == len(states[0]["rows"])
+        self._filled = len(self._rows) - (0 if full else self._replaced)
+        self._drawn = drawn * len(states) // size

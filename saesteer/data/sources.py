@@ -47,6 +47,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Skippable(Source, Protocol):
+    """A source that can pass over a chunk for less than it costs to make one."""
+
+    def skip(self) -> bool:
+        """Go behind the next chunk; False at the end."""
+        ...
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which columns of a row belong to which site."""
@@ -100,6 +109,10 @@ class ModelSource:
         """
         rows = self.tokens.next_rows(self.rows_per_pass)
         return None if rows is None else self.activations(rows)
+
+    def skip(self) -> bool:
+        """Go behind the next packed rows without running the model; False at the end."""
+        return self.tokens.next_rows(self.rows_per_pass) is not None
 
     def state(self) -> dict[str, Any]:
         """The place in the text."""

@@ -1,7 +1,8 @@
 """Checkpoints that are either whole or not there: written aside, synced, renamed, checksummed.
 
-A checkpoint is a folder `step-00001000/` with `tensors.safetensors` and `state.json`; nothing in it
-is pickled. The last few are kept.
+A checkpoint is a folder `step-00001000/`: every process's part in `rank-0.safetensors`,
+`rank-1.safetensors` ..., its place in the text in that file's header, and `state.json` with what is
+one for all and the checksums. Nothing in it is pickled. The last few are kept.
 """
 
 from __future__ import annotations
@@ -10,46 +11,92 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from saesteer.errors import CheckpointError, OutputError
 from saesteer.files import sha256_of, sync
+from saesteer.training.distributed import ALONE, World
 
-_TENSORS = "tensors.safetensors"
 _STATE = "state.json"
+_PLACE = "place"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on disk, verified when it was opened.
+
+    Attributes:
+        state: what is one for all processes.
+        files: every process's part, in the order of ranks.
+    """
+
+    state: dict[str, Any]
+    files: tuple[Path, ...]
+
+    def place(self, rank: int) -> dict[str, Any]:
+        """Where the process `rank` was in the text."""
+        with safe_open(self.files[rank], "pt") as file:
+            return json.loads(file.metadata()[_PLACE])
+
+    def under(self, prefix: str, rank: int | None = None) -> dict[str, Tensor]:
+        """Tensors whose names begin with `prefix`, without it; of one process or of any."""
+        found = {}
+        for path in self.files if rank is None else [self.files[rank]]:
+            with safe_open(path, "pt") as file:
+                names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+                found |= {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+        return found
 
 
 def write_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], tensors: dict[str, Tensor], keep: int
+    folder: Path,
+    step: int,
+    state: Mapping[str, Any],
+    place: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    keep: int,
+    world: World = ALONE,
 ) -> Path:
     """Save one checkpoint under `folder` and drop all but the newest `keep`.
 
+    Every process calls it with its own place and tensors; none returns before all is on disk.
+
+    Args:
+        state: what is one for all processes; the leading one's is written.
+
     Raises:
         OutputError: the disk is full or the folder can't be written; older ones stay intact.
+        PeerError: another process could not write its part.
     """
     final = folder / f"step-{step:08d}"
     scratch = folder / f".writing-{step:08d}"
-    try:
-        for killed in folder.glob(".writing-*"):
-            shutil.rmtree(killed, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        save_file({n: t.contiguous() for n, t in tensors.items()}, scratch / _TENSORS)
-        state = {**state, "step": step, "sha256": sha256_of(scratch / _TENSORS)}
-        (scratch / _STATE).write_text(json.dumps({**state, "state_sha256": _sha256_of(state)}))
-        for path in (scratch / _TENSORS, scratch / _STATE, scratch):
-            sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(scratch, final)
-        sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise OutputError(f"checkpoint {final} can't be written: {error}.") from error
-    for old in list_checkpoints(folder)[:-keep]:
+    with _written_whole(final, scratch):
+        if world.leads:
+            for killed in folder.glob(".writing-*"):
+                shutil.rmtree(killed, ignore_errors=True)
+            scratch.mkdir(parents=True)
+        world.wait()
+        mine = scratch / f"rank-{world.rank}.safetensors"
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(whole, mine, {_PLACE: json.dumps(place)})
+        sync(mine)
+        files = world.gather([mine.name, sha256_of(mine)])
+        if world.leads:
+            _write_state(scratch / _STATE, {**state, "step": step, "files": files})
+            sync(scratch)
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(scratch, final)
+            sync(folder)
+        world.wait()
+    for old in list_checkpoints(folder)[:-keep] if world.leads else ():
         shutil.rmtree(old, ignore_errors=True)
     return final
 
@@ -59,25 +106,42 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if (p / _STATE).is_file())
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """State and tensors of one checkpoint.
+def open_checkpoint(path: Path) -> Checkpoint:
+    """One checkpoint, its checksums verified.
 
     Raises:
         CheckpointError: damaged or incomplete.
     """
     try:
         state = json.loads((path / _STATE).read_text())
-        own = state.pop("state_sha256", None)  # not there before version 0.1
-        if own not in (None, _sha256_of(state)) or state["sha256"] != sha256_of(path / _TENSORS):
+        whole = state.pop("state_sha256") == _sha256_of(state)
+        files = [(path / name, digest) for name, digest in state["files"]]
+        if not whole or any(sha256_of(file) != digest for file, digest in files):
             raise CheckpointError(
                 f"{path} is damaged (checksum differs); delete that folder to resume from the one "
                 "before it."
             )
-        return state, load_file(path / _TENSORS)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); delete that folder to resume from the one before it."
         ) from error
+    return Checkpoint(state, tuple(file for file, _ in files))
+
+
+@contextmanager
+def _written_whole(final: Path, scratch: Path) -> Iterator[None]:
+    """Leave nothing of a checkpoint that could not be finished."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"checkpoint {final} can't be written: {error}.") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write_state(path: Path, state: dict[str, Any]) -> None:
+    path.write_text(json.dumps({**state, "state_sha256": _sha256_of(state)}))
+    sync(path)
 
 
 def _sha256_of(state: dict[str, Any]) -> str:

@@ -39,10 +39,14 @@ class StepResult:
     threshold: Tensor
     fired: Bool[Tensor, " d_sae"]
 
+    def measures(self) -> dict[str, Tensor]:
+        """The 0-d measures by name, detached."""
+        names = ("loss", "fvu", "fvu_per_token", "aux", "l0", "threshold")
+        return {name: getattr(self, name).detach() for name in names}
+
     def figures(self) -> dict[str, float]:
         """The 0-d measures as numbers; waits for the device."""
-        names = ("loss", "fvu", "fvu_per_token", "aux", "l0", "threshold")
-        return {name: float(getattr(self, name).detach()) for name in names}
+        return {name: float(value) for name, value in self.measures().items()}
 
 
 class Coder(nn.Module, ABC):

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from saesteer.axes import Rows
 from saesteer.config import TrainSAEConfig
+from saesteer.data.activations import under
 from saesteer.errors import DataError
 from saesteer.models import Site
 from saesteer.saes import SAE, load_sae
 from saesteer.training.coder import Coder, StepResult
+from saesteer.training.distributed import ALONE, World
 from saesteer.training.topk import TopKCoder, TopKSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -31,6 +33,7 @@ class Learner:
         last_fired: tokens seen when each latent last fired, `[d_sae]`.
         step_count: optimiser steps done.
         grad_norm: of the last step's whole gradient, before it was clipped.
+        peers: processes that train the same weights, each on its part of the batch.
     """
 
     config: TrainSAEConfig
@@ -39,18 +42,20 @@ class Learner:
     last_fired: Tensor
     step_count: int = 0
     grad_norm: Tensor | None = None
+    peers: World = ALONE
 
     @classmethod
-    def create(cls, config: TrainSAEConfig, d_model: int, device: Any) -> Learner:
+    def create(
+        cls, config: TrainSAEConfig, d_model: int, device: Any, peers: World = ALONE
+    ) -> Learner:
         """A learner at step 0; its scale and bias are set from its first batch."""
         coder = build_coder(config, d_model, device)
         if config.init is not None:
             assert isinstance(coder, TopKCoder)  # the config holds it
             coder.begin_from(load_sae(config.init))
         optimizer = torch.optim.Adam(coder.parameters(), lr=config.lr, fused=True)
-        return cls(
-            config, coder, optimizer, torch.zeros(config.d_sae, dtype=torch.long, device=device)
-        )
+        last_fired = torch.zeros(config.d_sae, dtype=torch.long, device=device)
+        return cls(config, coder, optimizer, last_fired, peers=peers)
 
     @property
     def site(self) -> Site:
@@ -58,12 +63,20 @@ class Learner:
         return Site.parse(self.config.site)
 
     def step(self, batch: Rows) -> StepResult:
-        """Loss, gradients and update for one batch `[batch, d_model]`."""
+        """Loss, gradients and update for one batch, or this process's part of it.
+
+        Args:
+            batch: `[batch_size / peers, d_model]`.
+
+        Returns:
+            measures of the whole batch, means over its parts.
+        """
         coder = self.coder
         if self.step_count == 0:
-            coder.initialise(batch)
+            coder.initialise(self.peers.rows(batch))
         result = coder.loss(batch, self.dead())
         result.loss.backward()
+        result = self._of_all(result)
         coder.before_update()
         self.grad_norm = torch.nn.utils.clip_grad_norm_(coder.parameters(), self.config.grad_clip)
         for group in self.optimizer.param_groups:
@@ -75,6 +88,18 @@ class Learner:
         tokens_seen = self.step_count * self.config.batch_size
         self.last_fired.masked_fill_(result.fired, tokens_seen)
         return result
+
+    def _of_all(self, result: StepResult) -> StepResult:
+        """Average gradients and measures over the peers; a latent fired if it did anywhere.
+
+        All that moves weights and statistics is equal on every peer from here on.
+        """
+        measures, fired = result.measures(), result.fired.float()
+        values = torch.stack(list(measures.values()))
+        gradients = [p.grad for p in self.coder.parameters() if p.grad is not None]
+        self.peers.average([*gradients, values, fired])
+        means = dict(zip(measures, values.unbind(), strict=True))
+        return StepResult(**means, fired=fired > 0)
 
     def dead(self, window_tokens: int | None = None) -> Int[Tensor, " n_dead"] | None:
         """Latents that have not fired for `dead_after_tokens`; None where there are none."""
@@ -173,11 +198,6 @@ def learning_rate(config: TrainSAEConfig, step: int) -> float:
     tail = config.n_steps - config.decay_from
     fall = min(1.0, (config.n_steps - step) / tail) if tail else 1.0
     return config.lr * rise * fall
-
-
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _diverged(what: str, step: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,8 @@ from saesteer.config import TrainSAEConfig, dump_config
 from saesteer.errors import OutputError, SaesteerError
 from saesteer.models import Model, load_model
 from saesteer.saes import save_sae
-from saesteer.tracking import JsonlTracker, Tracker, Trackers, WandbTracker
+from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
+from saesteer.training.distributed import ALONE, World
 from saesteer.training.learner import Learner
 from saesteer.training.signals import StopRequest, watch_signals
 from saesteer.training.streams import columns_of, fill_cache, open_stream
@@ -31,8 +32,11 @@ def train_sae(
     model: Model | None = None,
     stop: StopRequest | None = None,
     progress: Progress | None = None,
+    world: World = ALONE,
 ) -> Path | None:
     """Train SAEs; returns their folder, or None if a signal stopped the run after a checkpoint.
+
+    In a world of several processes all call it, with the same arguments and an `out` that all see.
 
     Args:
         out: gets `cfg.json`, `sae_weights.safetensors` (in a folder for each of the variants, if
@@ -40,19 +44,24 @@ def train_sae(
         resume: go on from the last checkpoint in `out`, or start if there is none.
         model: used instead of loading `config.model`.
         stop: a request that some other thread or handler may set; default watches signals.
+        progress: called in the leading process.
+        world: what `join_world` gives.
 
     Raises:
         OutputError: `out` can't be written, or holds a finished or started run and not `resume`.
         CheckpointError: the checkpoint is damaged or of other settings.
         DataError: the text is missing, unreadable, or ends early.
+        PeerError: another process has ended.
     """
     out = Path(out)
     checkpoint = _checkpoint_of(out, resume)
-    model = model or load_model(config.model, dtype=config.dtype, device=config.device)
+    device = world.device or config.device
+    model = model or load_model(config.model, dtype=config.dtype, device=device)
+    progress = progress if world.leads else None
     with watch_signals() if stop is None else nullcontext(stop) as request:
-        if config.cache.path is not None and not fill_cache(config, model, request, progress):
+        if config.cache.path and not fill_cache(config, model, request, progress, world):
             return None
-        trainer = open_trainer(config, model)
+        trainer = open_trainer(config, model, world)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         with _run_folder(out, trainer):
@@ -62,33 +71,39 @@ def train_sae(
             finally:
                 tracker.finish()
                 trainer.stream.close()
-    if not finished:
-        return None
-    for name, learner in trainer.learners.items():
-        extra = training_metadata(trainer, learner)
-        save_sae(learner.to_sae(model.name), out / name, extra_metadata=extra)
-    return out
+        if finished:
+            _save_saes(trainer, model.name, out)
+        world.wait()  # torchrun ends all processes when one has left with a status that is not 0
+    return out if finished else None
 
 
-def open_trainer(config: TrainSAEConfig, model: Model) -> SAETrainer:
+def _save_saes(trainer: SAETrainer, model_name: str, out: Path) -> None:
+    counts = trainer.counts()
+    for name, learner in trainer.own().items():
+        extra = training_metadata(learner, counts)
+        save_sae(learner.to_sae(model_name), out / name, extra_metadata=extra)
+
+
+def open_trainer(config: TrainSAEConfig, model: Model, world: World = ALONE) -> SAETrainer:
     """A trainer at step 0 on the stream that a config describes; a cache must have been filled.
 
     Raises:
         SiteError, ConfigError, DataError: as `columns_of` and `open_stream` do.
     """
     columns = columns_of(config, model)
-    return SAETrainer.create(config, open_stream(config, model, columns), columns, model.device)
+    stream = open_stream(config, model, columns, world)
+    return SAETrainer.create(config, stream, columns, model.device, world)
 
 
-def training_metadata(trainer: SAETrainer, learner: Learner) -> dict[str, Any]:
+def training_metadata(learner: Learner, counts: Mapping[str, int]) -> dict[str, Any]:
     """What a reader of the SAE's file should know of its training."""
     return {
         "trained_with": "saesteer",
         "arch": learner.config.arch,
         "k": learner.config.k,
-        "n_tokens": trainer.stream.n_tokens,
-        "n_tokens_read": trainer.stream.n_read,
-        "context_size": trainer.config.text.context,
+        "n_tokens": counts["n_tokens"],
+        "n_tokens_read": counts["n_read"],
+        "context_size": learner.config.text.context,
         "dead_fraction": learner.dead_fraction(),
         "seed": learner.config.seed,
     }
@@ -105,6 +120,9 @@ def _checkpoint_of(out: Path, resume: bool) -> Path | None:
 @contextmanager
 def _run_folder(out: Path, trainer: SAETrainer) -> Iterator[None]:
     """Make `out` and write its config; a run that fails before its first step leaves nothing."""
+    if not trainer.world.leads:
+        yield
+        return
     made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -125,6 +143,8 @@ def _run_folder(out: Path, trainer: SAETrainer) -> Iterator[None]:
 def _open_tracker(
     config: TrainSAEConfig, out: Path, trainer: SAETrainer, *, resumed: bool
 ) -> Tracker:
+    if not trainer.world.leads:
+        return NoTracker()
     step = trainer.step_count if resumed else None
     trackers: list[Tracker] = []
     if config.wandb.project is not None:

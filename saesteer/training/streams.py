@@ -9,10 +9,12 @@ from saesteer.data.activations import ActivationStream
 from saesteer.data.cache import ActivationCache, CachedSource
 from saesteer.data.prefetch import Prefetched
 from saesteer.data.ring import ShuffleRing
-from saesteer.data.sources import Columns, ModelSource, Source
+from saesteer.data.share import Share
+from saesteer.data.sources import Columns, ModelSource, Skippable
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import ConfigError
 from saesteer.models import Model
+from saesteer.training.distributed import ALONE, World
 from saesteer.training.signals import StopRequest
 from saesteer.training.trainer import Progress
 
@@ -26,28 +28,31 @@ def columns_of(config: TrainSAEConfig, model: Model) -> Columns:
     return Columns.of(model, [model.check_site(each.site) for each in config.each().values()])
 
 
-def open_stream(config: TrainSAEConfig, model: Model, columns: Columns) -> ActivationStream:
-    """Mixed batches of a config's activations, at their beginning.
+def open_stream(
+    config: TrainSAEConfig, model: Model, columns: Columns, world: World = ALONE
+) -> ActivationStream:
+    """Mixed batches of this process's share of a config's activations, at their beginning.
 
     Raises:
-        ConfigError: rows longer than the model has positions.
+        ConfigError: rows longer than the model has positions, or a batch that can't be shared.
         DataError: a text path holds nothing readable, or the cache holds something else.
     """
     ring = ShuffleRing(
         columns.width,
-        config.batch_size,
+        world.share(config.batch_size, "batch_size"),
         config.shuffle_batches,
-        seed=config.seed + 1,
+        seed=config.seed + 1 + world.rank,
         dtype=model.dtype,
         device=model.device,
         reuse=config.reuse,
     )
-    source: Source
+    whole: Skippable
     if config.cache.path is None:
-        source = _model_source(config, model, columns)
+        whole = _model_source(config, model, columns)
     else:
         cache = _cache(config, model, columns)
-        source = CachedSource(cache, passes=config.cache.passes, seed=config.seed)
+        whole = CachedSource(cache, passes=config.cache.passes, seed=config.seed)
+    source = Share(whole, world.rank, world.size)
     depth = config.prefetch
     if depth is None:
         depth = 2 if model.device.type == "cuda" else 0
@@ -55,22 +60,31 @@ def open_stream(config: TrainSAEConfig, model: Model, columns: Columns) -> Activ
 
 
 def fill_cache(
-    config: TrainSAEConfig, model: Model, stop: StopRequest, progress: Progress | None = None
+    config: TrainSAEConfig,
+    model: Model,
+    stop: StopRequest,
+    progress: Progress | None = None,
+    world: World = ALONE,
 ) -> bool:
     """Put on disk what a run will read; False if a signal stopped it behind a whole shard.
+
+    The leading process fills it and the others wait: shards are in the text's order, and each
+    begins where the one before it ended.
 
     Raises:
         OutputError: the disk is too small, full or read-only.
         DataError: as `open_stream`.
     """
-    columns = columns_of(config, model)
-    cache, source = _cache(config, model, columns), _model_source(config, model, columns)
-    for done, wanted in cache.fill(source, _rows_needed(config)):
-        if progress:
-            progress(done, wanted, {})
-        if stop.signal is not None:
-            return False
-    return True
+    if world.leads:
+        columns = columns_of(config, model)
+        cache, source = _cache(config, model, columns), _model_source(config, model, columns)
+        for done, wanted in cache.fill(source, _rows_needed(config, world)):
+            if progress:
+                progress(done, wanted, {})
+            if stop.signal is not None:
+                break
+    stop.signal = world.most(stop.signal or 0) or None
+    return stop.signal is None
 
 
 def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> ModelSource:
@@ -113,8 +127,12 @@ def _cache(config: TrainSAEConfig, model: Model, columns: Columns) -> Activation
     )
 
 
-def _rows_needed(config: TrainSAEConfig) -> int:
-    """Rows that a run takes from its source, per pass over the cache."""
+def _rows_needed(config: TrainSAEConfig, world: World) -> int:
+    """Rows that a run takes from its source, per pass over the cache.
+
+    Whole shards are shared, so that each process but one may have to do with one shard less.
+    """
     drawn = config.n_steps * config.batch_size
     ring = 2 * config.shuffle_batches * config.batch_size
-    return -(-(drawn // config.reuse + ring) // config.cache.passes)
+    rows = -(-(drawn // config.reuse + ring) // config.cache.passes)
+    return rows + (world.size - 1) * config.cache.rows_per_shard

@@ -2,6 +2,10 @@
 
 The trainer owns no tensors of a loss and no text of the stream. A run is a folder; whatever stops
 it, `--resume` continues it from its last checkpoint with the same batches and the same bits.
+
+In a world of several processes each has a stream of its own, with its share of the text and of
+every batch. Where there are at least as many SAEs as processes, each SAE lives on one of them,
+which trains it on the whole batch; else all SAEs live on all, and their gradients are averaged.
 """
 
 from __future__ import annotations
@@ -18,9 +22,15 @@ from saesteer.data.sources import Columns
 from saesteer.errors import CheckpointError, DataError
 from saesteer.models import Site
 from saesteer.tracking import Tracker
-from saesteer.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
+from saesteer.training.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    open_checkpoint,
+    write_checkpoint,
+)
 from saesteer.training.coder import StepResult
-from saesteer.training.learner import Learner, under
+from saesteer.training.distributed import ALONE, World
+from saesteer.training.learner import Learner
 from saesteer.training.signals import StopRequest
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -42,6 +52,9 @@ class SAETrainer:
 
     Attributes:
         columns: which columns of a batch each site has.
+        learners: the SAEs that live on this process.
+        world: the processes of this run; all must call the same methods in the same order.
+        spread: whether each SAE lives on one process only.
         wandb_id: carried through checkpoints so that a resumed run goes on under the same id.
         stream_seconds: spent waiting for batches since figures were last logged.
     """
@@ -50,20 +63,31 @@ class SAETrainer:
     stream: ActivationStream
     columns: Columns
     learners: dict[str, Learner]
+    world: World = ALONE
+    spread: bool = False
     wandb_id: str | None = None
     stream_seconds: float = 0.0
 
     @classmethod
     def create(
-        cls, config: TrainSAEConfig, stream: ActivationStream, columns: Columns, device: Any
+        cls,
+        config: TrainSAEConfig,
+        stream: ActivationStream,
+        columns: Columns,
+        device: Any,
+        world: World = ALONE,
     ) -> SAETrainer:
         """A trainer at step 0."""
         widths = dict(zip(columns.sites, columns.widths, strict=True))
+        saes = list(config.each().items())
+        spread = len(saes) >= world.size
         learners = {
-            name: Learner.create(each, widths[Site.parse(each.site)], device)
-            for name, each in config.each().items()
+            name: Learner.create(
+                each, widths[Site.parse(each.site)], device, ALONE if spread else world
+            )
+            for name, each in (saes[world.rank :: world.size] if spread else saes)
         }
-        return cls(config, stream, columns, learners)
+        return cls(config, stream, columns, learners, world, spread)
 
     @property
     def step_count(self) -> int:
@@ -81,9 +105,11 @@ class SAETrainer:
         self.stream_seconds += time.perf_counter() - began
         if batch is None:
             raise DataError(
-                f"the text ended after {self.stream.n_tokens:,} of {self.config.n_tokens:,} "
-                "tokens; add text, raise text.passes, or lower n_tokens."
+                f"the text ended after {self.step_count * self.config.batch_size:,} of "
+                f"{self.config.n_tokens:,} tokens; add text, raise text.passes, or lower n_tokens."
             )
+        if self.spread:
+            batch = self.world.rows(batch)
         return {
             name: learner.step(self.columns.pick(batch, learner.site))
             for name, learner in self.learners.items()
@@ -115,6 +141,7 @@ class SAETrainer:
                 tracker.log(done, figures)
                 if progress:
                     progress(done, config.n_steps, figures)
+            stop.signal = self.world.most(stop.signal or 0) or None
             if done % config.checkpoint_every_steps == 0 or stop.signal is not None or last:
                 self.save(folder)
             if stop.signal is not None and not last:
@@ -123,17 +150,18 @@ class SAETrainer:
 
     def figures(self, results: Mapping[str, StepResult]) -> dict[str, float]:
         """What is logged: of every SAE under its name, and of the stream."""
-        each = {
+        own = {
             f"{name}/{key}" if name else key: value
             for name, learner in self.learners.items()
             for key, value in learner.figures(results[name]).items()
         }
-        return {
-            **each,
-            "n_tokens": float(self.stream.n_tokens),
-            "n_read": float(self.stream.n_read),
-            "n_outliers": float(self.stream.n_outliers),
-        }
+        each = {key: value for part in self.world.gather(own) for key, value in part.items()}
+        return {**each, **{name: float(count) for name, count in self.counts().items()}}
+
+    def counts(self) -> dict[str, int]:
+        """Tokens drawn, read and left out, of all processes together."""
+        parts = self.world.gather(self.stream.counts())
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
 
     def save(self, folder: Path) -> Path:
         """Write a checkpoint of everything.
@@ -144,28 +172,46 @@ class SAETrainer:
         """
         place, stream = self.stream.state()
         tensors = {f"stream.{name}": value for name, value in stream.items()}
-        for name, learner in self.learners.items():
+        for name, learner in self.own().items():
             tensors |= {f"sae.{name}.{key}": value for key, value in learner.state().items()}
-        state = {"config": asdict(self.config), "stream": place, "wandb_id": self.wandb_id}
         return write_checkpoint(
-            folder / "checkpoints", self.step_count, state, tensors, self.config.keep_checkpoints
+            folder / "checkpoints",
+            self.step_count,
+            {"config": asdict(self.config), "wandb_id": self.wandb_id},
+            place,
+            tensors,
+            self.config.keep_checkpoints,
+            self.world,
         )
 
+    def own(self) -> dict[str, Learner]:
+        """The SAEs that this process writes to disk; together, each once."""
+        return {name: learner for name, learner in self.learners.items() if learner.peers.leads}
+
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint.
+        """Continue from a checkpoint, also one of another number of processes.
 
         Raises:
             CheckpointError: it is damaged, or was written under another config.
         """
-        state, tensors = read_checkpoint(path)
+        saved = open_checkpoint(path)
         try:
-            check_same_config(state["config"], asdict(self.config), path)
+            check_same_config(saved.state["config"], asdict(self.config), path)
             for name, learner in self.learners.items():
-                learner.restore(under(f"sae.{name}.", tensors), state["step"])
-            self.stream.restore(state["stream"], under("stream.", tensors))
-            self.wandb_id = state["wandb_id"]
+                learner.restore(saved.under(f"sae.{name}."), saved.state["step"])
+            self._restore_stream(saved)
+            self.wandb_id = saved.state["wandb_id"]
         except (KeyError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{path} is not a checkpoint of this run: {error!r}") from error
+
+    def _restore_stream(self, saved: Checkpoint) -> None:
+        rank, size, before = self.world.rank, self.world.size, len(saved.files)
+        ranks = [rank] if before == size else range(before)
+        parts = [(saved.place(each), saved.under("stream.", each)) for each in ranks]
+        if before == size:
+            self.stream.restore(*parts[0])
+        else:
+            self.stream.take_over(parts, rank, size)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

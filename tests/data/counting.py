@@ -21,6 +21,12 @@ class Counting:
         self.place += 1
         return Chunk(torch.full((2, 3), float(self.place - 1)), 2, 0)
 
+    def skip(self):
+        if self.place == self.end:
+            return False
+        self.place += 1
+        return True
+
     def state(self):
         return {"place": self.place}
 

@@ -54,6 +54,17 @@ def test_the_first_pass_is_the_sources_own_order(open_cache):
     ]
 
 
+def test_a_shard_passed_over_is_not_read(open_cache):
+    cache = open_cache()
+    fill(cache, Counting(), 20)
+    cache.path_of(0).unlink()
+    source = CachedSource(cache)
+    assert source.skip()
+    assert rows_of(source) == WHOLE[6:]
+    twice = CachedSource(cache, passes=2)
+    assert [twice.skip() for _ in range(10)] == [True] * 8 + [False] * 2
+
+
 def test_later_passes_are_the_same_shards_in_a_seeded_order(open_cache):
     cache = open_cache()
     fill(cache, Counting(), 20)

@@ -126,7 +126,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_serves(
     out = tmp_path / "run"
     run(settings(), out, stop_at=15)
     last = out / "checkpoints" / "step-00000015"
-    tensors = last / "tensors.safetensors"
+    tensors = last / "rank-0.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1] + b"?")
     with pytest.raises(CheckpointError, match=r"step-00000015 is damaged .*delete that folder"):
         run(settings(), out, resume=True)
