@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from saesteer.cli.common import Progress, check_json, load_pair, show_table, write_json
 
@@ -20,7 +22,9 @@ def evaluate(args: argparse.Namespace) -> None:
             model, sae, texts, max_tokens=args.max_tokens, context=args.context, progress=progress
         ).to_dict()
     write_json(args, scores)
+    density = scores.pop("density")
     show_table([{"score": name, "value": value} for name, value in scores.items()])
+    show_table(_density_rows(density))
 
 
 def path(args: argparse.Namespace) -> None:
@@ -31,3 +35,14 @@ def path(args: argparse.Namespace) -> None:
     folder = sae_path(args.sae)
     write_json(args, {"folder": str(folder)})
     print(folder)
+
+
+def _density_rows(density: dict[str, Any]) -> list[Mapping[str, Any]]:
+    """Latents by log10 of the share of tokens on which they fire, empty bins left out."""
+    edges = density["log10_edges"]
+    bins = zip(edges, edges[1:], density["counts"], strict=False)
+    return [
+        {"log10 frequency": f"{low:.2f} to {high:.2f}", "latents": count}
+        for low, high, count in bins
+        if count
+    ]

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saesteer.errors import DataError
 from saesteer.evals.replay import Replay
+from saesteer.evals.rows import bos_of, token_rows
+from saesteer.metrics.density import Density
 from saesteer.metrics.language import token_ce, token_kl
-from saesteer.metrics.outliers import outlier_tokens
+from saesteer.metrics.outliers import OUTLIER_FACTOR, outlier_tokens
 from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
 from saesteer.models import Model, TokenBatch, as_model, pad_rows, record
 from saesteer.saes.load import check_width
@@ -46,6 +47,7 @@ class SaeScores:
         dead_fraction: share of dead latents: the statistic from training if the SAE's metadata
             holds one under `dead_fraction`, else `never_fired`.
         never_fired: share of latents that fired on none of these tokens.
+        density: histogram of how often latents fire, over the same tokens.
         ce_clean: the model's own cross entropy on this text, nats a token.
         outlier_fraction: share of tokens left out as outliers.
         n_tokens: tokens that fvu and l0 are taken over.
@@ -60,14 +62,18 @@ class SaeScores:
     kl: float
     dead_fraction: float
     never_fired: float
+    density: Density
     ce_clean: float
     outlier_fraction: float
     n_tokens: int
 
-    def to_dict(self) -> dict[str, float | int | None]:
+    def to_dict(self) -> dict[str, Any]:
         """The scores as JSON values; what is not finite becomes None."""
-        values = dataclasses.asdict(self)
-        return {key: value if math.isfinite(value) else None for key, value in values.items()}
+        return {key: _json_value(value) for key, value in dataclasses.asdict(self).items()}
+
+
+def _json_value(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,6 @@ class _Batch:
     keep: Tensor
 
 
-@torch.no_grad()
 def evaluate_sae(
     model: Model | Any,
     sae: SAE,
@@ -105,11 +110,30 @@ def evaluate_sae(
     """
     model = as_model(model)
     check_width(sae, model)
-    sae = sae.to(device=model.device)
     rows = token_rows(model, texts, max_tokens, context)
+    return evaluate_rows(model, sae, rows, batch_size=batch_size, progress=progress)
+
+
+@torch.no_grad()
+def evaluate_rows(
+    model: Model,
+    sae: SAE,
+    rows: Sequence[list[int]],
+    *,
+    batch_size: int = 8,
+    outlier_factor: float = OUTLIER_FACTOR,
+    progress: Progress | None = None,
+) -> SaeScores:
+    """Score `sae` on rows of ids that stand ready; `evaluate_sae` says the rest.
+
+    Args:
+        rows: as `token_rows` cuts them, each with the BOS that the tokenizer asks for.
+        outlier_factor: infinity scores and replaces every token, as other libraries do.
+    """
+    sae = sae.to(device=model.device)
     groups = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     sums = ReconstructionSums(sae.d_sae)
-    batches = [_read(model, sae, group, sums) for group in groups]
+    batches = [_read(model, sae, group, sums, outlier_factor) for group in groups]
     losses, replay, mean = _Losses(), Replay(model, sae.site), sums.mean()
     for done, batch in enumerate(batches, start=1):
         _measure(replay, sae, batch, mean, losses)
@@ -119,61 +143,25 @@ def evaluate_sae(
     return _scores(sae, sums.scores(), losses, n_valid)
 
 
-def token_rows(
-    model: Model, texts: Iterable[str], max_tokens: int, context: int
-) -> list[list[int]]:
-    """Rows of at most `context` ids, none across two texts, `max_tokens` in all without BOS.
-
-    Raises:
-        DataError: no row of two tokens, or a context too short to hold one.
-    """
-    bos = _bos(model)
-    if context < len(bos) + 2:
-        raise DataError(f"context {context} leaves nothing to predict; give 2 or more.")
-    rows: list[list[int]] = []
-    left = max_tokens
-    for text in texts:
-        ids = list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-        ids = ids[:left]
-        left -= len(ids)
-        rows.extend(_cut(ids, context - len(bos), bos))
-        if left <= 0:
-            break
-    if not rows:
-        raise DataError(
-            "the text has no tokens to score: give at least one text of two tokens or more."
-        )
-    return rows
-
-
-def _cut(ids: list[int], width: int, bos: list[int]) -> Iterator[list[int]]:
-    """Pieces of `width` ids behind BOS; a last piece of one token predicts nothing."""
-    for start in range(0, len(ids), width):
-        piece = ids[start : start + width]
-        if len(piece) > 1:
-            yield bos + piece
-
-
-def _bos(model: Model) -> list[int]:
-    """What the tokenizer puts in front of a text: BOS or nothing."""
-    bos = getattr(model.tokenizer, "bos_token_id", None)
-    first = list(model.tokenizer("a")["input_ids"])[:1]
-    return first if bos is not None and first == [bos] else []
-
-
 def _scored(model: Model, tokens: TokenBatch) -> Tensor:
     """Valid tokens without the BOS in front of each row, `[batch, pos]`."""
     mask = tokens.attention_mask.clone()
-    mask[:, : len(_bos(model))] = False
+    mask[:, : len(bos_of(model))] = False
     return mask
 
 
-def _read(model: Model, sae: SAE, rows: list[list[int]], sums: ReconstructionSums) -> _Batch:
+def _read(
+    model: Model,
+    sae: SAE,
+    rows: Sequence[list[int]],
+    sums: ReconstructionSums,
+    outlier_factor: float,
+) -> _Batch:
     """Activations of one batch, added to the sums."""
     tokens = pad_rows(rows, model.pad_id, "right").to(model.device)
     resid = record(model, tokens, [sae.site])[sae.site]
     scored = _scored(model, tokens).to(resid.device)
-    keep = scored & ~outlier_tokens(resid, scored)
+    keep = scored & ~outlier_tokens(resid, scored, outlier_factor)
     latents = sae.to(device=resid.device).encode(resid[keep])
     sums.add(resid[keep], sae.decode(latents), latents)
     return _Batch(tokens, resid, keep)
@@ -223,6 +211,7 @@ def _scores(sae: SAE, rebuilt: ReconstructionScores, losses: _Losses, n_valid: i
         kl=float(torch.cat(losses.kl).double().mean()),
         dead_fraction=rebuilt.never_fired if trained is None else float(trained),
         never_fired=rebuilt.never_fired,
+        density=rebuilt.density,
         ce_clean=clean,
         outlier_fraction=1 - rebuilt.n_tokens / n_valid,
         n_tokens=rebuilt.n_tokens,

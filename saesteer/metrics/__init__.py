@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saesteer.metrics.density import Density, density_of
 from saesteer.metrics.diversity import distinct_n
 from saesteer.metrics.intervals import Interval, bootstrap_interval, paired_difference
 from saesteer.metrics.language import perplexity, token_ce, token_kl
@@ -10,10 +11,12 @@ from saesteer.metrics.reconstruction import ReconstructionScores, Reconstruction
 
 __all__ = [
     "OUTLIER_FACTOR",
+    "Density",
     "Interval",
     "ReconstructionScores",
     "ReconstructionSums",
     "bootstrap_interval",
+    "density_of",
     "distinct_n",
     "median_norm",
     "norms",

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saesteer.errors import DataError
+from saesteer.metrics.density import Density, density_of
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class ReconstructionScores:
         l0: mean number of positive latents a token.
         never_fired: share of latents that fired on none of these tokens; on few tokens most of
             these are rare, not dead.
+        density: how often each latent fires.
         n_tokens: tokens kept.
     """
 
@@ -33,6 +35,7 @@ class ReconstructionScores:
     fvu_per_token: float
     l0: float
     never_fired: float
+    density: Density
     n_tokens: int
 
 
@@ -42,8 +45,7 @@ class ReconstructionSums:
     def __init__(self, d_sae: int) -> None:
         self._resid: list[Tensor] = []
         self._error: list[Tensor] = []
-        self._active = 0
-        self._fired = torch.zeros(d_sae, dtype=torch.bool)
+        self._fired = torch.zeros(d_sae, dtype=torch.long)
 
     def add(
         self,
@@ -60,11 +62,9 @@ class ReconstructionSums:
         if keep is None:
             keep = torch.ones(resid.shape[:-1], dtype=torch.bool, device=resid.device)
         kept = resid[keep].float()
-        on = latents[keep] > 0
         self._resid.append(kept.cpu())
         self._error.append((kept - recon[keep].float()).square().sum(-1).cpu())
-        self._active += int(on.sum())
-        self._fired |= on.any(0).cpu()
+        self._fired += (latents[keep] > 0).sum(0).cpu()
 
     @property
     def n_tokens(self) -> int:
@@ -98,7 +98,8 @@ class ReconstructionSums:
         return ReconstructionScores(
             fvu=float(error.sum() / spread.sum()),
             fvu_per_token=float((error / spread).mean()),
-            l0=self._active / self.n_tokens,
-            never_fired=float((~self._fired).double().mean()),
+            l0=int(self._fired.sum()) / self.n_tokens,
+            never_fired=float((self._fired == 0).double().mean()),
+            density=density_of(self._fired, self.n_tokens),
             n_tokens=self.n_tokens,
         )

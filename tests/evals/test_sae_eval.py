@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from saesteer.errors import DataError, DimensionError
-from saesteer.evals.sae_eval import evaluate_sae, token_rows
+from saesteer.evals.rows import token_rows
+from saesteer.evals.sae_eval import evaluate_rows, evaluate_sae
 from saesteer.models import Model, Site, as_model, layout_of, record
 from saesteer.saes import SAE
 
@@ -155,6 +156,7 @@ def test_batches_and_padding_make_no_difference(model):
         evaluate_sae(model, rough(), TEXTS, context=20, batch_size=size).to_dict()
         for size in (1, 4)
     )
+    assert alone.pop("density") == together.pop("density")
     assert alone == pytest.approx(together, abs=1e-4)
 
 
@@ -181,6 +183,25 @@ def test_outlier_tokens_are_neither_scored_nor_replaced(model):
     assert scores.n_tokens == len(texts[0]) - 2
     assert scores.outlier_fraction == pytest.approx(2 / len(texts[0]))
     assert evaluate_sae(model, useless(), texts).ce_recovered == 0
+
+
+def test_without_a_limit_no_token_is_an_outlier(model):
+    with_outlier(model)
+    rows = token_rows(model, ["the cat sat on zthe matz"], 100, 50)
+    scores = evaluate_rows(model, useless(), rows, outlier_factor=math.inf)
+    assert (scores.outlier_fraction, scores.n_tokens) == (0, 24)
+    assert evaluate_rows(model, useless(), rows).n_tokens == 22
+
+
+def test_density_is_over_the_scored_tokens(model):
+    scores = evaluate_sae(model, rough(), TEXTS)
+    latents = torch.cat([rough().encode(site_rows(model, text)) for text in TEXTS])
+    frequency = (latents > 0).double().mean(0)
+    density = scores.density
+    assert scores.outlier_fraction == 0
+    assert density.never_fired == int((frequency == 0).sum()) == scores.never_fired * 40
+    assert density.dense_fraction == pytest.approx(float((frequency > 0.1).double().mean()))
+    assert sum(density.counts[-4:]) == int((frequency > 0.1).sum())
 
 
 def test_bos_stands_in_front_of_every_row_and_is_not_scored():

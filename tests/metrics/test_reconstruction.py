@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saesteer.errors import DataError
-from saesteer.metrics import ReconstructionSums
+from saesteer.metrics import ReconstructionSums, density_of
 
 D_SAE = 6
 
@@ -34,6 +34,7 @@ def test_scores_are_the_definitions(sample):
     assert scores.fvu_per_token == pytest.approx(float((error / spread).mean()), rel=1e-5)
     assert scores.l0 == pytest.approx(float((z > 0).sum(-1).double().mean()))
     assert scores.never_fired == pytest.approx(1 / 6)
+    assert scores.density == density_of((z > 0).sum(0), len(z))
     assert scores.n_tokens == int(keep.sum())
     torch.testing.assert_close(sums.mean(), h.mean(0).float())
 
@@ -44,8 +45,9 @@ def test_batches_make_no_difference(sample):
     whole.add(resid, recon, latents, keep)
     for row in (2, 0, 3, 1):
         parts.add(resid[row], recon[row], latents[row], keep[row])
-    for key, value in vars(whole.scores()).items():
-        assert getattr(parts.scores(), key) == pytest.approx(value, rel=1e-6)
+    wanted, got = dict(vars(whole.scores())), dict(vars(parts.scores()))
+    assert got.pop("density") == wanted.pop("density")
+    assert got == pytest.approx(wanted, rel=1e-6)
 
 
 def test_a_perfect_reconstruction_scores_zero_and_the_mean_scores_one(sample):
