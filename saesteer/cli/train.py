@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def train_sae(args: argparse.Namespace) -> int:
     """Train SAEs, alone or under torchrun; a signal saves and exits with 128 plus its number."""
+    from saesteer.evals.watch import held_out_scorer
     from saesteer.training.distributed import join_world
     from saesteer.training.sae import train_sae as train
     from saesteer.training.signals import watch_signals
@@ -27,7 +28,13 @@ def train_sae(args: argparse.Namespace) -> int:
     with join_world(config.device) as world, watch_signals() as stop:
         with Progress("train sae", quiet=args.quiet) as progress:
             folder = train(
-                config, args.out, resume=args.resume, stop=stop, progress=progress, world=world
+                config,
+                args.out,
+                resume=args.resume,
+                stop=stop,
+                progress=progress,
+                scorer=held_out_scorer(config),
+                world=world,
             )
         if folder is None:
             return _stopped(stop, tell=world.leads)

@@ -87,6 +87,23 @@ class CacheConfig:
 
 
 @dataclass(frozen=True)
+class ScoreConfig:
+    """Held-out scores of the SAEs as they stand, while they train.
+
+    Attributes:
+        every_steps: also when the histogram of firing frequencies is logged; 0 for never.
+        tokens: how many are scored, the same ones each time.
+        path: held-out text; default the prose that ships with the package.
+    """
+
+    __pydantic_config__ = CLOSED
+
+    every_steps: Whole = 2000
+    tokens: Count = 4096
+    path: str | list[str] | None = None
+
+
+@dataclass(frozen=True)
 class TrainSAEConfig:
     """One SAE on one site, or several over one stream.
 
@@ -163,6 +180,7 @@ class TrainSAEConfig:
     prefetch: Whole | None = None
     cache: CacheConfig = field(default_factory=CacheConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

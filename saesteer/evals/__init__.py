@@ -8,6 +8,7 @@ from saesteer.evals.report import join_results, write_report
 from saesteer.evals.results import Report
 from saesteer.evals.sae_eval import SaeScores, evaluate_sae
 from saesteer.evals.tasks import Task, builtin_tasks, load_task
+from saesteer.evals.watch import held_out_scorer
 
 __all__ = [
     "Advantage",
@@ -20,6 +21,7 @@ __all__ = [
     "builtin_tasks",
     "compare",
     "evaluate_sae",
+    "held_out_scorer",
     "join_results",
     "load_task",
     "write_report",

@@ -19,6 +19,7 @@ from saesteer.errors import ConfigError
 from saesteer.evals.figures import Axes, grid, svg
 from saesteer.evals.page import number, page, table, text
 from saesteer.evals.sae_eval import evaluate_sae
+from saesteer.evals.watch import held_out_scorer
 from saesteer.files import write_text
 from saesteer.models import Model, load_model
 from saesteer.saes import load_sae
@@ -104,7 +105,15 @@ def sweep_saes(
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
     out = Path(out)
     if not (resume and _trained(out, variants)):
-        done = train_sae(config, out, resume=resume, model=model, stop=stop, progress=progress)
+        done = train_sae(
+            config,
+            out,
+            resume=resume,
+            model=model,
+            stop=stop,
+            progress=progress,
+            scorer=held_out_scorer(config),
+        )
         if done is None:
             return None
     rows: list[SweepRow] = []

@@ -6,24 +6,28 @@ Code that measures is handed a `Tracker` and never knows which; wandb is importe
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from saesteer.errors import ConfigError, OutputError
+from saesteer.files import sha256_of, write_text
 
 
 @runtime_checkable
 class Tracker(Protocol):
     """Takes figures by step; `log` may be called with several groups for one step."""
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Record `figures`, plain numbers by name, at `step`."""
+    def log(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Record `figures` at `step`: by name, a number or a histogram (`log10_edges`, `counts`)."""
         ...
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Record a table under `name`; all rows have the same keys."""
+        ...
+
+    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+        """Record the SAE in `folder`, and what it was made from."""
         ...
 
     def finish(self) -> None:
@@ -34,11 +38,14 @@ class Tracker(Protocol):
 class NoTracker:
     """Takes everything and keeps nothing."""
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, figures: Mapping[str, Any]) -> None:
         """Forget the figures."""
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Forget the table."""
+
+    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+        """Forget the artefact."""
 
     def finish(self) -> None:
         """Do nothing."""
@@ -60,13 +67,19 @@ class JsonlTracker:
         except OSError as error:
             raise OutputError(f"{path} can't be written: {error.strerror}.") from error
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, figures: Mapping[str, Any]) -> None:
         """Append one line."""
         self._write({"step": step, **figures})
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append one line that holds the whole table."""
         self._write({"table": name, "rows": [dict(row) for row in rows]})
+
+    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+        """Write `lineage.json` into the folder, with the checksums of its files."""
+        files = {file.name: sha256_of(file) for file in _sae_files(folder)}
+        text = json.dumps({"name": name, "sha256": files, **lineage}, indent=1)
+        write_text(folder / "lineage.json", text + "\n")
 
     def finish(self) -> None:
         """Close the file."""
@@ -121,9 +134,9 @@ class WandbTracker:
         """The id under which the run can be continued."""
         return str(self._run.id)
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log to the run's history."""
-        self._run.log(dict(figures), step=step)
+        self._run.log({name: self._value(value) for name, value in figures.items()}, step=step)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log a wandb table."""
@@ -131,9 +144,22 @@ class WandbTracker:
         data: list[Any] = [[row[column] for column in columns] for row in rows]
         self._run.log({name: self._wandb.Table(columns=columns, data=data)})
 
+    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+        """Log the folder's weights and config as a wandb artefact, its lineage as metadata."""
+        artifact = self._wandb.Artifact(f"{name}-{self.run_id}", "sae", metadata=dict(lineage))
+        for file in _sae_files(folder):
+            artifact.add_file(str(file))
+        self._run.log_artifact(artifact)
+
     def finish(self) -> None:
         """Close the run and wait until it is uploaded, or on its way to the disk when offline."""
         self._run.finish()
+
+    def _value(self, value: Any) -> Any:
+        """A histogram as wandb draws it; a number as it is."""
+        if not isinstance(value, Mapping):
+            return value
+        return self._wandb.Histogram(np_histogram=(value["counts"], value["log10_edges"]))
 
 
 class Trackers:
@@ -142,7 +168,7 @@ class Trackers:
     def __init__(self, *trackers: Tracker) -> None:
         self._trackers = trackers
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, figures: Mapping[str, Any]) -> None:
         """Pass on to all."""
         for tracker in self._trackers:
             tracker.log(step, figures)
@@ -152,10 +178,20 @@ class Trackers:
         for tracker in self._trackers:
             tracker.table(name, rows)
 
+    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+        """Pass on to all."""
+        for tracker in self._trackers:
+            tracker.artifact(name, folder, lineage)
+
     def finish(self) -> None:
         """Close all."""
         for tracker in self._trackers:
             tracker.finish()
+
+
+def _sae_files(folder: Path) -> list[Path]:
+    """Config and weights, without what else a run leaves in its folder."""
+    return [*folder.glob("cfg.json"), *sorted(folder.glob("*.safetensors"))]
 
 
 def _cut_back(path: Path, step: int) -> None:
@@ -167,6 +203,4 @@ def _cut_back(path: Path, step: int) -> None:
                 kept.append(line)
         except ValueError:
             break
-    scratch = path.with_suffix(".cut")
-    scratch.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(scratch, path)
+    write_text(path, "".join(f"{line}\n" for line in kept))

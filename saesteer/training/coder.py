@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saesteer.axes import Rows
@@ -28,7 +28,7 @@ class StepResult:
         aux: auxiliary or sparsity loss before its coefficient; 0-d.
         l0: active latents per token; 0-d.
         threshold: smallest latent that survived in this batch, infinite if none did; 0-d.
-        fired: which latents were active at least once, `[d_sae]`.
+        fires: on how many tokens each latent was active, `[d_sae]`.
     """
 
     loss: Tensor
@@ -37,7 +37,7 @@ class StepResult:
     aux: Tensor
     l0: Tensor
     threshold: Tensor
-    fired: Bool[Tensor, " d_sae"]
+    fires: Float[Tensor, " d_sae"]
 
     def measures(self) -> dict[str, Tensor]:
         """The 0-d measures by name, detached."""

@@ -1,4 +1,4 @@
-"""One SAE in training: a coder, its optimiser, its schedule, and when its latents last fired."""
+"""One SAE in training: a coder, its optimiser, its schedule, and how its latents fire."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from saesteer.models import Site
 from saesteer.saes import SAE, load_sae
 from saesteer.training.coder import Coder, StepResult
 from saesteer.training.distributed import ALONE, World
+from saesteer.training.firing import Firing
 from saesteer.training.topk import TopKCoder, TopKSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -30,7 +31,7 @@ class Learner:
     """A step is `batch -> StepResult`; logging, saving and the stream stand outside.
 
     Attributes:
-        last_fired: tokens seen when each latent last fired, `[d_sae]`.
+        firing: how often and when its latents fired.
         step_count: optimiser steps done.
         grad_norm: of the last step's whole gradient, before it was clipped.
         peers: processes that train the same weights, each on its part of the batch.
@@ -39,7 +40,7 @@ class Learner:
     config: TrainSAEConfig
     coder: Coder
     optimizer: torch.optim.Optimizer
-    last_fired: Tensor
+    firing: Firing
     step_count: int = 0
     grad_norm: Tensor | None = None
     peers: World = ALONE
@@ -54,8 +55,12 @@ class Learner:
             assert isinstance(coder, TopKCoder)  # the config holds it
             coder.begin_from(load_sae(config.init))
         optimizer = torch.optim.Adam(coder.parameters(), lr=config.lr, fused=True)
-        last_fired = torch.zeros(config.d_sae, dtype=torch.long, device=device)
-        return cls(config, coder, optimizer, last_fired, peers=peers)
+        return cls(config, coder, optimizer, Firing(config.d_sae, device), peers=peers)
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens trained on."""
+        return self.step_count * self.config.batch_size
 
     @property
     def site(self) -> Site:
@@ -85,34 +90,29 @@ class Learner:
         self.optimizer.zero_grad()
         coder.after_update(result)
         self.step_count += 1
-        tokens_seen = self.step_count * self.config.batch_size
-        self.last_fired.masked_fill_(result.fired, tokens_seen)
+        self.firing.note(result.fires, self.config.batch_size, self.tokens_seen)
         return result
 
     def _of_all(self, result: StepResult) -> StepResult:
-        """Average gradients and measures over the peers; a latent fired if it did anywhere.
+        """Average gradients and measures over the peers, and add up what fired.
 
         All that moves weights and statistics is equal on every peer from here on.
         """
-        measures, fired = result.measures(), result.fired.float()
+        measures, fires = result.measures(), result.fires
         values = torch.stack(list(measures.values()))
         gradients = [p.grad for p in self.coder.parameters() if p.grad is not None]
-        self.peers.average([*gradients, values, fired])
+        self.peers.average([*gradients, values, fires])
         means = dict(zip(measures, values.unbind(), strict=True))
-        return StepResult(**means, fired=fired > 0)
+        return StepResult(**means, fires=fires * self.peers.size)
 
     def dead(self, window_tokens: int | None = None) -> Int[Tensor, " n_dead"] | None:
         """Latents that have not fired for `dead_after_tokens`; None where there are none."""
         window = self.config.dead_after_tokens if window_tokens is None else window_tokens
-        quiet = self.step_count * self.config.batch_size - self.last_fired
-        dead = (quiet > window).nonzero().squeeze(1)
-        return dead if len(dead) else None
+        return self.firing.silent(window, self.tokens_seen)
 
     def dead_fraction(self, window_tokens: int = 10_000_000) -> float:
         """Share of latents that did not fire in the last `window_tokens` (at most half the run)."""
-        return self._share(
-            self.dead(min(window_tokens, self.step_count * self.config.batch_size // 2))
-        )
+        return self._share(self.dead(min(window_tokens, self.tokens_seen // 2)))
 
     def _share(self, latents: Tensor | None) -> float:
         return 0.0 if latents is None else len(latents) / self.config.d_sae
@@ -146,7 +146,7 @@ class Learner:
         for name, parameter in self.coder.named_parameters():
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"adam.{key}.{name}": value for key, value in moments.items()}
-        return {**tensors, "last_fired": self.last_fired}
+        return tensors | {f"firing.{name}": t for name, t in self.firing.state().items()}
 
     def restore(self, tensors: Mapping[str, Tensor], step_count: int) -> None:
         """Continue from `state()`; raises KeyError or RuntimeError if it is of another learner."""
@@ -155,7 +155,7 @@ class Learner:
             self.optimizer.state[parameter] = {
                 key: tensors[f"adam.{key}.{name}"].to(parameter.device) for key in _MOMENTS
             }
-        self.last_fired.copy_(tensors["last_fired"])
+        self.firing.restore(under("firing.", tensors))
         self.step_count = step_count
 
     def to_sae(self, model_name: str) -> SAE:

@@ -70,7 +70,7 @@ class LensCoder(Coder):
             aux=(out.loss - out.losses["mse_loss"]).detach(),
             l0=on.sum() / len(x),
             threshold=torch.where(on, out.feature_acts.detach(), torch.inf).min(),
-            fired=on.any(0),
+            fires=on.sum(0).float(),
         )
 
     @torch.no_grad()

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from saesteer.config import TrainSAEConfig, dump_config
 from saesteer.errors import OutputError, SaesteerError
 from saesteer.models import Model, load_model
-from saesteer.saes import save_sae
+from saesteer.saes import SAE, save_sae
 from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.learner import Learner
 from saesteer.training.signals import StopRequest, watch_signals
 from saesteer.training.streams import columns_of, fill_cache, open_stream
 from saesteer.training.trainer import Progress, SAETrainer, last_checkpoint
+
+Scorer = Callable[[Model, SAE], Mapping[str, float]]
 
 _CONFIG = "config.resolved.yaml"
 _METRICS = "metrics.jsonl"
@@ -32,6 +35,7 @@ def train_sae(
     model: Model | None = None,
     stop: StopRequest | None = None,
     progress: Progress | None = None,
+    scorer: Scorer | None = None,
     world: World = ALONE,
 ) -> Path | None:
     """Train SAEs; returns their folder, or None if a signal stopped the run after a checkpoint.
@@ -45,6 +49,8 @@ def train_sae(
         model: used instead of loading `config.model`.
         stop: a request that some other thread or handler may set; default watches signals.
         progress: called in the leading process.
+        scorer: held-out scores of an SAE, logged every `score.every_steps`; `evals.held_out_scorer`
+            makes one, as the command line does.
         world: what `join_world` gives.
 
     Raises:
@@ -62,26 +68,32 @@ def train_sae(
         if config.cache.path and not fill_cache(config, model, request, progress, world):
             return None
         trainer = open_trainer(config, model, world)
+        trainer.scorer = None if scorer is None else partial(scorer, model)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         with _run_folder(out, trainer):
             tracker = _open_tracker(config, out, trainer, resumed=checkpoint is not None)
             try:
                 finished = trainer.run(out, tracker, request, progress)
+                if finished:
+                    _save_saes(trainer, model, out, tracker)
             finally:
                 tracker.finish()
                 trainer.stream.close()
-        if finished:
-            _save_saes(trainer, model.name, out)
         world.wait()  # torchrun ends all processes when one has left with a status that is not 0
     return out if finished else None
 
 
-def _save_saes(trainer: SAETrainer, model_name: str, out: Path) -> None:
+def _save_saes(trainer: SAETrainer, model: Model, out: Path, tracker: Tracker) -> None:
+    """Write every SAE, and have the tracker keep it beside what it came from."""
     counts = trainer.counts()
     for name, learner in trainer.own().items():
         extra = training_metadata(learner, counts)
-        save_sae(learner.to_sae(model_name), out / name, extra_metadata=extra)
+        save_sae(learner.to_sae(model.name), out / name, extra_metadata=extra)
+    trainer.world.wait()
+    for name, config in trainer.config.each().items():
+        lineage = {"weights_of_model": model.fingerprint(), **counts, "config": asdict(config)}
+        tracker.artifact(name or "sae", out / name, lineage)
 
 
 def open_trainer(config: TrainSAEConfig, model: Model, world: World = ALONE) -> SAETrainer:

@@ -95,7 +95,7 @@ class TopKCoder(Coder):
             aux=aux.detach(),
             l0=on.sum() / len(x),
             threshold=torch.where(on, latents.abs(), torch.inf).min(),
-            fired=torch.zeros_like(self.b_enc).index_add_(0, active.features, on.float()) > 0,
+            fires=torch.zeros_like(self.b_enc).index_add_(0, active.features, on.float()).detach(),
         )
 
     @torch.no_grad()

@@ -16,11 +16,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from torch import Tensor
+
 from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import ActivationStream
 from saesteer.data.sources import Columns
 from saesteer.errors import CheckpointError, DataError
 from saesteer.models import Site
+from saesteer.saes import SAE
 from saesteer.tracking import Tracker
 from saesteer.training.checkpoint import (
     Checkpoint,
@@ -32,6 +35,7 @@ from saesteer.training.coder import StepResult
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.learner import Learner
 from saesteer.training.signals import StopRequest
+from saesteer.training.stopwatch import Stopwatch
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called after steps with (steps done, steps in all, latest figures)."""
@@ -39,10 +43,14 @@ Progress = Callable[[int, int, Mapping[str, float]], None]
 _RESUMABLE = frozenset(
     {
         *("device", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps"),
-        *("wandb", "prefetch"),
+        *("wandb", "prefetch", "score"),
     }
 )
 """Settings that may change between start and resume, since they change no number."""
+
+
+_STREAM = ":stream"
+"""What waiting for batches is timed under; no SAE can have this name."""
 
 
 @final
@@ -56,7 +64,7 @@ class SAETrainer:
         world: the processes of this run; all must call the same methods in the same order.
         spread: whether each SAE lives on one process only.
         wandb_id: carried through checkpoints so that a resumed run goes on under the same id.
-        stream_seconds: spent waiting for batches since figures were last logged.
+        scorer: held-out scores of an SAE as it stands, taken every `score.every_steps`.
     """
 
     config: TrainSAEConfig
@@ -66,7 +74,10 @@ class SAETrainer:
     world: World = ALONE
     spread: bool = False
     wandb_id: str | None = None
-    stream_seconds: float = 0.0
+    scorer: Callable[[SAE], Mapping[str, float]] | None = None
+
+    def __post_init__(self) -> None:
+        self._watch = Stopwatch(next(iter(self.learners.values())).firing.last.device)
 
     @classmethod
     def create(
@@ -100,9 +111,8 @@ class SAETrainer:
         Raises:
             DataError: the text ended early.
         """
-        began = time.perf_counter()
-        batch = self.stream.next_batch()
-        self.stream_seconds += time.perf_counter() - began
+        with self._watch.time(_STREAM):
+            batch = self.stream.next_batch()
         if batch is None:
             raise DataError(
                 f"the text ended after {self.step_count * self.config.batch_size:,} of "
@@ -111,9 +121,12 @@ class SAETrainer:
         if self.spread:
             batch = self.world.rows(batch)
         return {
-            name: learner.step(self.columns.pick(batch, learner.site))
-            for name, learner in self.learners.items()
+            name: self._step_of(name, learner, batch) for name, learner in self.learners.items()
         }
+
+    def _step_of(self, name: str, learner: Learner, batch: Tensor) -> StepResult:
+        with self._watch.time(name):
+            return learner.step(self.columns.pick(batch, learner.site))
 
     def run(
         self, folder: Path, tracker: Tracker, stop: StopRequest, progress: Progress | None = None
@@ -128,16 +141,14 @@ class SAETrainer:
         while self.step_count < config.n_steps:
             results = self.step()
             done, last = self.step_count, self.step_count == config.n_steps
+            figures: dict[str, Any] = {}
             if done % config.log_every_steps == 0 or last:
-                elapsed = time.perf_counter() - clock
-                rate = (done - since) * config.batch_size / elapsed
-                clock, since = time.perf_counter(), done
-                waited, self.stream_seconds = self.stream_seconds / elapsed, 0.0
-                figures = {
-                    **self.figures(results),
-                    "tokens_per_second": rate,
-                    "stream_share_of_time": waited,
-                }
+                elapsed, clock = time.perf_counter() - clock, time.perf_counter()
+                n_tokens, since = (done - since) * config.batch_size, done
+                figures = {**self.figures(results), **self._rates(n_tokens, elapsed)}
+            if config.score.every_steps and done % config.score.every_steps == 0:
+                figures |= self.scores()
+            if figures:
                 tracker.log(done, figures)
                 if progress:
                     progress(done, config.n_steps, figures)
@@ -150,13 +161,43 @@ class SAETrainer:
 
     def figures(self, results: Mapping[str, StepResult]) -> dict[str, float]:
         """What is logged: of every SAE under its name, and of the stream."""
+        own = {name: learner.figures(results[name]) for name, learner in self.learners.items()}
+        counts = {name: float(count) for name, count in self.counts().items()}
+        return {**self._of_all(own), **counts}
+
+    def scores(self) -> dict[str, Any]:
+        """Of every SAE as it stands: how often its latents fired since the last time, and what
+        `scorer` says."""
+        density = {name: asdict(each.firing.density()) for name, each in self.learners.items()}
         own = {
-            f"{name}/{key}" if name else key: value
-            for name, learner in self.learners.items()
-            for key, value in learner.figures(results[name]).items()
+            name: {
+                "density": density[name],
+                **(self.scorer(each.to_sae(self.config.model)) if self.scorer else {}),
+            }
+            for name, each in self.own().items()
         }
-        each = {key: value for part in self.world.gather(own) for key, value in part.items()}
-        return {**each, **{name: float(count) for name, count in self.counts().items()}}
+        return self._of_all(own)
+
+    def _rates(self, n_tokens: int, elapsed: float) -> dict[str, float]:
+        """Tokens a second, in all and by stage, and what one step of each SAE takes."""
+        seconds, steps = self._watch.read(), n_tokens / self.config.batch_size
+        waited = seconds.pop(_STREAM)
+        each = {name: {"seconds_per_step": spent / steps} for name, spent in seconds.items()}
+        return {
+            "tokens_per_second": n_tokens / elapsed,
+            "stream_tokens_per_second": n_tokens / waited,
+            "stream_share_of_time": waited / elapsed,
+            **self._of_all(each),
+        }
+
+    def _of_all(self, own: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+        """Figures of the SAEs of all processes, each under its SAE's name."""
+        named = {
+            f"{name}/{key}" if name else key: value
+            for name, figures in own.items()
+            for key, value in figures.items()
+        }
+        return {key: value for part in self.world.gather(named) for key, value in part.items()}
 
     def counts(self) -> dict[str, int]:
         """Tokens drawn, read and left out, of all processes together."""

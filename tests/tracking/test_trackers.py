@@ -92,6 +92,9 @@ class Memory:
     def table(self, name, rows):
         self.calls.append(("table", name, list(rows)))
 
+    def artifact(self, name, folder, lineage):
+        self.calls.append(("artifact", name, folder, dict(lineage)))
+
     def finish(self):
         self.calls.append(("finish",))
 

@@ -116,6 +116,31 @@ def test_an_offline_run_holds_what_was_logged(tracker_of, tmp_path):
     assert [(row["_step"], row["loss"]) for row in rows] == [(4, 0.125)]
 
 
+def test_histograms_and_artefacts_lie_in_the_run(tracker_of, tmp_path):
+    folder = tmp_path / "sae"
+    folder.mkdir()
+    for name in ("cfg.json", "sae_weights.safetensors", "metrics.jsonl"):
+        (folder / name).write_text("{}")
+    tracker = tracker_of("first")
+    tracker.log(2, {"density": {"log10_edges": [-2.0, -1.0, 0.0], "counts": [3, 1]}})
+    tracker.artifact("wide", folder, {"model": "tiny"})
+    run_id = tracker.run_id
+    tracker.finish()
+
+    records = records_in(tmp_path / "first")
+    (row,) = history_of(records)
+    assert (row["density._type"], row["density.values"]) == ("histogram", [3, 1])
+    assert row["density.bins"] == [-2.0, -1.0, 0.0]
+    requests = [r.request for r in records if kind_of(r) == "request"]
+    logged = [r.log_artifact.artifact for r in requests if r.HasField("log_artifact")]
+    logged += [r.artifact for r in records if kind_of(r) == "artifact"]
+    (artifact,) = logged
+    assert (artifact.name, artifact.type) == (f"wide-{run_id}", "sae")
+    assert json.loads(artifact.metadata) == {"model": "tiny"}
+    files = {entry.path for entry in artifact.manifest.contents}
+    assert files == {"cfg.json", "sae_weights.safetensors"}
+
+
 def test_no_account_is_one_clear_line(tracker_of, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -112,7 +112,7 @@ def test_an_sae_on_all_processes_is_the_same_bits_on_each(two):
     one, other = states_of(two, "alike")
     assert equal(one, other)
     assert "adam.exp_avg.w_dec" in one
-    assert one["last_fired"].max() == 12 * 64
+    assert one["firing.last"].max() == 12 * 64
 
 
 def test_parts_of_a_batch_teach_what_the_whole_batch_does(two, settings, model):
@@ -126,7 +126,7 @@ def test_parts_of_a_batch_teach_what_the_whole_batch_does(two, settings, model):
     start = Learner.create(config, 32, "cpu").state()["coder.w_dec"]
     moved = (whole["coder.w_dec"] - start).norm()
     assert (together["coder.w_dec"] - whole["coder.w_dec"]).norm() < 0.1 * moved
-    assert (together["last_fired"] == whole["last_fired"]).float().mean() > 0.9
+    assert (together["firing.last"] == whole["firing.last"]).float().mean() > 0.9
 
 
 def test_two_processes_learn_as_well_as_one(two, run, settings, tmp_path, figures_of):

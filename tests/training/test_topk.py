@@ -131,7 +131,7 @@ def test_loss_and_gradients_equal_dense_autograd(make, batch, kind, dead, thresh
     assert result.l0.item() == pytest.approx((latents != 0).sum().item() / BATCH)
     smallest = latents.abs()[latents != 0].min().item()
     assert result.threshold.item() == pytest.approx(smallest, rel=1e-5)
-    assert torch.equal(result.fired, (latents != 0).any(0))
+    assert torch.equal(result.fires, (latents != 0).sum(0).float())
     active, values = coder.select(batch * coder.input_scale)
     dense = torch.zeros(BATCH, D_SAE).index_put_((active.rows, active.features), values)
     assert (dense - latents).abs().max() <= 1e-5 * latents.abs().max()

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from saesteer.config import TextConfig, TrainSAEConfig, WandbConfig, load_config
+from saesteer.config import ScoreConfig, TextConfig, TrainSAEConfig, WandbConfig, load_config
 from saesteer.errors import ConfigError, DataError, OutputError, SiteError
 from saesteer.models import record
 from saesteer.saes import load_sae
@@ -17,7 +17,7 @@ from saesteer.training import sae as sae_module
 from saesteer.training.learner import Learner
 from saesteer.training.sae import open_trainer, train_sae
 
-FILES = ["cfg.json", "checkpoints", "config.resolved.yaml", "metrics.jsonl"]
+FILES = ["cfg.json", "checkpoints", "config.resolved.yaml", "lineage.json", "metrics.jsonl"]
 
 
 def names_in(folder):
@@ -253,6 +253,9 @@ def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figur
         def table(self, name, rows):
             raise AssertionError("training logs no table")
 
+        def artifact(self, name, folder, lineage):
+            started.append((name, folder, lineage["config"]["seed"]))
+
         def finish(self):
             started.append(self.lines)
 
@@ -261,12 +264,58 @@ def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figur
     out = tmp_path / "run"
     run(config, out, stop_at=12)
     run(config, out, resume=True)
-    first, lines, second, rest = started
+    first, lines, second, artifact, rest = started
+    assert artifact == ("sae", out, 0)
     assert (first["project"], first["mode"], first["run_id"]) == ("p", "offline", None)
     assert second["run_id"] == "abc", "a resumed run goes on under its id"
     assert first["config"] == asdict(config)
     assert [*lines, *rest] == list(range(1, 31))
     assert {**lines, **rest}[30]["fvu"] == figures_of(out)[-1]["fvu"]
+
+
+def test_scores_are_taken_on_the_way(settings, model, tmp_path, figures_of):
+    config = settings(
+        score=ScoreConfig(every_steps=8), variants={"a": {}, "b": {"k": 2}}, n_tokens=20 * 64
+    )
+    seen = []
+
+    def scorer(of_model, sae):
+        seen.append((of_model, sae.k))
+        return {"held_out_kl": sae.w_dec.norm().item()}
+
+    out = train_sae(config, tmp_path / "run", model=model, scorer=scorer)
+    assert seen == 2 * [(model, 4), (model, 2)]
+    lines = [line for line in figures_of(out) if "a/density" in line]
+    assert [line["step"] for line in lines] == [8, 16]
+    for line in lines:
+        for name, k in (("a", 4), ("b", 2)):
+            density = line[f"{name}/density"]
+            assert sum(density["counts"]) + density["never_fired"] == 64
+            assert mean_frequency(density) == pytest.approx(k / 64, rel=0.35)
+    assert lines[0]["a/held_out_kl"] != lines[1]["a/held_out_kl"]
+
+
+def mean_frequency(density) -> float:
+    """Mean over all latents, each in the middle of its bin."""
+    low, high = density["log10_edges"][:-1], density["log10_edges"][1:]
+    middles = [10 ** ((a + b) / 2) for a, b in zip(low, high, strict=True)]
+    latents = sum(density["counts"]) + density["never_fired"]
+    return sum(n * m for n, m in zip(density["counts"], middles, strict=True)) / latents
+
+
+def test_frequencies_survive_a_stop(run, settings, tmp_path, figures_of):
+    config = settings(score=ScoreConfig(every_steps=15))
+    whole = figures_of(run(config, tmp_path / "whole"))
+    run(config, tmp_path / "cut", stop_at=12)
+    assert figures_of(run(config, tmp_path / "cut", resume=True)) == whole
+    assert [line["step"] for line in whole if "density" in line] == [15, 30]
+
+
+def test_beside_the_sae_lies_what_it_came_from(trained, settings):
+    lineage = json.loads((trained / "lineage.json").read_text())
+    assert lineage["sha256"].keys() == {"cfg.json", "sae_weights.safetensors"}
+    assert lineage["config"] == json.loads(json.dumps(asdict(settings())))
+    assert lineage["n_read"] > lineage["n_tokens"] > 0
 
 
 def test_variants_lie_in_folders_of_their_own(run, settings, tmp_path, figures_of, resid):

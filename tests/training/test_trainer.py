@@ -95,7 +95,7 @@ def quieten(trainer, amount):
 def test_a_latent_that_stays_quiet_is_dead(trainer):
     one = trainer(dead_after_tokens=200)
     results = quieten(one, 50.0)
-    assert (only(one).last_fired[:5] == 0).all()
+    assert (only(one).firing.last[:5] == 0).all()
     assert set(range(5)) <= set(only(one).dead().tolist())
     assert [result.aux.item() > 0 for result in results] == [False] * 4 + [True] * 2
     assert only(one).dead_fraction(200) == len(only(one).dead()) / 64
@@ -125,7 +125,7 @@ def test_a_latent_counts_as_firing_only_above_zero(trainer):
     assert alive.any()
     assert not alive.all()
     learner.step(batch)
-    assert torch.equal(learner.last_fired > 0, alive)
+    assert torch.equal(learner.firing.last > 0, alive)
 
 
 def test_weights_that_are_no_numbers_are_not_saved(trainer, tmp_path):
