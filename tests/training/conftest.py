@@ -32,7 +32,7 @@ def model(tiny_model) -> Model:
     return tiny_model("llama")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def settings(training_text) -> Callable[..., TrainSAEConfig]:
     """Settings of a run of 30 steps of 64 tokens; anything can be overridden."""
 

@@ -1,8 +1,7 @@
-"""What every process of test_distributed.py runs: several runs, one after the other, in one world.
+"""What every process of test_distributed.py runs: several runs, one after the other, in a world.
 
-The folder given holds `jobs.json`: for each run its name (also of its config), whether it resumes,
-and after how many steps it stops. A name that ends in `.steps` is only stepped, and every process
-leaves what it then holds.
+The folder given holds `jobs.json`: of each run the name (its config's too), whether it resumes and
+where it stops; or only a number of steps, after which every process leaves the SAEs it holds.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from saesteer.training.sae import open_trainer
 
 
 def train(folder: Path, name: str, model, world: World, *, resume=False, stop_at=None) -> None:
-    """A whole run, or one that the last process alone asks to stop."""
+    """A run, which the leading process alone may ask to stop."""
     config, stop = load_config(TrainSAEConfig, folder / f"{name}.yaml"), StopRequest()
 
     def watch(step, _steps, _figures):
