@@ -19,7 +19,7 @@ class Tracker(Protocol):
     """Takes figures by step; `log` may be called with several groups for one step."""
 
     def log(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Record `figures` at `step`: by name, a number or a histogram (`log10_edges`, `counts`)."""
+        """Record figures by name: numbers, or histograms (`log10_edges` and `counts`)."""
         ...
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
