@@ -19,6 +19,7 @@ from saesteer.training.sae import train_sae
 
 SERVER = """
 import os, sys
+import sae_lens.saes
 from saesteer.config import TrainSAEConfig, load_config
 from saesteer.models import load_model
 from saesteer.training.sae import train_sae
@@ -32,7 +33,7 @@ for _ in sys.stdin:
     print(pid, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
-"""Forks a fresh run for every line, so that torch and the model are loaded once."""
+"""Forks a fresh run for every line, so that libraries and model are loaded once."""
 
 SECONDS = 1.5
 """About what a run takes from its fork to its end."""
