@@ -237,6 +237,14 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     step = add("train", "step", "One training step.", "768x24576")
     step.add_argument("--steps", type=int, default=50, help="steps whose losses are compared")
     step.add_argument("--arch", choices=archs, default="topk")
+    step.add_argument(
+        "--end-to-end",
+        action="store_true",
+        help="the whole trainer on smollm2-135m-instruct; of --shape only the second number counts "
+        "(8192 where none is given)",
+    )
+    step.add_argument("--text", metavar="PATH", nargs="+", help="for --end-to-end; default: prose")
+    step.set_defaults(shape=None)
     memory = add("memory", "step:memory", "Peak memory of a step.", "768x24576")
     memory.add_argument("--arch", choices=archs, default="topk")
     add("buffer", "buffer", "The shuffle buffer.", "131072x768")

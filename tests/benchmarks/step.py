@@ -29,6 +29,11 @@ N_BATCHES = 4
 
 def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Ratio of times, and how far the losses part over `args.steps` steps."""
+    args.shape = args.shape or ("576x8192" if args.end_to_end else "768x24576")
+    if args.end_to_end:
+        import end_to_end
+
+        return end_to_end.run(args, progress)
     batches = activations(args)
     difference = loss_difference(args, batches, progress)
     ours, theirs = our_learner(args), their_trainer(args)
