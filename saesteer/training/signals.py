@@ -9,12 +9,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from saesteer.training.distributed import World
+
 
 @dataclass
 class StopRequest:
     """Set from a signal handler; the trainer looks at it between steps."""
 
     signal: int | None = None
+
+    def agreed(self, world: World) -> bool:
+        """Whether any process was asked to stop: one answer, the same for all of them.
+
+        A signal that comes while they agree is kept for the next time.
+        """
+        number = world.most(self.signal or 0)
+        if number:
+            self.signal = number
+        return number > 0
 
 
 @contextmanager

@@ -83,8 +83,7 @@ def fill_cache(
                 progress(done, wanted, {})
             if stop.signal is not None:
                 break
-    stop.signal = world.most(stop.signal or 0) or None
-    return stop.signal is None
+    return not stop.agreed(world)
 
 
 def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> ModelSource:

@@ -152,10 +152,10 @@ class SAETrainer:
                 tracker.log(done, figures)
                 if progress:
                     progress(done, config.n_steps, figures)
-            stop.signal = self.world.most(stop.signal or 0) or None
-            if done % config.checkpoint_every_steps == 0 or stop.signal is not None or last:
+            stopping = stop.agreed(self.world)
+            if done % config.checkpoint_every_steps == 0 or stopping or last:
                 self.save(folder)
-            if stop.signal is not None and not last:
+            if stopping and not last:
                 return False
         return True
 

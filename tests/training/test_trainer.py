@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from saesteer.errors import CheckpointError, DataError
+from saesteer.training.distributed import World
 from saesteer.training.learner import Learner, learning_rate
 from saesteer.training.sae import open_trainer
-from saesteer.training.signals import watch_signals
+from saesteer.training.signals import StopRequest, watch_signals
 from saesteer.training.trainer import SAETrainer, check_same_config
 
 
@@ -202,6 +203,20 @@ def test_a_first_signal_asks_and_a_second_ends(number):
             signal.raise_signal(number)
         assert exit_.value.code == 128 + number
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_comes_while_processes_agree_is_kept_for_the_next_time(monkeypatch):
+    stop = StopRequest()
+
+    def interrupted(_world, number):
+        stop.signal = signal.SIGTERM
+        return number
+
+    with monkeypatch.context() as patch:
+        patch.setattr(World, "most", interrupted)
+        assert not stop.agreed(World())
+    assert stop.agreed(World())
+    assert stop.signal == signal.SIGTERM
 
 
 def test_signals_are_left_alone_outside_the_main_thread():
