@@ -2,11 +2,13 @@
 
 from saesteer.config.compare import CompareConfig
 from saesteer.config.load import build_config, dump_config, load_config, read_yaml
-from saesteer.config.sae import CacheConfig, TextConfig, TrainSAEConfig, WandbConfig
+from saesteer.config.sae import CacheConfig, TrainSAEConfig, WandbConfig
+from saesteer.config.text import SupervisedConfig, TextConfig
 
 __all__ = [
     "CacheConfig",
     "CompareConfig",
+    "SupervisedConfig",
     "TextConfig",
     "TrainSAEConfig",
     "WandbConfig",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -15,9 +15,9 @@ from saesteer.axes import Rows
 from saesteer.config import TrainSAEConfig
 from saesteer.errors import DataError
 from saesteer.models import Site
-from saesteer.saes import SAE
+from saesteer.saes import AnyCoder
+from saesteer.training.build import build_coder, sites_of
 from saesteer.training.coder import Coder, StepResult
-from saesteer.training.topk import TopKCoder, TopKSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -41,18 +41,18 @@ class Learner:
     grad_norm: Tensor | None = None
 
     @classmethod
-    def create(cls, config: TrainSAEConfig, d_model: int, device: Any) -> Learner:
-        """A learner at step 0; its scale and bias are set from its first batch."""
-        coder = build_coder(config, d_model, device)
+    def create(cls, config: TrainSAEConfig, widths: Sequence[int], device: Any) -> Learner:
+        """A learner at step 0, of the widths of its sites; its first batch sets scale and bias."""
+        coder = build_coder(config, widths, device)
         optimizer = torch.optim.Adam(coder.parameters(), lr=config.lr, fused=True)
         return cls(
             config, coder, optimizer, torch.zeros(config.d_sae, dtype=torch.long, device=device)
         )
 
     @property
-    def site(self) -> Site:
-        """Where it reads."""
-        return Site.parse(self.config.site)
+    def sites(self) -> tuple[Site, ...]:
+        """Where it reads and writes: one site, a transcoder's two, or a crosscoder's."""
+        return sites_of(self.config)
 
     def step(self, batch: Rows) -> StepResult:
         """Loss, gradients and update for one batch `[batch, d_model]`."""
@@ -130,38 +130,9 @@ class Learner:
         self.last_fired.copy_(tensors["last_fired"])
         self.step_count = step_count
 
-    def to_sae(self, model_name: str) -> SAE:
+    def to_sae(self, model_name: str) -> AnyCoder:
         """The SAE as it ships."""
-        return self.coder.to_sae(self.site, model_name)
-
-
-def build_coder(config: TrainSAEConfig, d_model: int, device: Any) -> Coder:
-    """The coder that a config describes."""
-    match config.arch:
-        case "topk" | "batchtopk" | "abstopk" | "matryoshka":
-            settings = TopKSettings(
-                k=config.k,
-                kind="batchtopk" if config.arch == "matryoshka" else config.arch,
-                widths=config.prefix_widths if config.arch == "matryoshka" else (),
-                aux_k=config.aux_k,
-                aux_coefficient=config.aux_coefficient,
-                threshold_rate=config.threshold_rate,
-                dtype=getattr(torch, config.dtype),
-            )
-            return TopKCoder(d_model, config.d_sae, settings, seed=config.seed, device=device)
-        case "standard" | "gated" | "jumprelu":
-            from saesteer.training.lens import LensCoder
-
-            return LensCoder(
-                d_model,
-                config.d_sae,
-                config.arch,
-                k=config.k,
-                sparsity=config.sparsity,
-                warmup_steps=int(config.sparsity_warmup_share * config.n_steps),
-                seed=config.seed,
-                device=device,
-            )
+        return self.coder.to_sae(self.sites, model_name)
 
 
 def learning_rate(config: TrainSAEConfig, step: int) -> float:

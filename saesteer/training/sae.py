@@ -82,6 +82,7 @@ def open_trainer(config: TrainSAEConfig, model: Model) -> SAETrainer:
 
 def training_metadata(trainer: SAETrainer, learner: Learner) -> dict[str, Any]:
     """What a reader of the SAE's file should know of its training."""
+    supervised = learner.config.supervised
     return {
         "trained_with": "saesteer",
         "arch": learner.config.arch,
@@ -91,6 +92,7 @@ def training_metadata(trainer: SAETrainer, learner: Learner) -> dict[str, Any]:
         "context_size": trainer.config.text.context,
         "dead_fraction": learner.dead_fraction(),
         "seed": learner.config.seed,
+        **({} if supervised is None else {"supervised_latent": supervised.latent}),
     }
 
 

@@ -16,8 +16,8 @@ from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import ActivationStream
 from saesteer.data.sources import Columns
 from saesteer.errors import CheckpointError, DataError
-from saesteer.models import Site
 from saesteer.tracking import Tracker
+from saesteer.training.build import sites_of
 from saesteer.training.checkpoint import list_checkpoints, read_checkpoint, write_checkpoint
 from saesteer.training.coder import StepResult
 from saesteer.training.learner import Learner, under
@@ -58,9 +58,8 @@ class SAETrainer:
         cls, config: TrainSAEConfig, stream: ActivationStream, columns: Columns, device: Any
     ) -> SAETrainer:
         """A trainer at step 0."""
-        widths = dict(zip(columns.sites, columns.widths, strict=True))
         learners = {
-            name: Learner.create(each, widths[Site.parse(each.site)], device)
+            name: Learner.create(each, columns.widths_of(sites_of(each)), device)
             for name, each in config.each().items()
         }
         return cls(config, stream, columns, learners)
@@ -85,7 +84,7 @@ class SAETrainer:
                 "tokens; add text, raise text.passes, or lower n_tokens."
             )
         return {
-            name: learner.step(self.columns.pick(batch, learner.site))
+            name: learner.step(self.columns.pick(batch, learner.sites))
             for name, learner in self.learners.items()
         }
 

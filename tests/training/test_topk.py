@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from saesteer.models import Site
 from saesteer.training.kernels import Active
-from saesteer.training.topk import TopKCoder, TopKSettings
+from saesteer.training.sparse import TopKSettings
+from saesteer.training.topk import TopKCoder
 
 D_MODEL, D_SAE, BATCH, K = 24, 80, 32, 5
 NAMES = ("w_enc", "b_enc", "w_dec", "b_dec")
@@ -285,7 +286,7 @@ def test_what_ships_rebuilds_like_the_step(make, batch, kind):
     result = coder.loss(batch, None)
     with torch.no_grad():
         coder.threshold.copy_(result.threshold * 0.999)
-    sae = coder.to_sae(Site(1, "resid_post"), "tiny")
+    sae = coder.to_sae([Site(1, "resid_post")], "tiny")
     error = (batch - sae(batch)).pow(2).sum() / (batch - batch.mean(0)).pow(2).sum()
     assert error.item() == pytest.approx(result.fvu.item(), rel=1e-4)
     assert (sae.encode(batch) > 0).sum() / BATCH == pytest.approx(result.l0.item())
