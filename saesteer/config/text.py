@@ -47,9 +47,10 @@ class SupervisedConfig:
     """A latent that learns a concept from labels (SCAR; Härle et al. 2024), beside the usual loss.
 
     Attributes:
-        path: JSON-lines files of records with `label` 0 or 1 beside the text, or several; they are
-            read along with text.path, one packed row of each per turn, text.passes times. Every
-            token of a record carries its label; text.path has none.
+        path: JSON-lines files of records with `label` 0 or 1 beside the text, or several, such as
+            contrasts: records whose `split` is not train are left out. Every token of a record
+            carries its label; text.path has none. One packed row of each path per turn, again and
+            again as long as text.path lasts.
         latent: which one.
         weight: of the loss, whose unit is nats a labelled token.
     """

@@ -11,13 +11,15 @@ from saesteer.errors import DataError
 
 
 def read_labelled(path: Path, field: str | None = None) -> Iterator[tuple[str, int]]:
-    """Text and label of each record of a JSON-lines file.
+    """Text and label of each record of a JSON-lines file; other splits than train are left out.
 
     Raises:
         DataError: the file is damaged, a record has no text, or its label is not 0 or 1.
     """
     for number, record in read_records(path):
-        yield text_of(record, path, number, field), _label_of(record, path, number)
+        text, label = text_of(record, path, number, field), _label_of(record, path, number)
+        if record.get("split", "train") == "train":
+            yield text, label
 
 
 def open_documents(
@@ -37,9 +39,10 @@ def check_labels(source: str, field: str | None = None) -> None:
         DataError: as `read_labelled` does, or all labels are the same.
     """
     files = find_files(Path(source).expanduser())
-    seen = {label for file in files for _, label in read_labelled(file, field)}
+    seen = {label for file in files for text, label in read_labelled(file, field) if text.strip()}
     if seen != {0, 1}:
-        raise DataError(f"{source}: labels are all {seen or 'missing'}; both 0 and 1 are needed.")
+        got = f"all {seen.pop()}" if seen else "missing"
+        raise DataError(f"{source}: labels are {got}; both 0 and 1 are needed.")
 
 
 def _label_of(record: Any, path: Path, number: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,7 +39,7 @@ class PackedRow(NamedTuple):
 
     ids: list[int]
     positions: list[int]
-    labels: list[float]
+    labels: list[int] | list[float]
 
 
 @dataclass
@@ -54,7 +55,7 @@ class FileCursor:
     fresh: bool = False
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    labels: list[float] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
 
 class FileReader:
@@ -140,7 +141,7 @@ class _Piece(NamedTuple):
 
     starts_document: bool
     text: str
-    label: float | None
+    label: int | None
 
 
 def _rebase(positions: Sequence[int]) -> list[int]:
@@ -156,7 +157,8 @@ class TokenStream:
         sources: files, folders or data set names.
         weights: rows taken from each source per turn; default one each.
         passes: how often each file is read before it leaves the rotation.
-        labelled: more sources, of JSON lines with labels; one row from each per turn.
+        labelled: more sources, of JSON lines with labels; one row from each per turn, again and
+            again until the others have ended.
 
     Raises:
         DataError: a source has no readable file.
@@ -181,16 +183,17 @@ class TokenStream:
             )
         self.context = context
         self._labelled = bool(labelled)
-        both = [*((s, False) for s in sources), *((s, True) for s in labelled)]
+        both = [*((s, passes) for s in sources), *((s, sys.maxsize) for s in labelled)]
         weights += [1] * len(labelled)
         self._turns = [i for i, weight in enumerate(weights) for _ in range(weight)]
         self._readers = [
             [
-                FileReader(part, tokenizer, context, passes, text_field, labelled=has_labels)
+                FileReader(part, tokenizer, context, turns, text_field, labelled=i >= len(sources))
                 for part in parts_of(source)
             ]
-            for source, has_labels in both
+            for i, (source, turns) in enumerate(both)
         ]
+        self._endless = len(sources)
         self._turn = 0
         self._next_file = [0] * len(both)
         self._ended: set[str] = set()
@@ -237,12 +240,19 @@ class TokenStream:
         return [reader.identity() for group in self._readers for reader in group]
 
     def _next_row(self) -> PackedRow | None:
+        if self._labelled and self._over():
+            return None
         for _ in range(len(self._turns)):
             source = self._turns[self._turn]
             self._turn = (self._turn + 1) % len(self._turns)
             if row := self._row_of(source):
                 return row
         return None
+
+    def _over(self) -> bool:
+        """Whether every file that may end has."""
+        groups = self._readers[: self._endless]
+        return all(f"{s}.{i}" in self._ended for s, g in enumerate(groups) for i in range(len(g)))
 
     def _row_of(self, source: int) -> PackedRow | None:
         readers = self._readers[source]

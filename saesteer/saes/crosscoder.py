@@ -32,7 +32,8 @@ class Crosscoder:
 
     `latents = pre where pre > threshold`, with `pre = sum over sites of h @ w_enc + b_enc`. Shapes:
     w_enc [d_site, d_sae], w_dec [d_sae, d_site] and b_dec [d_site] of each site; b_enc and
-    threshold [d_sae].
+    threshold [d_sae]. `scale` of a site brings its activations to a mean squared norm of their
+    width; it is folded into the weights, and kept because norms at two sites compare in it only.
 
     It steers by what it writes, `saesteer.add(site, c.direction(site, i))`, one edit a site. It has
     no feature slice: a latent is read from all sites together.
@@ -43,6 +44,7 @@ class Crosscoder:
     w_dec: Mapping[Site, Tensor]
     b_dec: Mapping[Site, Tensor]
     threshold: Tensor
+    scale: Mapping[Site, float]
     model_name: str = ""
     name: str = "crosscoder"
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -118,9 +120,13 @@ class Crosscoder:
         return self.w_dec[place][check_features([feature], self.d_sae, self.name)[0]]
 
     def shares(self) -> Float[Tensor, "d_sae n_sites"]:
-        """Each site's share of a latent's decoder norms: 1 / n_sites where it is shared evenly."""
-        norms = torch.stack([weight.norm(dim=-1) for weight in self.w_dec.values()], dim=-1)
-        return norms / norms.sum(-1, keepdim=True)
+        """Each site's share of a latent's decoder norms, 1 / n_sites where it is shared evenly.
+
+        Norms are taken in units of each site's typical activation, as `scale` has it.
+        """
+        norms = [weight.norm(dim=-1) * self.scale[site] for site, weight in self.w_dec.items()]
+        stacked = torch.stack(norms, dim=-1)
+        return stacked / stacked.sum(-1, keepdim=True)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -165,6 +171,7 @@ def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> 
         w_dec={site: need(weights, f"W_dec.{site}", name) for site in sites},
         b_dec={site: need(weights, f"b_dec.{site}", name) for site in sites},
         threshold=need(weights, "threshold", name),
+        scale={site: float(s) for site, s in zip(sites, cfg["scales"], strict=True)},
         model_name=str(metadata.get("model_name") or ""),
         name=name,
         metadata=metadata,
@@ -176,7 +183,10 @@ def crosscoder_cfg(crosscoder: Crosscoder) -> dict[str, Any]:
     return {
         "architecture": ARCHITECTURE,
         "sites": [str(site) for site in crosscoder.sites],
+        "scales": [crosscoder.scale[site] for site in crosscoder.sites],
         "d_sae": crosscoder.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
         "metadata": {**crosscoder.metadata, "model_name": crosscoder.model_name},
     }
 

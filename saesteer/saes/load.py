@@ -163,7 +163,7 @@ def _modern_cfg(cfg: dict[str, Any], name: str) -> dict[str, Any]:
     loaders = _sae_lens("loading.pretrained_sae_loaders")
     try:
         return dict(loaders.handle_config_defaulting(cfg))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SaeError(
             f"SAE {name}: cfg.json is not in sae-lens' format: {_line(error)}."
         ) from error

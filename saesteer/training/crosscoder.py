@@ -108,6 +108,7 @@ class SparseCrosscoder(SparseCoder):
             w_dec=by_site(self.w_dec / scale),
             b_dec=by_site(self.b_dec / scale),
             threshold=self.threshold.expand(len(self.b_enc)).clone().cpu(),
+            scale=dict(zip(sites, self.input_scale.tolist(), strict=True)),
             model_name=model_name,
             name=f"{model_name}/{'+'.join(map(str, sites))}",
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
@@ -33,6 +33,9 @@ _RESUMABLE = frozenset(
     }
 )
 """Settings that may change between start and resume, since they change no number."""
+
+_DEFAULTS = {f.name: f.default for f in fields(TrainSAEConfig) if f.default is not MISSING}
+"""What settings were in checkpoints that are older than they."""
 
 
 @final
@@ -158,7 +161,7 @@ class SAETrainer:
         """
         state, tensors = read_checkpoint(path)
         try:
-            check_same_config(state["config"], asdict(self.config), path)
+            check_same_config(_DEFAULTS | state["config"], asdict(self.config), path)
             for name, learner in self.learners.items():
                 learner.restore(under(f"sae.{name}.", tensors), state["step"])
             self.stream.restore(state["stream"], under("stream.", tensors))

@@ -112,6 +112,40 @@ def test_wrong_variants_are_named(variants, message):
         build_config(TrainSAEConfig, {**MINIMAL, "variants": variants}, "test")
 
 
+TOLD = {"path": "told.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "mlp_out.1", "sites": ["resid_post.2"]}, r"give one of them"),
+        ({"skip": True}, r"skip is a transcoder's connection .*; set target"),
+        ({"sites": []}, r"key 'sites': List should have at least 1 item"),
+        (
+            {"target": "mlp_out.1", "arch": "topk"},
+            r"arch is topk, .* ship as a threshold",
+        ),
+        ({"sites": ["resid_post.2"], "arch": "gated"}, r"arch is gated, .* ship as a threshold"),
+        ({"supervised": TOLD, "arch": "jumprelu"}, r"arch is jumprelu, but supervised needs batch"),
+        ({"supervised": {**TOLD, "latent": 8192}}, r"latent is 8192, but latents are 0 to 8191"),
+        ({"supervised": {**TOLD, "latent": -1}}, r"key 'supervised\.latent': Input should be"),
+        ({"supervised": {**TOLD, "weight": 0}}, r"key 'supervised\.weight': Input should be"),
+        ({"supervised": {}}, r"key 'supervised\.path' is missing"),
+        ({"supervised": {**TOLD, "latnet": 1}}, r"unknown key 'supervised\.latnet' .*'latent'"),
+    ],
+)
+def test_what_makes_no_coder_is_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config(TrainSAEConfig, {**MINIMAL, **changes}, "test")
+
+
+def test_site_names_are_those_of_one_coder():
+    pair = build_config(TrainSAEConfig, {**MINIMAL, "target": "mlp_out.1"}, "test")
+    assert pair.site_names == ("resid_post.1", "mlp_out.1")
+    more = build_config(TrainSAEConfig, {**MINIMAL, "sites": ["resid_post.2", "mlp_in.0"]}, "test")
+    assert more.site_names == ("resid_post.1", "resid_post.2", "mlp_in.0")
+
+
 def test_nested_widths_rise_to_d_sae():
     config = build_config(TrainSAEConfig, {**MINIMAL, "arch": "matryoshka"}, "test")
     assert config.prefix_widths == (512, 2048, 8192)

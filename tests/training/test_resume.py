@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from saesteer.config import CacheConfig, TrainSAEConfig, dump_config
+from saesteer.config import CacheConfig, SupervisedConfig, TrainSAEConfig, dump_config
 from saesteer.data.sources import ModelSource
 from saesteer.errors import CheckpointError, DataError
 from saesteer.models import load_model
@@ -43,6 +44,44 @@ def test_a_resumed_run_ends_in_the_same_bits(run, settings, tmp_path, figures_of
     assert weights_of(out) == weights_of(whole)
     assert figures_of(out) == figures_of(whole)
     assert (out / "cfg.json").read_text() == (whole / "cfg.json").read_text()
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["from the model", "from a cache"])
+@pytest.mark.parametrize("kind", ["transcoder", "crosscoder", "supervised"])
+def test_more_columns_resume_in_the_same_bits(
+    run, settings, tmp_path, figures_of, labelled_text, kind, cached
+):
+    told = SupervisedConfig(labelled_text, latent=3)
+    changes = {
+        "transcoder": {"site": "mlp_in.1", "target": "mlp_out.1", "skip": True},
+        "crosscoder": {"sites": ["resid_post.0", "mlp_out.1"]},
+        "supervised": {"supervised": told},
+    }[kind]
+    whole = run(settings(**changes), tmp_path / "whole")
+    if cached:
+        changes["cache"] = CacheConfig(str(tmp_path / "cache"), rows_per_shard=500)
+    out = tmp_path / "stopped"
+    for resume, stop_at in enumerate((7, 20)):
+        assert run(settings(**changes), out, resume=bool(resume), stop_at=stop_at) is None
+    assert run(settings(**changes), out, resume=True) == out
+    assert weights_of(out) == weights_of(whole)
+    read = {"n_read", "n_outliers"}  # a cache hands out whole shards
+    for one, other in zip(figures_of(whole), figures_of(out), strict=True):
+        assert repr({k: v for k, v in one.items() if k not in read or not cached}) == repr(
+            {k: v for k, v in other.items() if k not in read or not cached}
+        )
+
+
+def test_a_checkpoint_older_than_a_setting_resumes_at_its_default(run, settings, tmp_path):
+    out = tmp_path / "run"
+    run(settings(), out, stop_at=7)
+    path = out / "checkpoints" / "step-00000007" / "state.json"
+    state = json.loads(path.read_text())
+    del state["config"]["skip"], state["config"]["target"], state["state_sha256"]
+    path.write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"target: None then, 'mlp_out\.1' now"):
+        run(settings(target="mlp_out.1"), out, resume=True)
+    assert run(settings(), out, resume=True) == out
 
 
 def test_steps_after_the_last_checkpoint_are_done_again(run, settings, model, tmp_path, figures_of):
