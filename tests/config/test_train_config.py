@@ -9,6 +9,7 @@ import pytest
 
 from saesteer.config import TextConfig, TrainSAEConfig, WandbConfig, build_config, load_config
 from saesteer.errors import ConfigError
+from saesteer.models import Site
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "sae").glob("*.yaml"))
@@ -26,7 +27,8 @@ def test_every_file_validates_and_opens_with_its_command(path):
     assert lines[0].startswith(f"# saesteer train sae {path.relative_to(ROOT)} ")
     assert any("Costs" in line for line in lines if line.startswith("#"))
     assert config.n_steps > config.warmup_steps
-    assert config.site.startswith("resid_")
+    assert all(str(Site.parse(name)) == name for name in config.site_names)
+    assert config.supervised is None or all((ROOT / p).is_file() for p in config.supervised.paths)
     weights = config.text.weights or [1] * len(config.text.paths)
     assert len(weights) == len(config.text.paths)
 
