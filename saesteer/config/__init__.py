@@ -2,12 +2,14 @@
 
 from saesteer.config.compare import CompareConfig
 from saesteer.config.load import build_config, dump_config, load_config, parse_grid, read_yaml
-from saesteer.config.sae import CacheConfig, ScoreConfig, TextConfig, TrainSAEConfig, WandbConfig
+from saesteer.config.sae import CacheConfig, ScoreConfig, TrainSAEConfig, WandbConfig
+from saesteer.config.text import SupervisedConfig, TextConfig
 
 __all__ = [
     "CacheConfig",
     "CompareConfig",
     "ScoreConfig",
+    "SupervisedConfig",
     "TextConfig",
     "TrainSAEConfig",
     "WandbConfig",

@@ -6,56 +6,34 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, MinLen
 
+from saesteer.config.text import (
+    CLOSED,
+    Count,
+    Positive,
+    Share,
+    SupervisedConfig,
+    TextConfig,
+    Whole,
+)
 from saesteer.errors import ConfigError
 
-Count = Annotated[int, Ge(1)]
-Whole = Annotated[int, Ge(0)]
-Positive = Annotated[float, Gt(0)]
-Share = Annotated[float, Ge(0), Le(1)]
-
-CLOSED = {"extra": "forbid"}
-"""Pydantic's name for refusing unknown keys."""
-
 Arch = Literal["batchtopk", "topk", "matryoshka", "abstopk", "standard", "gated", "jumprelu"]
+
+_THRESHOLD_FORMS = ("batchtopk", "matryoshka")
+_SPARSE = (*_THRESHOLD_FORMS, "topk", "abstopk")
 
 VARIED = frozenset(
     {
         *("site", "arch", "d_sae", "k", "widths", "lr", "warmup_steps", "decay_share", "seed"),
         *("sparsity", "sparsity_warmup_share", "aux_k", "aux_coefficient", "dead_after_tokens"),
-        *("threshold_rate", "grad_clip", "init"),
+        *("threshold_rate", "grad_clip", "init", "target", "skip", "sites"),
     }
 )
 """Settings of one SAE, which `variants` may change; the others belong to the stream."""
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Where the text comes from.
-
-    Attributes:
-        path: a file, folder or `datasets` name, or several.
-        weights: rows taken from each path per turn; default one each.
-        field: key of the text in JSON records; default text, passage, document or content.
-        passes: how often each file may be read.
-        context: tokens per packed row.
-    """
-
-    __pydantic_config__ = CLOSED
-
-    path: str | list[str]
-    weights: list[Count] | None = None
-    field: str | None = None
-    passes: Count = 1
-    context: Annotated[int, Ge(2)] = 256
-
-    @property
-    def paths(self) -> list[str]:
-        """The paths as a list."""
-        return [self.path] if isinstance(self.path, str) else self.path
 
 
 @dataclass(frozen=True)
@@ -110,6 +88,12 @@ class TrainSAEConfig:
     Attributes:
         model: anything `load_model` takes by name.
         site: such as resid_post.9.
+        target: the site to rebuild from `site`, which makes it a transcoder: mlp_out.9 from
+            mlp_in.9 (Dunefsky et al. 2024).
+        skip: give the transcoder a linear skip connection (Paulo et al. 2025).
+        sites: further sites that the same latents read and write, which makes it a crosscoder
+            (Lindsey et al. 2024).
+        supervised: a latent that learns from labels; for TopK-family architectures.
         arch: `batchtopk` (ships as one threshold; Bussmann et al. 2024), `topk` (Gao et al.
             2024), `matryoshka` (BatchTopK with nested prefixes; Bussmann et al. 2025), `abstopk`
             (signed; Zhu et al. 2025), or, by sae-lens's classes, `standard` (ReLU + L1), `gated`,
@@ -150,6 +134,10 @@ class TrainSAEConfig:
     model: str
     site: str
     text: TextConfig
+    target: str | None = None
+    skip: bool = False
+    sites: Annotated[list[str], MinLen(1)] | None = None
+    supervised: SupervisedConfig | None = None
     arch: Arch = "batchtopk"
     d_sae: Count = 8192
     k: Count = 32
@@ -189,9 +177,31 @@ class TrainSAEConfig:
         widths = self.widths
         if widths is not None and (sorted(set(widths)) != widths or widths[-1] != self.d_sae):
             raise ConfigError(f"widths is {widths}; expected rising numbers that end with d_sae.")
-        if self.init is not None and self.arch in ("standard", "gated", "jumprelu"):
-            raise ConfigError(f"init is for the TopK family; {self.arch} starts from scratch.")
+        self._check_kind()
         self.each()
+
+    def _check_kind(self) -> None:
+        """Refuse settings of transcoders, crosscoders and supervision that mean nothing here."""
+        if self.target is not None and self.sites is not None:
+            raise ConfigError("target makes a transcoder and sites a crosscoder; give one of them.")
+        if self.skip and self.target is None:
+            raise ConfigError("skip is a transcoder's connection from site to target; set target.")
+        if len(self.site_names) > 1 and self.arch not in _THRESHOLD_FORMS:
+            raise ConfigError(
+                f"arch is {self.arch}, but transcoders and crosscoders ship as a threshold: "
+                f"{' or '.join(_THRESHOLD_FORMS)}."
+            )
+        if self.init is not None and (len(self.site_names) > 1 or self.arch not in _SPARSE):
+            raise ConfigError("init is for SAEs of the TopK family; start others from scratch.")
+        if self.supervised is None:
+            return
+        if self.arch not in _SPARSE:
+            raise ConfigError(f"arch is {self.arch}, but supervised needs {' or '.join(_SPARSE)}.")
+        if self.supervised.latent >= self.d_sae:
+            raise ConfigError(
+                f"supervised.latent is {self.supervised.latent}, but latents are 0 to "
+                f"{self.d_sae - 1}."
+            )
 
     def each(self) -> dict[str, TrainSAEConfig]:
         """The settings of every SAE by name; a single one is named "".
@@ -216,6 +226,12 @@ class TrainSAEConfig:
         return build_config(
             TrainSAEConfig, {**asdict(self), **changes, "variants": {}}, f"variants.{name}"
         )
+
+    @property
+    def site_names(self) -> tuple[str, ...]:
+        """The sites of one SAE, a transcoder's target or a crosscoder's others behind `site`."""
+        others = self.sites if self.target is None else [self.target]
+        return (self.site, *(others or ()))
 
     @property
     def prefix_widths(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saesteer.axes import Rows
 from saesteer.data.tokens import TokenRows, TokenStream
 from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
@@ -58,27 +59,35 @@ class Skippable(Source, Protocol):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a row belong to which site."""
+    """Which columns of a row belong to which site; labels, if there are some, are the last one."""
 
     sites: tuple[Site, ...]
     widths: tuple[int, ...]
+    labelled: bool = False
 
     @classmethod
-    def of(cls, model: Model, sites: Sequence[Site]) -> Columns:
+    def of(cls, model: Model, sites: Sequence[Site], *, labelled: bool = False) -> Columns:
         """Sites in the order in which a pass reaches them, each once."""
         ordered = sorted(set(sites), key=lambda site: (site.order, site.head or 0))
-        return cls(tuple(ordered), tuple(model.layout.width(site) for site in ordered))
+        return cls(tuple(ordered), tuple(model.layout.width(site) for site in ordered), labelled)
 
     @property
     def width(self) -> int:
         """Columns in all."""
-        return sum(self.widths)
+        return sum(self.widths) + self.labelled
 
-    def pick(self, rows: Float[Tensor, "n width"], site: Site) -> Float[Tensor, "n d_model"]:
-        """The columns of one site, as a view."""
-        index = self.sites.index(site)
-        start = sum(self.widths[:index])
-        return rows[:, start : start + self.widths[index]]
+    def widths_of(self, sites: Sequence[Site]) -> list[int]:
+        """How many columns each of some sites has."""
+        return [self.widths[self.sites.index(site)] for site in sites]
+
+    def pick(self, rows: Float[Tensor, "n width"], sites: Sequence[Site]) -> Rows:
+        """The columns of some sites side by side, then labels; a view where one part is all."""
+        starts = [sum(self.widths[: self.sites.index(site)]) for site in sites]
+        widths = self.widths_of(sites)
+        parts = [rows[:, start : start + n] for start, n in zip(starts, widths, strict=True)]
+        if self.labelled:
+            parts.append(rows[:, -1:])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 class _Reached(Exception):
@@ -140,6 +149,9 @@ class ModelSource:
                 )
             outlier |= outlier_tokens(resid, ~special)
             parts.append(resid)
+        if self.columns.labelled:
+            assert rows.labels is not None, "columns with labels need tokens with labels"
+            parts.append(rows.labels[..., None].to(parts[0]))
         keep = ~(special | outlier)
         whole = parts[0][keep] if len(parts) == 1 else torch.cat([p[keep] for p in parts], -1)
         return Chunk(whole, special.numel(), int(outlier.sum()))

@@ -14,7 +14,7 @@ import json
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -95,11 +95,11 @@ def read_documents(path: Path, field: str | None = None) -> Iterator[str]:
         if path.suffix == ".zip":
             yield from _zip_documents(path)
             return
+        if _is_json(path):
+            yield from _json_documents(path, field)
+            return
         with _open_text(path) as file:
-            if _is_json(path):
-                yield from _json_documents(file, path, field)
-            else:
-                yield file.read()
+            yield file.read()
     except (*_DAMAGE, *_LOCKED) as error:
         raise DataError(f"{path}: damaged or unreadable ({error}).") from error
 
@@ -124,24 +124,45 @@ def _zip_documents(path: Path) -> Iterator[str]:
                     yield io.TextIOWrapper(member, encoding="utf-8", errors="replace").read()
 
 
-def _json_documents(lines: Iterable[str], path: Path, field: str | None) -> Iterator[str]:
+def read_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """The records of a file of JSON lines, with their line numbers.
+
+    Raises:
+        DataError: the file is damaged, or holds no JSON.
+    """
+    try:
+        with _open_text(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _parse(line, path, number)
+    except _DAMAGE as error:
+        raise DataError(f"{path}: damaged or unreadable ({error}).") from error
+
+
+def _parse(line: str, path: Path, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise DataError(
+            f"{path}, line {number}: not JSON ({error}); expected one record a line."
+        ) from error
+
+
+def _json_documents(path: Path, field: str | None) -> Iterator[str]:
     previous = ""
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: not JSON ({error}); expected one record a line."
-            ) from error
-        text = _text_of(record, path, number, field)
+    for number, record in read_records(path):
+        text = text_of(record, path, number, field)
         if text != previous:  # question sets repeat one passage for several questions
             yield text
         previous = text
 
 
-def _text_of(record: Any, path: Path, number: int, field: str | None) -> str:
+def text_of(record: Any, path: Path, number: int, field: str | None) -> str:
+    """The text of a record.
+
+    Raises:
+        DataError: it has none under `field` or the usual names.
+    """
     if isinstance(record, str):
         return record
     names = (field,) if field else TEXT_FIELDS
@@ -168,7 +189,7 @@ def load_hub_documents(name: str, field: str | None = None) -> Iterator[str]:
     try:
         rows = datasets.load_dataset(repo, config or None, split=split or "train", streaming=True)
         for number, record in enumerate(rows, 1):
-            yield _text_of(record, Path(name), number, field)
+            yield text_of(record, Path(name), number, field)
     except DatasetNotFoundError as error:
         raise DataError(f"{name}: no such file or folder, and no such data set.") from error
     except OSError as error:  # a ConnectionError is one

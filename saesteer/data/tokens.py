@@ -7,31 +7,47 @@ does not cross from one to the next. Long documents fill row after row.
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from saesteer.data.text import is_local, open_part, parts_of, split_pieces
+from saesteer.data.labels import open_documents
+from saesteer.data.text import is_local, parts_of, split_pieces
 from saesteer.errors import DataError
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Packed tokens and their positions within their documents, both `[rows, context]`."""
+    """Packed tokens and their positions within their documents, both `[rows, context]`.
+
+    `labels` are those of the documents, NaN where one has none; None if no source has any.
+    """
 
     input_ids: Tensor
     position_ids: Tensor
+    labels: Tensor | None = None
+
+
+class PackedRow(NamedTuple):
+    """One row of tokens, as lists."""
+
+    ids: list[int]
+    positions: list[int]
+    labels: list[int] | list[float]
 
 
 @dataclass
 class FileCursor:
     """How far one file has been read: whole passes, pieces of this pass, and tokens in hand.
 
-    `fresh` says that the document in hand has had no token yet.
+    `fresh` says that the document in hand has had no token yet. `labels` are empty where the file
+    has none.
     """
 
     passes: int = 0
@@ -39,13 +55,21 @@ class FileCursor:
     fresh: bool = False
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
 
 
 class FileReader:
     """Rows out of one file (or hub data set), restartable from its cursor."""
 
     def __init__(
-        self, name: str, tokenizer: Any, context: int, passes: int, text_field: str | None
+        self,
+        name: str,
+        tokenizer: Any,
+        context: int,
+        passes: int,
+        text_field: str | None,
+        *,
+        labelled: bool = False,
     ) -> None:
         self.name = name
         self.cursor = FileCursor()
@@ -53,26 +77,33 @@ class FileReader:
         self._context = context
         self._passes = passes
         self._field = text_field
-        self._pieces: Iterator[tuple[bool, str]] | None = None
+        self._labelled = labelled
+        self._pieces: Iterator[_Piece] | None = None
 
-    def next_row(self) -> tuple[list[int], list[int]] | None:
-        """Ids and positions of one full row; None once every pass is over."""
+    def next_row(self) -> PackedRow | None:
+        """One full row; None once every pass is over."""
         cursor = self.cursor
         while len(cursor.tokens) < self._context:
             piece = self._next_piece()
             if piece is None:
                 return None
-            starts_document, text = piece
-            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-            starts = starts_document or cursor.fresh or not cursor.positions
+            ids = self._tokenizer(piece.text, add_special_tokens=False)["input_ids"]
+            starts = piece.starts_document or cursor.fresh or not cursor.positions
             first = 0 if starts else cursor.positions[-1] + 1
             cursor.fresh = starts and not ids
             cursor.tokens += ids
             cursor.positions += range(first, first + len(ids))
-        row = cursor.tokens[: self._context]
-        positions = _rebase(cursor.positions[: self._context])
-        del cursor.tokens[: self._context], cursor.positions[: self._context]
-        return row, positions
+            if piece.label is not None:
+                cursor.labels += [piece.label] * len(ids)
+        return self._take(self._context)
+
+    def _take(self, n: int) -> PackedRow:
+        """The first n tokens in hand, which are in hand no longer."""
+        cursor = self.cursor
+        labels = cursor.labels[:n] if self._labelled else [math.nan] * n
+        row = PackedRow(cursor.tokens[:n], _rebase(cursor.positions[:n]), labels)
+        del cursor.tokens[:n], cursor.positions[:n], cursor.labels[:n]
+        return row
 
     def identity(self) -> str:
         """What a changed file shows by: its name and size; a data set's name."""
@@ -86,7 +117,7 @@ class FileReader:
         self.cursor = FileCursor(**state)
         self._pieces = itertools.islice(self._open(), self.cursor.pieces, None)
 
-    def _next_piece(self) -> tuple[bool, str] | None:
+    def _next_piece(self) -> _Piece | None:
         while self.cursor.passes < self._passes:
             self._pieces = self._pieces or self._open()
             piece = next(self._pieces, None)
@@ -99,10 +130,18 @@ class FileReader:
             self.cursor.passes += 1
         return None
 
-    def _open(self) -> Iterator[tuple[bool, str]]:
-        for document in open_part(self.name, self._field):
-            for index, piece in enumerate(split_pieces(document)):
-                yield index == 0, piece
+    def _open(self) -> Iterator[_Piece]:
+        for document, label in open_documents(self.name, self._field, labelled=self._labelled):
+            for index, text in enumerate(split_pieces(document)):
+                yield _Piece(index == 0, text, label)
+
+
+class _Piece(NamedTuple):
+    """Some of a document, whether it is its beginning, and the document's label."""
+
+    starts_document: bool
+    text: str
+    label: int | None
 
 
 def _rebase(positions: Sequence[int]) -> list[int]:
@@ -118,6 +157,8 @@ class TokenStream:
         sources: files, folders or data set names.
         weights: rows taken from each source per turn; default one each.
         passes: how often each file is read before it leaves the rotation.
+        labelled: more sources, of JSON lines with labels; one row from each per turn, again and
+            again until the others have ended.
 
     Raises:
         DataError: a source has no readable file.
@@ -132,6 +173,7 @@ class TokenStream:
         weights: Sequence[int] | None = None,
         passes: int = 1,
         text_field: str | None = None,
+        labelled: Sequence[str] = (),
     ) -> None:
         weights = list(weights or [1] * len(sources))
         if not sources or len(weights) != len(sources) or min(weights) < 1:
@@ -140,13 +182,20 @@ class TokenStream:
                 f"of text.path, got {weights}."
             )
         self.context = context
+        self._labelled = bool(labelled)
+        both = [*((s, passes) for s in sources), *((s, sys.maxsize) for s in labelled)]
+        weights += [1] * len(labelled)
         self._turns = [i for i, weight in enumerate(weights) for _ in range(weight)]
         self._readers = [
-            [FileReader(part, tokenizer, context, passes, text_field) for part in parts_of(source)]
-            for source in sources
+            [
+                FileReader(part, tokenizer, context, turns, text_field, labelled=i >= len(sources))
+                for part in parts_of(source)
+            ]
+            for i, (source, turns) in enumerate(both)
         ]
+        self._endless = len(sources)
         self._turn = 0
-        self._next_file = [0] * len(sources)
+        self._next_file = [0] * len(both)
         self._ended: set[str] = set()
 
     def next_rows(self, n_rows: int) -> TokenRows | None:
@@ -154,8 +203,8 @@ class TokenStream:
         rows = list(itertools.islice(iter(self._next_row, None), n_rows))
         if not rows:
             return None
-        ids, positions = zip(*rows, strict=True)
-        return TokenRows(torch.tensor(ids), torch.tensor(positions))
+        ids, positions, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
+        return TokenRows(ids, positions, labels if self._labelled else None)
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON."""
@@ -190,7 +239,9 @@ class TokenStream:
     def _identities(self) -> list[str]:
         return [reader.identity() for group in self._readers for reader in group]
 
-    def _next_row(self) -> tuple[list[int], list[int]] | None:
+    def _next_row(self) -> PackedRow | None:
+        if self._labelled and self._over():
+            return None
         for _ in range(len(self._turns)):
             source = self._turns[self._turn]
             self._turn = (self._turn + 1) % len(self._turns)
@@ -198,7 +249,12 @@ class TokenStream:
                 return row
         return None
 
-    def _row_of(self, source: int) -> tuple[list[int], list[int]] | None:
+    def _over(self) -> bool:
+        """Whether every file that may end has."""
+        groups = self._readers[: self._endless]
+        return all(f"{s}.{i}" in self._ended for s, g in enumerate(groups) for i in range(len(g)))
+
+    def _row_of(self, source: int) -> PackedRow | None:
         readers = self._readers[source]
         for _ in readers:
             index = self._next_file[source]

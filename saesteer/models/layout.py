@@ -69,6 +69,8 @@ class Layout:
                 return HookPoint(self._mid_norm(block, site), "in")
             case "attn_out" | "mlp_out":
                 return HookPoint(_contribution(block, site), "out")
+            case "mlp_in":
+                return HookPoint(_part(block, _MLP, site), "in")
             case "head_out":
                 projection = _part(_part(block, _ATTENTION, site), _ATTENTION_PROJECTION, site)
                 return HookPoint(projection, "in", self._columns(site))

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from saesteer.errors import SiteError
 
-KINDS = ("resid_pre", "head_out", "attn_out", "resid_mid", "neurons", "mlp_out", "resid_post")
-"""Site kinds in the order in which a block computes them."""
+KINDS = (
+    *("resid_pre", "head_out", "attn_out", "resid_mid"),
+    *("mlp_in", "neurons", "mlp_out", "resid_post"),
+)
+"""Site kinds in the order in which a block computes them; `mlp_in` is behind the MLP's norm."""
 
 _LENS_KINDS = {
     "hook_resid_pre": "resid_pre",
@@ -21,6 +24,7 @@ _LENS_KINDS = {
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "head_out",
+    "mlp.hook_in": "mlp_in",  # TransformerBridge's; the older hook_mlp_in is before the norm
     "mlp.hook_post": "neurons",
 }
 _LENS = re.compile(r"blocks\.(\d+)\.(.+)")

@@ -1,19 +1,26 @@
-"""Sparse autoencoders: loading, saving, converting, and column slices."""
+"""Sparse autoencoders and their relatives: loading, saving, converting, and column slices."""
 
 from __future__ import annotations
 
 from saesteer.saes.convert import ConversionReport, to_threshold
+from saesteer.saes.crosscoder import Crosscoder, load_crosscoder
 from saesteer.saes.load import SaeRef, check_width, load_sae, sae_path, shipped_saes
 from saesteer.saes.sae import SAE, FeatureSlice
-from saesteer.saes.save import save_sae
+from saesteer.saes.save import AnyCoder, save_sae
+from saesteer.saes.transcoder import Transcoder, load_transcoder
 
 __all__ = [
     "SAE",
+    "AnyCoder",
     "ConversionReport",
+    "Crosscoder",
     "FeatureSlice",
     "SaeRef",
+    "Transcoder",
     "check_width",
+    "load_crosscoder",
     "load_sae",
+    "load_transcoder",
     "sae_path",
     "save_sae",
     "shipped_saes",

@@ -6,15 +6,14 @@ what comes out is one affine map and one cut. What can't be folded exactly is re
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saesteer.errors import DimensionError, SaeError, SiteError
-from saesteer.models.sites import Site
+from saesteer.errors import DimensionError, SaeError
+from saesteer.saes.checks import building, check_finite, need, site_of
 from saesteer.saes.sae import SAE, Activation
 
 CFG_NAME = "cfg.json"
@@ -48,21 +47,15 @@ def sae_from(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -
         SaeError: an option or architecture that a threshold form can't hold, or damaged tensors.
         DimensionError: tensors whose shapes do not fit.
     """
-    try:
+    with building(name):
         return _build(cfg, tensors, name)
-    except (IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise SaeError(
-            f"SAE {name}: cfg.json and the weights do not make an SAE ({type(error).__name__}: "
-            f"{text}). The files are damaged or of another format."
-        ) from error
 
 
 def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> SAE:
     activation = _activation(cfg, name)
     weights = {key: value.to(torch.float32) for key, value in tensors.items()}
-    _check_finite(weights, name)
-    _check_shapes(cfg, weights, name)
+    check_finite(weights, name)
+    _check_matrices(cfg, weights, name)
     if cfg["architecture"] == "gated":
         weights = _fold_gate(weights, name)
     if cfg.get("rescale_acts_by_decoder_norm"):
@@ -71,11 +64,11 @@ def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> 
     weights = _fold_input_scale(cfg, metadata, weights, name)
     return SAE(
         w_enc=weights["W_enc"].contiguous(),
-        b_enc=_need(weights, "b_enc", name),
+        b_enc=need(weights, "b_enc", name),
         w_dec=weights["W_dec"].contiguous(),
-        b_dec=_need(weights, "b_dec", name),
+        b_dec=need(weights, "b_dec", name),
         threshold=_threshold(activation, weights, name),
-        site=_site(metadata, name),
+        site=site_of(metadata.get("hook_name"), metadata.get("hook_head_index"), name),
         activation=activation,
         k=int(cfg.get("k") or 0) if activation == "topk" else None,
         apply_b_dec_to_input=bool(cfg.get("apply_b_dec_to_input", True)),
@@ -85,7 +78,7 @@ def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> 
     )
 
 
-def cfg_of(sae: SAE, extra_metadata: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def cfg_of(sae: SAE) -> dict[str, Any]:
     """The `cfg.json` of an SAE: standard, topk, or jumprelu for every threshold form."""
     heads = sae.site.kind == "head_out" and sae.site.head is None
     metadata = {
@@ -95,7 +88,6 @@ def cfg_of(sae: SAE, extra_metadata: Mapping[str, Any] | None = None) -> dict[st
         "model_name": sae.model_name,
         "hook_name": sae.site.lens_name,
         "hook_head_index": sae.site.head,
-        **(extra_metadata or {}),
     }
     cfg: dict[str, Any] = {
         "architecture": {"relu": "standard", "jumprelu": "jumprelu", "topk": "topk"}[
@@ -115,26 +107,16 @@ def cfg_of(sae: SAE, extra_metadata: Mapping[str, Any] | None = None) -> dict[st
     return cfg
 
 
-def tensors_of(sae: SAE, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """An SAE's tensors under sae-lens' names, on the CPU; `dtype` is for the two matrices only.
-
-    Biases and thresholds stay fp32: they are small, and rounding a threshold moves L0.
-    """
-    matrix = dtype or torch.float32
-    tensors = {
-        "W_enc": sae.w_enc.to("cpu", matrix),
-        "b_enc": sae.b_enc.to("cpu", torch.float32),
-        "W_dec": sae.w_dec.to("cpu", matrix),
-        "b_dec": sae.b_dec.to("cpu", torch.float32),
-    }
-    if sae.activation == "jumprelu":
-        tensors["threshold"] = sae.threshold.to("cpu", torch.float32)
-    return {key: value.detach().contiguous() for key, value in tensors.items()}
+def tensors_of(sae: SAE) -> dict[str, Tensor]:
+    """An SAE's tensors under sae-lens' names."""
+    tensors = {"W_enc": sae.w_enc, "b_enc": sae.b_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec}
+    return {**tensors, "threshold": sae.threshold} if sae.activation == "jumprelu" else tensors
 
 
 def _activation(cfg: Mapping[str, Any], name: str) -> Activation:
     """The cut of an architecture, after refusing what can't be read."""
     architecture = cfg.get("architecture")
+    _check_sites(cfg, name)
     if architecture not in _ACTIVATIONS:
         raise SaeError(
             f"SAE {name}: architecture {architecture!r} has no threshold form; "
@@ -153,28 +135,25 @@ def _activation(cfg: Mapping[str, Any], name: str) -> Activation:
     return _ACTIVATIONS[architecture]
 
 
-def _need(weights: Mapping[str, Tensor], key: str, name: str) -> Tensor:
-    if key not in weights:
+def _check_sites(cfg: Mapping[str, Any], name: str) -> None:
+    """An SAE rebuilds what it reads; its relatives have loaders of their own."""
+    architecture, metadata = str(cfg.get("architecture")), cfg.get("metadata") or {}
+    hook, out = metadata.get("hook_name"), metadata.get("hook_name_out")
+    if architecture.endswith("transcoder") or out not in (None, hook):
         raise SaeError(
-            f"SAE {name}: the weights have no {key}, only {', '.join(sorted(weights))}. "
-            "The file is damaged or of another architecture than cfg.json says."
+            f"SAE {name} reads {hook} and writes {out}: a transcoder, not an SAE. "
+            "Load it with saesteer.saes.load_transcoder."
         )
-    return weights[key]
+    if architecture.endswith("crosscoder"):
+        raise SaeError(
+            f"SAE {name} reads and writes several sites: a crosscoder, not an SAE. "
+            "Load it with saesteer.saes.load_crosscoder."
+        )
 
 
-def _check_finite(weights: Mapping[str, Tensor], name: str) -> None:
-    for key, value in weights.items():
-        if not bool(value.isfinite().all()):
-            bad = int((~value.isfinite()).sum())
-            raise SaeError(
-                f"SAE {name}: {key} holds {bad} values that are NaN or infinite. "
-                "The file is damaged; fetch or train it again."
-            )
-
-
-def _check_shapes(cfg: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> None:
+def _check_matrices(cfg: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> None:
     """W_enc and W_dec must be what cfg.json says; the SAE itself checks the rest."""
-    w_enc, w_dec = _need(weights, "W_enc", name), _need(weights, "W_dec", name)
+    w_enc, w_dec = need(weights, "W_enc", name), need(weights, "W_dec", name)
     expected = (cfg.get("d_in", w_enc.shape[0]), cfg.get("d_sae", w_enc.shape[-1]))
     if tuple(w_enc.shape) != expected or tuple(w_dec.shape) != expected[::-1]:
         raise DimensionError(
@@ -191,8 +170,8 @@ def _check_shapes(cfg: Mapping[str, Any], weights: Mapping[str, Tensor], name: s
 
 def _fold_gate(weights: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """A gated encoder as a threshold: x·W + b_gate > 0 is e^r·x·W + b_mag > b_mag - e^r·b_gate."""
-    gain = _need(weights, "r_mag", name).exp()
-    b_gate, b_mag = _need(weights, "b_gate", name), _need(weights, "b_mag", name)
+    gain = need(weights, "r_mag", name).exp()
+    b_gate, b_mag = need(weights, "b_gate", name), need(weights, "b_mag", name)
     folded = {
         "W_enc": weights["W_enc"] * gain,
         "b_enc": b_mag,
@@ -234,29 +213,9 @@ def _fold_input_scale(
 
 def _threshold(activation: Activation, weights: Mapping[str, Tensor], name: str) -> Tensor:
     """θ per latent, never negative: with a ReLU below it, a negative one acts as zero."""
-    zeros = torch.zeros_like(_need(weights, "b_enc", name))
+    zeros = torch.zeros_like(need(weights, "b_enc", name))
     if activation != "jumprelu":
         return zeros
     if "topk_threshold" in weights and "threshold" not in weights:
         return zeros + weights["topk_threshold"].clamp(min=0)
-    return _need(weights, "threshold", name).clamp(min=0)
-
-
-def _site(metadata: Mapping[str, Any], name: str) -> Site:
-    """The site out of the hook's name, with its head if one is given."""
-    hook, out = metadata.get("hook_name"), metadata.get("hook_name_out")
-    if not isinstance(hook, str):
-        raise SaeError(
-            f"SAE {name}: cfg.json names no hook_name in its metadata. "
-            "Set metadata.hook_name, for example blocks.9.hook_resid_post."
-        )
-    if out not in (None, hook):
-        raise SaeError(f"SAE {name} reads {hook} and writes {out}: a transcoder, not an SAE.")
-    try:
-        site = Site.parse(hook)
-    except SiteError as error:
-        raise SaeError(f"SAE {name}: hook_name {hook!r} is not a site: {error}") from error
-    head = metadata.get("hook_head_index")
-    if head is None or site.kind != "head_out":
-        return site
-    return dataclasses.replace(site, head=int(head))
+    return need(weights, "threshold", name).clamp(min=0)

@@ -55,12 +55,28 @@ def load_sae(
         DimensionError: tensors that do not fit together.
         NetworkError: the hub could not be reached.
     """
+    return sae_from(*read_files(ref, sae_id)).to(device=device, dtype=dtype)
+
+
+def read_files(
+    ref: SaeRef, sae_id: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Config, tensors and name of whatever lies under a reference, before it is given a meaning.
+
+    Raises:
+        SaeError: unknown or damaged.
+        NetworkError: the hub could not be reached.
+    """
     match _resolve(ref, sae_id):
         case Path() as folder:
-            sae = _from_folder(folder, str(ref))
+            name = str(ref)
+            return (
+                _read_cfg(folder / CFG_NAME, name),
+                _read_weights(folder / WEIGHTS_NAME, name),
+                name,
+            )
         case (release, identity):
-            sae = _from_registry(release, identity)
-    return sae.to(device=device, dtype=dtype)
+            return _from_registry(release, identity)
 
 
 def sae_path(ref: SaeRef, sae_id: str | None = None) -> Path:
@@ -127,12 +143,6 @@ def _nearest(wanted: str, known: Mapping[str, Any]) -> str:
     return f"{'nearest' if close else 'known'}: {', '.join(names) or 'none'}"
 
 
-def _from_folder(folder: Path, name: str) -> SAE:
-    cfg = _read_cfg(folder / CFG_NAME, name)
-    tensors = _read_weights(folder / WEIGHTS_NAME, name)
-    return sae_from(cfg, tensors, name)
-
-
 def _read_cfg(path: Path, name: str) -> dict[str, Any]:
     """`cfg.json` as a dict in the form of sae-lens 6."""
     try:
@@ -153,7 +163,7 @@ def _modern_cfg(cfg: dict[str, Any], name: str) -> dict[str, Any]:
     loaders = _sae_lens("loading.pretrained_sae_loaders")
     try:
         return dict(loaders.handle_config_defaulting(cfg))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SaeError(
             f"SAE {name}: cfg.json is not in sae-lens' format: {_line(error)}."
         ) from error
@@ -173,8 +183,8 @@ def _read_weights(path: Path, name: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _from_registry(release: str, identity: str) -> SAE:
-    """Load through sae-lens, then fold its result like a folder's."""
+def _from_registry(release: str, identity: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Loaded through sae-lens, then taken apart into what a folder would hold."""
     name = f"{release}:{identity}"
     _check_release(release, identity)
     try:
@@ -183,7 +193,7 @@ def _from_registry(release: str, identity: str) -> SAE:
             lens = _sae_lens().SAE.from_pretrained(release, identity, device="cpu")
     except Exception as error:
         raise _registry_error(name, error) from error
-    return sae_from(lens.cfg.to_dict(), lens.state_dict(), name)
+    return lens.cfg.to_dict(), lens.state_dict(), name
 
 
 def _check_release(release: str, identity: str) -> None:

@@ -17,18 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.errors import DimensionError, FeatureError, SaeError
+from saesteer.errors import SaeError
 from saesteer.models.sites import Site
+from saesteer.saes.checks import check_features, check_shapes, check_width
 
 Activation = Literal["relu", "jumprelu", "topk"]
-
-
-def _check_width(resid: Tensor, d_model: int, name: str) -> None:
-    if resid.shape[-1] != d_model:
-        raise DimensionError(
-            f"SAE {name} reads activations of width {d_model}, got width {resid.shape[-1]}. "
-            "Use an SAE trained on this model and site."
-        )
 
 
 @final
@@ -64,7 +57,7 @@ class FeatureSlice:
         Raises:
             DimensionError: the activations have another width.
         """
-        _check_width(resid, self.d_model, f"slice at {self.site}")
+        check_width(resid, self.d_model, f"slice at {self.site}")
         return resid.to(self.w_enc.dtype) @ self.w_enc + self.bias
 
     def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
@@ -118,18 +111,12 @@ class SAE:
         """
         d_model, d_sae = self.w_enc.shape
         expected = {
-            "b_enc": (d_sae,),
-            "w_dec": (d_sae, d_model),
-            "b_dec": (d_model,),
-            "threshold": (d_sae,),
+            "b_enc": (self.b_enc, (d_sae,)),
+            "w_dec": (self.w_dec, (d_sae, d_model)),
+            "b_dec": (self.b_dec, (d_model,)),
+            "threshold": (self.threshold, (d_sae,)),
         }
-        for tensor, shape in expected.items():
-            got = tuple(getattr(self, tensor).shape)
-            if got != shape:
-                raise DimensionError(
-                    f"SAE {self.name}: {tensor} has shape {list(got)}, expected {list(shape)} "
-                    f"to fit w_enc {[d_model, d_sae]}. The file is damaged or misread."
-                )
+        check_shapes(self.name, expected)
         if self.activation == "topk" and not (self.k and 0 < self.k <= d_sae):
             raise SaeError(
                 f"SAE {self.name}: k = {self.k} for a TopK SAE, expected 1 to {d_sae}. "
@@ -162,7 +149,7 @@ class SAE:
         Raises:
             DimensionError: the activations have another width.
         """
-        _check_width(resid, self.d_model, self.name)
+        check_width(resid, self.d_model, self.name)
         resid = resid.to(self.dtype)
         centred = resid - self.b_dec if self.apply_b_dec_to_input else resid
         return centred @ self.w_enc + self.b_enc
@@ -193,13 +180,7 @@ class SAE:
         Raises:
             FeatureError: one of them lies outside 0 to d_sae - 1.
         """
-        for feature in features:
-            if not 0 <= feature < self.d_sae:
-                raise FeatureError(
-                    f"feature {feature} does not exist; SAE {self.name} has features "
-                    f"0–{self.d_sae - 1}."
-                )
-        return tuple(int(f) for f in features)
+        return check_features(features, self.d_sae, self.name)
 
     def slice(self, features: Sequence[int]) -> FeatureSlice:
         """The columns and rows of some features, copied, in the order given.

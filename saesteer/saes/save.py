@@ -12,19 +12,25 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import Tensor
 
 from saesteer.errors import OutputError
+from saesteer.saes.crosscoder import Crosscoder, crosscoder_cfg, crosscoder_tensors
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, cfg_of, tensors_of
 from saesteer.saes.sae import SAE
+from saesteer.saes.transcoder import Transcoder, transcoder_cfg, transcoder_tensors
+
+AnyCoder = SAE | Transcoder | Crosscoder
+"""Whatever training makes and `save_sae` writes."""
 
 
 def save_sae(
-    sae: SAE,
+    sae: AnyCoder,
     folder: str | Path,
     *,
     extra_metadata: Mapping[str, Any] | None = None,
@@ -32,11 +38,13 @@ def save_sae(
 ) -> Path:
     """Write `cfg.json` and `sae_weights.safetensors`; returns the folder.
 
+    A crosscoder's files are this package's own; sae-lens has no format for one.
+
     Args:
         folder: made if missing; other files in it are left alone.
         extra_metadata: JSON values put beside the model's and hook's name, such as training
             statistics (`dead_fraction` is read by `evaluate_sae`).
-        dtype: storage dtype of the two matrices (bf16 halves the file); fp32 unless given.
+        dtype: storage dtype of the matrices (bf16 halves the file); fp32 unless given.
 
     Raises:
         OutputError: the folder can't be written, or the metadata is not JSON.
@@ -44,16 +52,37 @@ def save_sae(
     folder = Path(folder)
     made = not folder.exists()
     try:
-        text = json.dumps(cfg_of(sae, extra_metadata), indent=2)
+        cfg, tensors = _files_of(sae)
+        cfg["metadata"] |= extra_metadata or {}
+        text = json.dumps(cfg, indent=2)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
-            weights, cfg = Path(scratch) / WEIGHTS_NAME, Path(scratch) / CFG_NAME
-            save_file(tensors_of(sae, dtype), weights)
-            cfg.write_text(text + "\n", encoding="utf-8")
-            os.replace(weights, folder / WEIGHTS_NAME)
-            os.replace(cfg, folder / CFG_NAME)
+            save_file(_stored(tensors, dtype), Path(scratch) / WEIGHTS_NAME)
+            (Path(scratch) / CFG_NAME).write_text(text + "\n", encoding="utf-8")
+            for name in (WEIGHTS_NAME, CFG_NAME):
+                os.replace(Path(scratch) / name, folder / name)
     except (OSError, SafetensorError, TypeError) as error:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
         raise OutputError(f"SAE {sae.name} can't be written to {folder}: {error}") from error
     return folder
+
+
+def _files_of(sae: AnyCoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    match sae:
+        case SAE():
+            return cfg_of(sae), tensors_of(sae)
+        case Transcoder():
+            return transcoder_cfg(sae), transcoder_tensors(sae)
+        case Crosscoder():
+            return crosscoder_cfg(sae), crosscoder_tensors(sae)
+        case _:
+            assert_never(sae)
+
+
+def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """On the CPU; `dtype` is for matrices only: a threshold is small, and rounding it moves L0."""
+    return {
+        name: t.detach().to("cpu", (dtype if t.ndim == 2 else None) or torch.float32).contiguous()
+        for name, t in tensors.items()
+    }

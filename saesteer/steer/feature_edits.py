@@ -19,6 +19,7 @@ from torch import Tensor
 
 from saesteer.axes import Resid
 from saesteer.errors import PlanError
+from saesteer.saes import Crosscoder, Transcoder
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer.intervention import Intervention, is_outlier
 
@@ -244,6 +245,12 @@ def replace_by(sae: SAE, typical_norm: float | None = None) -> Replace:
 
 
 def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
+    if isinstance(sae, Transcoder | Crosscoder):
+        raise PlanError(
+            f"{sae.name} is a {type(sae).__name__.lower()}: its features are read at one place and "
+            "written at another, so they can't be set; add what one writes, saesteer.add(SITE, "
+            "coder.direction(...))."
+        )
     chosen = sae.check_features([features] if isinstance(features, int) else list(features))
     if not chosen or len(set(chosen)) < len(chosen):
         raise PlanError(f"features {list(chosen)}: give one or more, each of them once.")

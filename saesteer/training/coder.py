@@ -6,7 +6,8 @@ A coder holds weights and knows its loss; it knows nothing of optimisers, schedu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from saesteer.axes import Rows
 from saesteer.models import Site
-from saesteer.saes import SAE
+from saesteer.saes import AnyCoder
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class StepResult:
         l0: active latents per token; 0-d.
         threshold: smallest latent that survived in this batch, infinite if none did; 0-d.
         fires: on how many tokens each latent was active, `[d_sae]`.
+        extra: what only some losses measure, by name; 0-d each.
     """
 
     loss: Tensor
@@ -38,11 +40,13 @@ class StepResult:
     l0: Tensor
     threshold: Tensor
     fires: Float[Tensor, " d_sae"]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def measures(self) -> dict[str, Tensor]:
         """The 0-d measures by name, detached."""
         names = ("loss", "fvu", "fvu_per_token", "aux", "l0", "threshold")
-        return {name: getattr(self, name).detach() for name in names}
+        measured = {name: getattr(self, name) for name in names} | {**self.extra}
+        return {name: value.detach() for name, value in measured.items()}
 
     def figures(self) -> dict[str, float]:
         """The 0-d measures as numbers; waits for the device."""
@@ -50,12 +54,10 @@ class StepResult:
 
 
 class Coder(nn.Module, ABC):
-    """One SAE's weights and loss. `forward` is not used: `loss` is the way in.
+    """One SAE's weights and loss, or a transcoder's or a crosscoder's; `loss` is the way in.
 
-    `input_scale` brings activations to a mean squared norm of d_model.
+    A batch has the columns of its sites side by side, in the order of the config.
     """
-
-    input_scale: Tensor
 
     @abstractmethod
     def loss(self, batch: Rows, dead: Int[Tensor, " n_dead"] | None) -> StepResult:
@@ -82,8 +84,8 @@ class Coder(nn.Module, ABC):
         """What else to log of this architecture."""
 
     @abstractmethod
-    def to_sae(self, site: Site, model_name: str) -> SAE:
-        """The SAE as it ships, input scale folded in, on the CPU.
+    def to_sae(self, sites: Sequence[Site], model_name: str) -> AnyCoder:
+        """The SAE as it ships, scales folded in, on the CPU.
 
         Latents keep the scale in which the mean squared norm of the activations is d_model, so a
         latent of 6 weighs about 6 / sqrt(d_model) of a typical activation.

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from saesteer.config import TrainSAEConfig
 from saesteer.errors import ConfigError
-from saesteer.models import Model, Site
+from saesteer.models import Model
+from saesteer.training.build import sites_of
 
 TOPK = ("topk", "batchtopk", "abstopk", "matryoshka")
 
@@ -134,10 +135,10 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
         SiteError: the model has no such site.
     """
     each = list(config.each().values())
-    sites = {model.check_site(one.site) for one in each}
+    sites = {model.check_site(site) for one in each for site in sites_of(one)}
     width = sum(model.layout.width(site) for site in sites)
     read = config.n_tokens // config.reuse
-    shapes = [(model.layout.width(Site.parse(one.site)), one) for one in each]
+    shapes = [(_width(model, one), one) for one in each]
     steps, rows = config.n_steps, config.batch_size / gpus
     model_flop = _pass_flop(model, max(site.layer for site in sites), config.text.context)
     dense = sum(_dense_flop(d, one) for d, one in shapes)
@@ -192,6 +193,12 @@ def gpu_rates(name: str) -> Rates:
     if name.lower() not in GPUS:
         raise ConfigError(f"{name!r} is not on the list of cards; choose from {', '.join(GPUS)}.")
     return GPUS[name.lower()]
+
+
+def _width(model: Model, config: TrainSAEConfig) -> int:
+    """Mean of what the encoder reads and the decoder writes; a crosscoder does both everywhere."""
+    widths = [model.layout.width(site) for site in sites_of(config)]
+    return sum(widths) // (2 if config.target is not None else 1)
 
 
 def _pass_flop(model: Model, layer: int, context: int) -> float:

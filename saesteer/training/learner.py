@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, final
 
 import torch
@@ -16,11 +16,11 @@ from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import under
 from saesteer.errors import DataError
 from saesteer.models import Site
-from saesteer.saes import SAE, load_sae
+from saesteer.saes import AnyCoder
+from saesteer.training.build import build_coder, sites_of
 from saesteer.training.coder import Coder, StepResult
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.firing import Firing
-from saesteer.training.topk import TopKCoder, TopKSettings
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -47,13 +47,10 @@ class Learner:
 
     @classmethod
     def create(
-        cls, config: TrainSAEConfig, d_model: int, device: Any, peers: World = ALONE
+        cls, config: TrainSAEConfig, widths: Sequence[int], device: Any, peers: World = ALONE
     ) -> Learner:
-        """A learner at step 0; its scale and bias are set from its first batch."""
-        coder = build_coder(config, d_model, device)
-        if config.init is not None:
-            assert isinstance(coder, TopKCoder)  # the config holds it
-            coder.begin_from(load_sae(config.init))
+        """A learner at step 0, of the widths of its sites; its first batch sets scale and bias."""
+        coder = build_coder(config, widths, device)
         optimizer = torch.optim.Adam(coder.parameters(), lr=config.lr, fused=True)
         return cls(config, coder, optimizer, Firing(config.d_sae, device), peers=peers)
 
@@ -63,9 +60,9 @@ class Learner:
         return self.step_count * self.config.batch_size
 
     @property
-    def site(self) -> Site:
-        """Where it reads."""
-        return Site.parse(self.config.site)
+    def sites(self) -> tuple[Site, ...]:
+        """Where it reads and writes: one site, a transcoder's two, or a crosscoder's."""
+        return sites_of(self.config)
 
     def step(self, batch: Rows) -> StepResult:
         """Loss, gradients and update for one batch, or this process's part of it.
@@ -103,7 +100,9 @@ class Learner:
         gradients = [p.grad for p in self.coder.parameters() if p.grad is not None]
         self.peers.average([*gradients, values, fires])
         means = dict(zip(measures, values.unbind(), strict=True))
-        return StepResult(**means, fires=fires * self.peers.size)
+        known = {f.name for f in fields(StepResult)}
+        extra = {name: means.pop(name) for name in measures if name not in known}
+        return StepResult(**means, fires=fires * self.peers.size, extra=extra)
 
     def dead(self, window_tokens: int | None = None) -> Int[Tensor, " n_dead"] | None:
         """Latents that have not fired for `dead_after_tokens`; None where there are none."""
@@ -158,38 +157,9 @@ class Learner:
         self.firing.restore(under("firing.", tensors))
         self.step_count = step_count
 
-    def to_sae(self, model_name: str) -> SAE:
+    def to_sae(self, model_name: str) -> AnyCoder:
         """The SAE as it ships."""
-        return self.coder.to_sae(self.site, model_name)
-
-
-def build_coder(config: TrainSAEConfig, d_model: int, device: Any) -> Coder:
-    """The coder that a config describes."""
-    match config.arch:
-        case "topk" | "batchtopk" | "abstopk" | "matryoshka":
-            settings = TopKSettings(
-                k=config.k,
-                kind="batchtopk" if config.arch == "matryoshka" else config.arch,
-                widths=config.prefix_widths if config.arch == "matryoshka" else (),
-                aux_k=config.aux_k,
-                aux_coefficient=config.aux_coefficient,
-                threshold_rate=config.threshold_rate,
-                dtype=getattr(torch, config.dtype),
-            )
-            return TopKCoder(d_model, config.d_sae, settings, seed=config.seed, device=device)
-        case "standard" | "gated" | "jumprelu":
-            from saesteer.training.lens import LensCoder
-
-            return LensCoder(
-                d_model,
-                config.d_sae,
-                config.arch,
-                k=config.k,
-                sparsity=config.sparsity,
-                warmup_steps=int(config.sparsity_warmup_share * config.n_steps),
-                seed=config.seed,
-                device=device,
-            )
+        return self.coder.to_sae(self.sites, model_name)
 
 
 def learning_rate(config: TrainSAEConfig, step: int) -> float:

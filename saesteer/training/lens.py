@@ -8,6 +8,7 @@ target L0, by which JumpReLU keeps to `k` here).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, assert_never, final
 
@@ -45,6 +46,7 @@ class LensCoder(Coder):
             torch.manual_seed(seed)
             self.inner = _training_sae(d_model, d_sae, arch, k, sparsity).to(device)
         self._warmup_steps = warmup_steps
+        self.input_scale: Tensor
         self.steps_done: Tensor
         self.register_buffer("steps_done", torch.tensor(0))
         self.register_buffer("input_scale", torch.tensor(1.0, device=device))
@@ -92,8 +94,9 @@ class LensCoder(Coder):
         return {}
 
     @torch.no_grad()
-    def to_sae(self, site: Site, model_name: str) -> SAE:
+    def to_sae(self, sites: Sequence[Site], model_name: str) -> SAE:
         """What sae-lens would save, read as any file of its format is."""
+        (site,) = sites
         tensors = {name: value.detach().clone() for name, value in self.inner.state_dict().items()}
         self.inner.process_state_dict_for_saving_inference(tensors)
         cfg = self.inner.cfg.get_inference_sae_cfg_dict()

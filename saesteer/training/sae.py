@@ -109,6 +109,7 @@ def open_trainer(config: TrainSAEConfig, model: Model, world: World = ALONE) -> 
 
 def training_metadata(learner: Learner, counts: Mapping[str, int]) -> dict[str, Any]:
     """What a reader of the SAE's file should know of its training."""
+    supervised = learner.config.supervised
     return {
         "trained_with": "saesteer",
         "arch": learner.config.arch,
@@ -118,6 +119,7 @@ def training_metadata(learner: Learner, counts: Mapping[str, int]) -> dict[str, 
         "context_size": learner.config.text.context,
         "dead_fraction": learner.dead_fraction(),
         "seed": learner.config.seed,
+        **({} if supervised is None else {"supervised_latent": supervised.latent}),
     }
 
 

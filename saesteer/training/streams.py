@@ -7,6 +7,7 @@ from dataclasses import asdict
 from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import ActivationStream
 from saesteer.data.cache import ActivationCache, CachedSource
+from saesteer.data.labels import check_labels
 from saesteer.data.prefetch import Prefetched
 from saesteer.data.ring import ShuffleRing
 from saesteer.data.share import Share
@@ -14,6 +15,7 @@ from saesteer.data.sources import Columns, ModelSource, Skippable
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import ConfigError
 from saesteer.models import Model
+from saesteer.training.build import sites_of
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.signals import StopRequest
 from saesteer.training.trainer import Progress
@@ -24,8 +26,10 @@ def columns_of(config: TrainSAEConfig, model: Model) -> Columns:
 
     Raises:
         SiteError: the model has no such site.
+        ConfigError: a site is named twice in one SAE.
     """
-    return Columns.of(model, [model.check_site(each.site) for each in config.each().values()])
+    sites = [model.check_site(site) for each in config.each().values() for site in sites_of(each)]
+    return Columns.of(model, sites, labelled=config.supervised is not None)
 
 
 def open_stream(
@@ -93,6 +97,9 @@ def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Mod
             f"text.context is {config.text.context}, but {model.name} has {limit} positions; "
             "lower text.context."
         )
+    labelled = [] if config.supervised is None else config.supervised.paths
+    for path in labelled:
+        check_labels(path, config.text.field)
     tokens = TokenStream(
         config.text.paths,
         model.tokenizer,
@@ -100,6 +107,7 @@ def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Mod
         weights=config.text.weights,
         passes=config.text.passes,
         text_field=config.text.field,
+        labelled=labelled,
     )
     if config.compile:
         for block in model.layout.blocks[: columns.sites[-1].layer]:
@@ -117,6 +125,8 @@ def _cache(config: TrainSAEConfig, model: Model, columns: Columns) -> Activation
         "dtype": config.dtype,
         "rows_per_pass": config.rows_per_pass,
     }
+    if config.supervised is not None:
+        identity["labelled"] = config.supervised.paths
     return ActivationCache(
         config.cache.path,
         identity,

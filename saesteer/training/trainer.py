@@ -22,9 +22,9 @@ from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import ActivationStream
 from saesteer.data.sources import Columns
 from saesteer.errors import CheckpointError, DataError
-from saesteer.models import Site
 from saesteer.saes import SAE
 from saesteer.tracking import Tracker
+from saesteer.training.build import sites_of
 from saesteer.training.checkpoint import (
     Checkpoint,
     list_checkpoints,
@@ -89,13 +89,11 @@ class SAETrainer:
         world: World = ALONE,
     ) -> SAETrainer:
         """A trainer at step 0."""
-        widths = dict(zip(columns.sites, columns.widths, strict=True))
         saes = list(config.each().items())
         spread = len(saes) >= world.size
+        peers = ALONE if spread else world
         learners = {
-            name: Learner.create(
-                each, widths[Site.parse(each.site)], device, ALONE if spread else world
-            )
+            name: Learner.create(each, columns.widths_of(sites_of(each)), device, peers)
             for name, each in (saes[world.rank :: world.size] if spread else saes)
         }
         return cls(config, stream, columns, learners, world, spread)
@@ -126,7 +124,7 @@ class SAETrainer:
 
     def _step_of(self, name: str, learner: Learner, batch: Tensor) -> StepResult:
         with self._watch.time(name):
-            return learner.step(self.columns.pick(batch, learner.site))
+            return learner.step(self.columns.pick(batch, learner.sites))
 
     def run(
         self, folder: Path, tracker: Tracker, stop: StopRequest, progress: Progress | None = None
@@ -169,14 +167,13 @@ class SAETrainer:
         """Of every SAE as it stands: how often its latents fired since the last time, and what
         `scorer` says."""
         density = {name: asdict(each.firing.density()) for name, each in self.learners.items()}
-        own = {
-            name: {
-                "density": density[name],
-                **(self.scorer(each.to_sae(self.config.model)) if self.scorer else {}),
-            }
-            for name, each in self.own().items()
-        }
+        own = {n: {"density": density[n], **self._held_out(each)} for n, each in self.own().items()}
         return self._of_all(own)
+
+    def _held_out(self, learner: Learner) -> Mapping[str, float]:
+        """What `scorer` says; only SAEs can stand in for what they read."""
+        sae = None if self.scorer is None else learner.to_sae(self.config.model)
+        return self.scorer(sae) if self.scorer and isinstance(sae, SAE) else {}
 
     def _rates(self, n_tokens: int, elapsed: float) -> dict[str, float]:
         """Tokens a second, in all and by stage, and what one step of each SAE takes."""

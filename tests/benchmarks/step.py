@@ -116,7 +116,7 @@ def our_learner(args: argparse.Namespace) -> Learner:
         warmup_steps=0,
         dtype=args.dtype,
     )
-    learner = Learner.create(config, d_model, "cpu")
+    learner = Learner.create(config, [d_model], "cpu")
     learner.coder.initialise(torch.ones(2, d_model))
     learner.step_count = 1  # scale and bias are set: start as sae-lens does
     learner.coder.b_dec.data.zero_()
@@ -180,7 +180,7 @@ class Unconstrained(Coder):
     def figures(self):
         return {}
 
-    def to_sae(self, site, model_name):
+    def to_sae(self, sites, model_name):
         raise AssertionError("it does not ship")
 
 

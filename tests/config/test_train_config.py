@@ -9,6 +9,7 @@ import pytest
 
 from saesteer.config import TextConfig, TrainSAEConfig, WandbConfig, build_config, load_config
 from saesteer.errors import ConfigError
+from saesteer.models import Site
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs" / "sae").glob("*.yaml"))
@@ -26,7 +27,8 @@ def test_every_file_validates_and_opens_with_its_command(path):
     assert lines[0].startswith(f"# saesteer train sae {path.relative_to(ROOT)} ")
     assert any("Costs" in line for line in lines if line.startswith("#"))
     assert config.n_steps > config.warmup_steps
-    assert config.site.startswith("resid_")
+    assert all(str(Site.parse(name)) == name for name in config.site_names)
+    assert config.supervised is None or all((ROOT / p).is_file() for p in config.supervised.paths)
     weights = config.text.weights or [1] * len(config.text.paths)
     assert len(weights) == len(config.text.paths)
 
@@ -110,6 +112,40 @@ def test_variants_change_what_is_one_saes_own():
 def test_wrong_variants_are_named(variants, message):
     with pytest.raises(ConfigError, match=message):
         build_config(TrainSAEConfig, {**MINIMAL, "variants": variants}, "test")
+
+
+TOLD = {"path": "told.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "mlp_out.1", "sites": ["resid_post.2"]}, r"give one of them"),
+        ({"skip": True}, r"skip is a transcoder's connection .*; set target"),
+        ({"sites": []}, r"key 'sites': List should have at least 1 item"),
+        (
+            {"target": "mlp_out.1", "arch": "topk"},
+            r"arch is topk, .* ship as a threshold",
+        ),
+        ({"sites": ["resid_post.2"], "arch": "gated"}, r"arch is gated, .* ship as a threshold"),
+        ({"supervised": TOLD, "arch": "jumprelu"}, r"arch is jumprelu, but supervised needs batch"),
+        ({"supervised": {**TOLD, "latent": 8192}}, r"latent is 8192, but latents are 0 to 8191"),
+        ({"supervised": {**TOLD, "latent": -1}}, r"key 'supervised\.latent': Input should be"),
+        ({"supervised": {**TOLD, "weight": 0}}, r"key 'supervised\.weight': Input should be"),
+        ({"supervised": {}}, r"key 'supervised\.path' is missing"),
+        ({"supervised": {**TOLD, "latnet": 1}}, r"unknown key 'supervised\.latnet' .*'latent'"),
+    ],
+)
+def test_what_makes_no_coder_is_named(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build_config(TrainSAEConfig, {**MINIMAL, **changes}, "test")
+
+
+def test_site_names_are_those_of_one_coder():
+    pair = build_config(TrainSAEConfig, {**MINIMAL, "target": "mlp_out.1"}, "test")
+    assert pair.site_names == ("resid_post.1", "mlp_out.1")
+    more = build_config(TrainSAEConfig, {**MINIMAL, "sites": ["resid_post.2", "mlp_in.0"]}, "test")
+    assert more.site_names == ("resid_post.1", "resid_post.2", "mlp_in.0")
 
 
 def test_nested_widths_rise_to_d_sae():

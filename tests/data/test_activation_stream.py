@@ -182,7 +182,7 @@ def test_sites_lie_side_by_side_on_the_same_tokens(model, text):
 
     together = rows_of(columns)
     for site in columns.sites:
-        assert torch.equal(columns.pick(together, site), rows_of(Columns.of(model, [site])))
+        assert torch.equal(columns.pick(together, [site]), rows_of(Columns.of(model, [site])))
 
 
 def test_an_outlier_at_one_site_is_left_out_of_all(model, text):
@@ -203,4 +203,4 @@ def test_an_outlier_at_one_site_is_left_out_of_all(model, text):
     handle.remove()
     assert (plain.n_outliers, kept.n_outliers) == (0, 1)
     rest = torch.cat([plain.rows[:3], plain.rows[4:]])
-    assert torch.equal(columns.pick(kept.rows, SITE), columns.pick(rest, SITE))
+    assert torch.equal(columns.pick(kept.rows, [SITE]), columns.pick(rest, [SITE]))

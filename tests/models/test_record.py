@@ -108,6 +108,25 @@ def test_neurons_through_the_projection_are_what_the_mlp_adds(one, neurons_arch)
     close(out, mlp)
 
 
+@torch.no_grad()
+def test_the_mlp_on_its_input_is_what_it_adds(one, arch):
+    model, batch = one(arch)
+    mlp_in, mlp_out = read(model, batch, f"mlp_in.{LAYER}", f"mlp_out.{LAYER}")
+    block = model.layout.blocks[LAYER]
+    out = block.mlp(mlp_in)
+    if arch in NORMED:
+        out = block.post_feedforward_layernorm(out)
+    close(out, mlp_out)
+
+
+@torch.no_grad()
+def test_the_mlps_input_is_what_its_norm_gives(one, sequential_arch):
+    model, batch = one(sequential_arch)
+    mid, mlp_in = read(model, batch, f"resid_mid.{LAYER}", f"mlp_in.{LAYER}")
+    norm = model.layout.point(Site(LAYER, "resid_mid")).module
+    close(norm(mid), mlp_in)
+
+
 def test_width_says_what_is_recorded(one, arch):
     model, batch = one(arch)
     skip = {"mixtral": "neurons", "neox": "resid_mid"}.get(arch)

@@ -34,6 +34,7 @@ def test_parsing_a_sites_lens_name_gives_the_site(site):
         ("blocks.0.hook_attn_out", "attn_out.0"),
         ("blocks.0.hook_mlp_out", "mlp_out.0"),
         ("blocks.12.attn.hook_z", "head_out.12"),
+        ("blocks.12.mlp.hook_in", "mlp_in.12"),
         ("blocks.12.mlp.hook_post", "neurons.12"),
     ],
 )
@@ -57,7 +58,7 @@ def test_other_texts_are_refused_with_the_kinds_that_exist(text):
 
 
 def test_order_is_that_of_a_forward_pass():
-    names = ["resid_pre.0", "head_out.0", "attn_out.0", "resid_mid.0", "neurons.0", "mlp_out.0"]
-    names += ["resid_post.0", "resid_pre.1", "resid_post.10"]
+    names = ["resid_pre.0", "head_out.0", "attn_out.0", "resid_mid.0", "mlp_in.0", "neurons.0"]
+    names += ["mlp_out.0", "resid_post.0", "resid_pre.1", "resid_post.10"]
     sites = [Site.parse(name) for name in names]
     assert sorted(reversed(sites), key=lambda site: site.order) == sites

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from saesteer.errors import DimensionError, NetworkError, SaeError
 from saesteer.saes import check_width, load_sae, sae_path, save_sae, shipped_saes
 from saesteer.saes import load as loading
+from saesteer.saes.lens_format import cfg_of, tensors_of
 
 
 @pytest.fixture
@@ -215,10 +216,9 @@ def test_no_network_is_one_line(read, monkeypatch, tmp_path):
 
 
 def test_release_and_id_may_come_in_three_ways(random_sae, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        loading, "_from_registry", lambda *names: seen.append(names) or random_sae()
-    )
+    seen, sae = [], random_sae()
+    files = cfg_of(sae), tensors_of(sae), "some-sae"
+    monkeypatch.setattr(loading, "_from_registry", lambda *names: seen.append(names) or files)
     load_sae("some-release:blocks.1.hook_resid_pre")
     load_sae(("some-release", "blocks.1.hook_resid_pre"))
     load_sae("some-release", "blocks.1.hook_resid_pre")

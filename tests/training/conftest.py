@@ -16,6 +16,9 @@ from saesteer.training.signals import StopRequest
 
 SENTENCE = "the rain in town and sea sun a quick brown fox over lazy dog"
 
+LABELLED = (["quick", "brown", "fox"], ["rain", "town", "sea"])
+"""Words of documents whose label is 0, and 1."""
+
 
 @pytest.fixture(scope="session")
 def training_text(tmp_path_factory) -> str:
@@ -25,6 +28,18 @@ def training_text(tmp_path_factory) -> str:
         lines = [" ".join(rng.choices(SENTENCE.split(), k=rng.randrange(3, 60))) for _ in range(50)]
         (folder / name).write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def labelled_text(tmp_path_factory) -> str:
+    """Documents of which each has one label and uses the words of that label alone."""
+    rng, path = random.Random(1), tmp_path_factory.mktemp("labels") / "told.jsonl"
+    lines = []
+    for index in range(120):
+        words = rng.choices(LABELLED[index % 2], k=rng.randrange(3, 40))
+        lines.append(json.dumps({"text": " ".join(words), "label": index % 2}) + "\n")
+    path.write_text("".join(lines))
+    return str(path)
 
 
 @pytest.fixture

@@ -123,12 +123,12 @@ def test_an_sae_on_all_processes_is_the_same_bits_on_each(two):
 def test_parts_of_a_batch_teach_what_the_whole_batch_does(two, settings, model):
     """Up to the batch's variance, which each part measures for itself."""
     config = settings(arch="topk")
-    alone = Learner.create(config, 32, "cpu")
+    alone = Learner.create(config, [32], "cpu")
     for batch in whole_batches(config, model, 2, 12):
         alone.step(batch)
     together, whole = states_of(two, "rows")[0], alone.state()
     assert torch.equal(together["coder.input_scale"], whole["coder.input_scale"])
-    start = Learner.create(config, 32, "cpu").state()["coder.w_dec"]
+    start = Learner.create(config, [32], "cpu").state()["coder.w_dec"]
     moved = (whole["coder.w_dec"] - start).norm()
     assert (together["coder.w_dec"] - whole["coder.w_dec"]).norm() < 0.1 * moved
     assert (together["firing.last"] == whole["firing.last"]).float().mean() > 0.9
@@ -162,9 +162,9 @@ def test_many_saes_live_on_one_process_each_and_learn_from_the_whole_batch(two, 
     for name, each in config.each().items():
         (state,) = states_of(two, f"many-{name}")
         assert (two / f"many-{name}-{homes[name]}.safetensors").exists()
-        learner = Learner.create(each, 32, "cpu")
+        learner = Learner.create(each, [32], "cpu")
         for batch in batches:
-            learner.step(columns.pick(batch, learner.site))
+            learner.step(columns.pick(batch, learner.sites))
         assert equal(state, learner.state()), name
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from saesteer.config import CacheConfig, TrainSAEConfig, dump_config
+from saesteer.config import CacheConfig, SupervisedConfig, TrainSAEConfig, dump_config
 from saesteer.data.sources import ModelSource
 from saesteer.errors import CheckpointError, DataError
 from saesteer.models import load_model
@@ -43,6 +43,32 @@ def test_a_resumed_run_ends_in_the_same_bits(run, settings, tmp_path, figures_of
     assert weights_of(out) == weights_of(whole)
     assert figures_of(out) == figures_of(whole)
     assert (out / "cfg.json").read_text() == (whole / "cfg.json").read_text()
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["from the model", "from a cache"])
+@pytest.mark.parametrize("kind", ["transcoder", "crosscoder", "supervised"])
+def test_more_columns_resume_in_the_same_bits(
+    run, settings, tmp_path, figures_of, labelled_text, kind, cached
+):
+    told = SupervisedConfig(labelled_text, latent=3)
+    changes = {
+        "transcoder": {"site": "mlp_in.1", "target": "mlp_out.1", "skip": True},
+        "crosscoder": {"sites": ["resid_post.0", "mlp_out.1"]},
+        "supervised": {"supervised": told},
+    }[kind]
+    whole = run(settings(**changes), tmp_path / "whole")
+    if cached:
+        changes["cache"] = CacheConfig(str(tmp_path / "cache"), rows_per_shard=500)
+    out = tmp_path / "stopped"
+    for resume, stop_at in enumerate((7, 20)):
+        assert run(settings(**changes), out, resume=bool(resume), stop_at=stop_at) is None
+    assert run(settings(**changes), out, resume=True) == out
+    assert weights_of(out) == weights_of(whole)
+    read = {"n_read", "n_outliers"}  # a cache hands out whole shards
+    for one, other in zip(figures_of(whole), figures_of(out), strict=True):
+        assert repr({k: v for k, v in one.items() if k not in read or not cached}) == repr(
+            {k: v for k, v in other.items() if k not in read or not cached}
+        )
 
 
 def test_steps_after_the_last_checkpoint_are_done_again(run, settings, model, tmp_path, figures_of):

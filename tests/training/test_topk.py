@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from saesteer.errors import ConfigError
 from saesteer.models import Site
 from saesteer.training.kernels import Active
-from saesteer.training.topk import TopKCoder, TopKSettings
+from saesteer.training.sparse import TopKSettings
+from saesteer.training.topk import TopKCoder
 
 D_MODEL, D_SAE, BATCH, K = 24, 80, 32, 5
 NAMES = ("w_enc", "b_enc", "w_dec", "b_dec")
@@ -286,18 +287,18 @@ def test_what_ships_rebuilds_like_the_step(make, batch, kind):
     result = coder.loss(batch, None)
     with torch.no_grad():
         coder.threshold.copy_(result.threshold * 0.999)
-    sae = coder.to_sae(Site(1, "resid_post"), "tiny")
+    sae = coder.to_sae([Site(1, "resid_post")], "tiny")
     error = (batch - sae(batch)).pow(2).sum() / (batch - batch.mean(0)).pow(2).sum()
     assert error.item() == pytest.approx(result.fvu.item(), rel=1e-4)
     assert (sae.encode(batch) > 0).sum() / BATCH == pytest.approx(result.l0.item())
 
 
 def test_begins_from_a_trained_sae_with_the_same_latents(make, batch):
-    trained = make().to_sae(Site.parse("resid_post.0"), "tiny")
+    trained = make().to_sae([Site.parse("resid_post.0")], "tiny")
     coder = TopKCoder(D_MODEL, D_SAE + 16, TopKSettings(k=K), seed=3)
     coder.begin_from(trained)
     coder.initialise(batch)
-    again = coder.to_sae(Site.parse("resid_post.0"), "tiny")
+    again = coder.to_sae([Site.parse("resid_post.0")], "tiny")
     torch.testing.assert_close(coder.w_dec.norm(dim=-1), torch.ones(D_SAE + 16))
     pre, decoder = again.pre(batch)[:, :D_SAE], again.w_dec[:D_SAE]
     scale = trained.w_dec.norm(dim=-1) / decoder.norm(dim=-1)
@@ -308,7 +309,7 @@ def test_begins_from_a_trained_sae_with_the_same_latents(make, batch):
 
 @pytest.mark.parametrize(("d_model", "d_sae"), [(D_MODEL, D_SAE - 1), (D_MODEL + 8, D_SAE)])
 def test_refuses_to_begin_from_an_sae_that_does_not_fit(make, d_model, d_sae):
-    trained = make().to_sae(Site.parse("resid_post.0"), "tiny")
+    trained = make().to_sae([Site.parse("resid_post.0")], "tiny")
     coder = TopKCoder(d_model, d_sae, TopKSettings(k=K), seed=3)
     with pytest.raises(ConfigError, match="fit"):
         coder.begin_from(trained)

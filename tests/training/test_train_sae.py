@@ -9,10 +9,17 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from saesteer.config import ScoreConfig, TextConfig, TrainSAEConfig, WandbConfig, load_config
+from saesteer.config import (
+    ScoreConfig,
+    SupervisedConfig,
+    TextConfig,
+    TrainSAEConfig,
+    WandbConfig,
+    load_config,
+)
 from saesteer.errors import ConfigError, DataError, OutputError, SiteError
 from saesteer.models import record
-from saesteer.saes import load_sae
+from saesteer.saes import load_crosscoder, load_sae, load_transcoder
 from saesteer.training import sae as sae_module
 from saesteer.training.learner import Learner
 from saesteer.training.sae import open_trainer, train_sae
@@ -343,3 +350,51 @@ def test_a_run_may_start_from_a_trained_sae(settings, model, tmp_path):
 def test_only_the_topk_family_starts_from_a_trained_sae(settings):
     with pytest.raises(ConfigError, match="init"):
         settings(init="somewhere", arch="gated")
+
+
+def test_relatives_are_variants_of_one_run(run, settings, tmp_path, labelled_text):
+    """An SAE, a transcoder and a crosscoder from one pass, each as if it had been trained alone."""
+    variants = {
+        "sae": {},
+        "transcoder": {"site": "mlp_in.1", "target": "mlp_out.1", "skip": True},
+        "crosscoder": {"sites": ["resid_post.0"]},
+    }
+    told = SupervisedConfig(labelled_text)
+    out = run(settings(variants=variants, supervised=told), tmp_path / "run")
+    assert load_sae(out / "sae").metadata["supervised_latent"] == 0
+    assert load_transcoder(out / "transcoder").w_skip is not None
+    assert len(load_crosscoder(out / "crosscoder").sites) == 2
+    names = {f"{name}/supervised_accuracy" for name in variants}
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last.keys() >= {*names, "crosscoder/fvu/resid_post.0"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"target": "mlp_out.9"}, SiteError, r"layer 9 does not exist .*mlp_out\.9"),
+        ({"target": "mlp_outt.1"}, SiteError, r"'mlp_outt\.1' is not a site; write KIND"),
+        ({"target": "blocks.1.hook_resid_post"}, ConfigError, r"must differ from site"),
+        ({"sites": ["resid_post.1"]}, ConfigError, r"resid_post\.1, resid_post\.1: .*must differ"),
+        ({"sites": ["resid_post.2", "resid_post.7"]}, SiteError, r"layer 7 does not exist"),
+    ],
+)
+def test_sites_that_make_no_pair_leave_nothing_behind(
+    run, settings, tmp_path, changes, error, message
+):
+    with pytest.raises(error, match=message):
+        run(settings(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [(None, "line 3: no label"), (3, "line 3: label 3"), (1, "labels are all 1; both 0 and 1")],
+)
+def test_bad_labels_leave_nothing_behind(run, settings, tmp_path, label, message):
+    path = tmp_path / "told.jsonl"
+    records = [{"text": "rain", "label": 1}] * 2 + [{"text": "sea", "label": label}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    with pytest.raises(DataError, match=message):
+        run(settings(supervised=SupervisedConfig(str(path))), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

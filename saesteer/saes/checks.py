@@ -1,0 +1,120 @@
+"""What every file of a sparse coder is checked for before anything is built from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from saesteer.errors import DimensionError, FeatureError, SaeError, SiteError
+from saesteer.models.sites import Site
+
+
+@contextmanager
+def building(name: str) -> Iterator[None]:
+    """Say in one line that files do not make what they should, whatever is odd in them.
+
+    Raises:
+        SaeError: instead of any error of a damaged config or of tensors that don't fit.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise SaeError(
+            f"SAE {name}: cfg.json and the weights do not make an SAE ({type(error).__name__}: "
+            f"{text}). The files are damaged or of another format."
+        ) from error
+
+
+def need(weights: Mapping[str, Tensor], key: str, name: str) -> Tensor:
+    """A tensor that must be there.
+
+    Raises:
+        SaeError: it is not.
+    """
+    if key not in weights:
+        raise SaeError(
+            f"SAE {name}: the weights have no {key}, only {', '.join(sorted(weights))}. "
+            "The file is damaged or of another architecture than cfg.json says."
+        )
+    return weights[key]
+
+
+def check_finite(weights: Mapping[str, Tensor], name: str) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        SaeError: naming the tensor.
+    """
+    for key, value in weights.items():
+        if not bool(value.isfinite().all()):
+            bad = int((~value.isfinite()).sum())
+            raise SaeError(
+                f"SAE {name}: {key} holds {bad} values that are NaN or infinite. "
+                "The file is damaged; fetch or train it again."
+            )
+
+
+def check_shapes(name: str, tensors: Mapping[str, tuple[Tensor, tuple[int, ...]]]) -> None:
+    """Tensors by name, each with the shape that it must have.
+
+    Raises:
+        DimensionError: naming the first that has another.
+    """
+    for key, (tensor, expected) in tensors.items():
+        if tuple(tensor.shape) != expected:
+            raise DimensionError(
+                f"SAE {name}: {key} has shape {list(tensor.shape)}, expected {list(expected)} "
+                "to fit the others. The file is damaged or misread."
+            )
+
+
+def check_width(resid: Tensor, d_model: int, name: str) -> None:
+    """Activations must have the width that is read.
+
+    Raises:
+        DimensionError: they have another.
+    """
+    if resid.shape[-1] != d_model:
+        raise DimensionError(
+            f"SAE {name} reads activations of width {d_model}, got width {resid.shape[-1]}. "
+            "Use an SAE trained on this model and site."
+        )
+
+
+def check_features(features: Sequence[int], d_sae: int, name: str) -> tuple[int, ...]:
+    """The same features as a tuple.
+
+    Raises:
+        FeatureError: one of them lies outside 0 to d_sae - 1.
+    """
+    for feature in features:
+        if not 0 <= feature < d_sae:
+            raise FeatureError(
+                f"feature {feature} does not exist; SAE {name} has features 0–{d_sae - 1}."
+            )
+    return tuple(int(f) for f in features)
+
+
+def site_of(hook: object, head: Any, name: str) -> Site:
+    """The site that a hook's name means, with its head if one is given.
+
+    Raises:
+        SaeError: there is no name, or it means no site.
+    """
+    if not isinstance(hook, str):
+        raise SaeError(
+            f"SAE {name}: cfg.json names no hook_name in its metadata. "
+            "Set metadata.hook_name, for example blocks.9.hook_resid_post."
+        )
+    try:
+        site = Site.parse(hook)
+    except SiteError as error:
+        raise SaeError(f"SAE {name}: hook_name {hook!r} is not a site: {error}") from error
+    if head is None or site.kind != "head_out":
+        return site
+    return dataclasses.replace(site, head=int(head))

@@ -1,0 +1,185 @@
+"""What every coder of the TopK family shares: one loss, sparse wherever sparse is exact.
+
+Architectures differ in which latents survive and in how many nested prefixes are rebuilt; coders
+differ in what they read and what they rebuild. The encoder's matmul is dense and may run in bf16,
+but only to nominate; all that follows touches k latents a token. Sources: Gao et al. 2024 (TopK,
+AuxK), Bussmann et al. 2024 (BatchTopK) and 2025 (Matryoshka), Zhu et al. 2025 (AbsTopK).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saesteer.axes import Rows
+from saesteer.training.coder import Coder, StepResult, squares
+from saesteer.training.kernels import Active, SparseSums
+from saesteer.training.select import Kind, survivors
+
+
+@dataclass(frozen=True)
+class TopKSettings:
+    """What a TopK-family loss depends on beside its weights.
+
+    Attributes:
+        k: latents per token, exact or on average by `kind`.
+        widths: nested prefixes that each reconstruct alone, increasing, the last one d_sae; a
+            single one is plain BatchTopK.
+        aux_k: dead latents that model the error.
+        aux_coefficient: weight of that loss.
+        threshold_rate: step of the running threshold.
+        dtype: of the dense encoder matmul.
+    """
+
+    k: int
+    kind: Kind = "batchtopk"
+    widths: tuple[int, ...] = ()
+    aux_k: int = 0
+    aux_coefficient: float = 0.0
+    threshold_rate: float = 0.01
+    dtype: torch.dtype = torch.float32
+
+
+class SparseCoder(Coder):
+    """Weights as rows of features: `w_enc` `[d_sae, d_in]` and `w_dec` `[d_sae, d_out]`.
+
+    `input_scale` brings what is read to a mean squared norm of its width.
+    """
+
+    def __init__(self, w_enc: Tensor, w_dec: Tensor, settings: TopKSettings) -> None:
+        super().__init__()
+        device = w_dec.device
+        self.settings = settings
+        self.w_dec = nn.Parameter(w_dec)
+        self.w_enc = nn.Parameter(w_enc)
+        self.b_enc = nn.Parameter(torch.zeros(len(w_enc), device=device))
+        self.b_dec = nn.Parameter(torch.zeros(w_dec.shape[1], device=device))
+        self._workspace: Tensor | None = None
+        self._edges = torch.tensor(settings.widths, device=device)
+        self.input_scale: Tensor
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.tensor(0.0, device=device))
+
+    @abstractmethod
+    def split(self, batch: Rows) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """What is read and what is to be rebuilt, both scaled."""
+
+    @property
+    @abstractmethod
+    def offset(self) -> Float[Tensor, " d_in"]:
+        """What the encoder subtracts from its input."""
+
+    @abstractmethod
+    def base(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "*n d_out"]:
+        """What is rebuilt where no latent is active."""
+
+    @abstractmethod
+    def measures(self, target: Tensor, recon: Tensor) -> Mapping[str, Tensor]:
+        """What else to measure of a reconstruction."""
+
+    @abstractmethod
+    def constrain(self) -> None:
+        """Bring decoder rows back to their norm."""
+
+    def loss(self, batch: Rows, dead: Int[Tensor, " n_dead"] | None) -> StepResult:
+        """Squared error over the batch's variance (its mean over nested prefixes), plus AuxK."""
+        x, target = self.split(batch)
+        active, latents = self.select(x)
+        nested = active.nested(self._edges) if len(self._edges) > 1 else active
+        sums = SparseSums.apply(
+            x, self.w_enc, self.b_enc, self.w_dec, self.offset, nested, latents
+        ).view(len(x), nested.levels, -1)
+        prefixes = [sums[:, 0] + self.base(x)]
+        for level in range(1, nested.levels):
+            prefixes.append(prefixes[-1] + sums[:, level])
+        spread = squares(target - target.mean(0))
+        errors = [squares(target - recon) for recon in prefixes]
+        losses = torch.stack([error.sum() for error in errors]) / spread.sum()
+        recon = prefixes[-1].detach()
+        aux = self._aux_loss(x, target - recon, dead)
+        on = latents != 0
+        return StepResult(
+            loss=losses.mean() + self.settings.aux_coefficient * aux,
+            fvu=losses[-1].detach(),
+            fvu_per_token=(errors[-1].detach() / spread).mean(),
+            aux=aux.detach(),
+            l0=on.sum() / len(x),
+            threshold=torch.where(on, latents.abs(), torch.inf).min(),
+            fires=torch.zeros_like(self.b_enc).index_add_(0, active.features, on.float()).detach(),
+            extra=self.measures(target, recon),
+        )
+
+    def pre(self, batch: Rows, latent: int) -> Float[Tensor, " n"]:
+        """Pre-activations of one latent, with gradients."""
+        return (self.split(batch)[0] - self.offset) @ self.w_enc[latent] + self.b_enc[latent]
+
+    @torch.no_grad()
+    def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Active, Float[Tensor, " n"]]:
+        """The surviving entries of scaled inputs and their fp32 latents."""
+        settings, dtype = self.settings, self.settings.dtype
+        centred = x - self.offset
+        pre = self.workspace(len(x), dtype)
+        torch.addmm(self.b_enc.to(dtype), centred.to(dtype), self.w_enc.to(dtype).t(), out=pre)
+        return survivors(
+            centred, pre, self.w_enc, self.b_enc, settings.k, settings.kind, self.threshold
+        )
+
+    def workspace(self, n_rows: int, dtype: torch.dtype) -> Tensor:
+        """The buffer for dense pre-activations, kept from step to step: page faults cost as much
+        as the matmul."""
+        kept = self._workspace
+        if kept is None or kept.shape[0] != n_rows or kept.dtype != dtype:
+            kept = self._workspace = self.w_enc.new_empty(n_rows, len(self.w_enc), dtype=dtype)
+        return kept
+
+    @torch.no_grad()
+    def after_update(self, result: StepResult) -> None:
+        """Hold the decoder's norms; move the running threshold."""
+        self.constrain()
+        rate = torch.where(self.threshold > 0, self.settings.threshold_rate, 1.0)
+        moved = self.threshold + rate * (result.threshold - self.threshold)
+        self.threshold.copy_(torch.where(moved.isfinite(), moved, self.threshold))
+
+    def figures(self) -> dict[str, float]:
+        """The threshold that would ship."""
+        return {"running_threshold": float(self.threshold)}
+
+    def _aux_loss(self, x: Tensor, error: Tensor, dead: Tensor | None) -> Tensor:
+        """How badly the dead latents model what the live ones left over.
+
+        Source: Gao et al. 2024, Scaling and evaluating sparse autoencoders, AuxK.
+        """
+        if dead is None or not self.settings.aux_k:
+            return x.new_zeros(())
+        w_enc, w_dec = self.w_enc.index_select(0, dead), self.w_dec.index_select(0, dead)
+        pre = (x - self.offset.detach()) @ w_enc.t() + self.b_enc.index_select(0, dead)
+        signed = self.settings.kind == "abstopk"
+        top = (pre.abs() if signed else pre).topk(min(self.settings.aux_k, len(dead)), dim=-1)
+        kept = pre.gather(-1, top.indices)
+        latents = torch.zeros_like(pre).scatter(-1, top.indices, kept if signed else kept.relu())
+        return (error - latents @ w_dec).pow(2).sum() / error.pow(2).sum()
+
+
+def unit_rows(d_sae: int, width: int, generator: torch.Generator) -> Float[Tensor, "d_sae width"]:
+    """Random directions."""
+    return F.normalize(torch.randn(d_sae, width, generator=generator), dim=-1)
+
+
+@torch.no_grad()
+def drop_radial(weight: nn.Parameter) -> None:
+    """Drop the part of each row's gradient that would only change its norm, which is 1."""
+    assert weight.grad is not None
+    along = (weight.grad * weight).sum(-1, keepdim=True)
+    weight.grad.addcmul_(along, weight, value=-1.0)
+
+
+@torch.no_grad()
+def renorm(weight: nn.Parameter) -> None:
+    """Bring each row to norm 1."""
+    weight.copy_(F.normalize(weight, dim=-1))
