@@ -8,6 +8,7 @@ has (gloo or NCCL).
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -127,6 +128,8 @@ def join_world(device: str | None) -> Iterator[World]:
     if missing := [name for name in _TORCHRUN if name not in os.environ]:
         raise ConfigError(f"WORLD_SIZE is {size}, but {missing[0]} is not set; start by torchrun.")
     world = World(int(os.environ["RANK"]), size, _local_device(device))
+    # its functions have the group that is there at their import as a default, and never let it go
+    importlib.import_module("torch.distributed.nn")
     with _waiting():
         if world.device == "cpu":
             dist.init_process_group("gloo", timeout=_PATIENCE)

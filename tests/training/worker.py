@@ -48,6 +48,8 @@ def main() -> None:
         model = load_model(str(folder / "model"), device="cpu", dtype="float32")
         for job in json.loads((folder / "jobs.json").read_text()):
             (step if "n_steps" in job else train)(folder, model=model, world=world, **job)
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not any("gloo" in name for name in threads), f"threads of the world remain: {threads}"
 
 
 if __name__ == "__main__":
