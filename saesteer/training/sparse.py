@@ -52,6 +52,9 @@ class SparseCoder(Coder):
     `input_scale` brings what is read to a mean squared norm of its width.
     """
 
+    w_enc: nn.Parameter
+    w_dec: nn.Parameter
+
     def __init__(self, w_enc: Tensor, w_dec: Tensor, settings: TopKSettings) -> None:
         super().__init__()
         device = w_dec.device
