@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,12 +29,10 @@ def absorbed_concept(write: bool = True):
     w_dec = decoder()
     w_dec[ABSORBER] = 0
     w_dec[ABSORBER, [MAIN, 5] if write else [5]] = 0.7
-    pooled = of_latents(latents, positive)
     resid = latents @ w_dec
     if not write:
         resid[:, MAIN] += 1.0 * taken  # the concept is in the residual, in no latent
-    object.__setattr__(pooled, "resid", resid)
-    return pooled, w_dec
+    return replace(of_latents(latents, positive), resid=resid), w_dec
 
 
 def share_taken(pooled) -> float:
@@ -77,8 +76,7 @@ def test_a_latent_beside_a_main_one_that_fires_has_taken_nothing_over(monkeypatc
     pooled, w_dec = absorbed_concept()
     latents = pooled.latents.clone()
     latents[:, ABSORBER] += 3 * (latents[:, MAIN] > 0.5)
-    object.__setattr__(pooled, "latents", latents)
-    object.__setattr__(pooled, "resid", latents @ w_dec)
+    pooled = replace(pooled, latents=latents, resid=latents @ w_dec)
     found = measure_absorption(pooled, along_main(), w_dec)
     assert found.absorbed == found.silent == share_taken(pooled)
     assert found.absorption_fraction > found.absorbed
@@ -90,8 +88,7 @@ def test_what_every_text_shares_changes_nothing():
     latents = pooled.latents.clone()
     latents[:, 25] = 40.0
     shift = 40 * w_dec[25]
-    object.__setattr__(pooled, "latents", latents)
-    object.__setattr__(pooled, "resid", pooled.resid + shift)
+    pooled = replace(pooled, latents=latents, resid=pooled.resid + shift)
     probe = Probe(along_main().weight, along_main().bias - float(shift[MAIN]))
     assert measure_absorption(pooled, probe, w_dec) == before
 
