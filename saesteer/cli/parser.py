@@ -143,6 +143,19 @@ def _sae(nouns: argparse._SubParsersAction[_Parser]) -> None:
     _model(parser)
     _text(parser)
     parser.add_argument("--context", type=int, default=256, help="tokens per row (default 256)")
+    parser.add_argument(
+        "--concepts",
+        nargs="*",
+        metavar="FILE",
+        help="also probe, absorption and perturbation on these contrasts (JSON lines, or a "
+        "built-in name; without any, all built-in ones)",
+    )
+    parser.add_argument(
+        "--first-letters", action="store_true", help="also absorption of words' first letters"
+    )
+    parser.add_argument(
+        "--sae-lens", action="store_true", help="also sae-lens's run_evals on the same tokens"
+    )
     parser = _command(verbs, "path", _later("sae", "path"), "Print the folder of an SAE.")
     parser.add_argument("sae", help=_SAE_HELP)
 

@@ -7,24 +7,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from saesteer.cli.common import Progress, check_json, load_pair, show_table, write_json
+from saesteer.cli.sae_tables import TABLES
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Score an SAE on text."""
-    from saesteer.data.text import iterate_texts
-    from saesteer.evals.sae_eval import evaluate_sae
+    """Score an SAE on text, and on concepts, letters and by sae-lens where asked for."""
+    from saesteer.evals.concept_eval import read_concepts
 
     check_json(args)
+    contrasts = None if args.concepts is None else read_concepts(args.concepts)
     model, sae = load_pair(args)
-    texts = iterate_texts(args.text, args.field)
-    with Progress("sae eval", quiet=args.quiet) as progress:
-        scores = evaluate_sae(
-            model, sae, texts, max_tokens=args.max_tokens, context=args.context, progress=progress
-        ).to_dict()
-    write_json(args, scores)
-    density = scores.pop("density")
-    show_table([{"score": name, "value": value} for name, value in scores.items()])
-    show_table(_density_rows(density))
+    result = _scores(args, model, sae)
+    if contrasts is not None:
+        result["concepts"] = _concepts(args, model, sae, contrasts)
+    if args.first_letters:
+        result["first_letters"] = _letters(args, model, sae)
+    if args.sae_lens:
+        result["sae_lens"] = _lens(args, model, sae)
+    write_json(args, result)
+    _show(result)
 
 
 def path(args: argparse.Namespace) -> None:
@@ -37,12 +38,43 @@ def path(args: argparse.Namespace) -> None:
     print(folder)
 
 
-def _density_rows(density: dict[str, Any]) -> list[Mapping[str, Any]]:
-    """Latents by log10 of the share of tokens on which they fire, empty bins left out."""
-    edges = density["log10_edges"]
-    bins = zip(edges, edges[1:], density["counts"], strict=False)
-    return [
-        {"log10 frequency": f"{low:.2f} to {high:.2f}", "latents": count}
-        for low, high, count in bins
-        if count
-    ]
+def _scores(args: argparse.Namespace, model: Any, sae: Any) -> dict[str, Any]:
+    from saesteer.data.text import iterate_texts
+    from saesteer.evals.sae_eval import evaluate_sae
+
+    texts = iterate_texts(args.text, args.field)
+    limits = {"max_tokens": args.max_tokens, "context": args.context}
+    with Progress("sae eval", quiet=args.quiet) as progress:
+        return evaluate_sae(model, sae, texts, **limits, progress=progress).to_dict()
+
+
+def _concepts(args: argparse.Namespace, model: Any, sae: Any, contrasts: Any) -> dict[str, Any]:
+    from saesteer.evals.concept_eval import evaluate_concepts
+
+    with Progress("concepts", quiet=args.quiet) as progress:
+        return evaluate_concepts(model, sae, contrasts, progress=progress).to_dict()
+
+
+def _letters(args: argparse.Namespace, model: Any, sae: Any) -> dict[str, Any]:
+    from saesteer.evals.first_letters import first_letters
+
+    with Progress("first letters", quiet=args.quiet) as progress:
+        return first_letters(model, sae, progress=progress).to_dict()
+
+
+def _lens(args: argparse.Namespace, model: Any, sae: Any) -> dict[str, Any]:
+    from saesteer.data.text import iterate_texts
+    from saesteer.evals.lens_eval import lens_agreement
+
+    texts = iterate_texts(args.text, args.field)
+    limits = {"max_tokens": args.max_tokens, "context": args.context}
+    with Progress("sae-lens", quiet=args.quiet) as progress:
+        return lens_agreement(model, sae, texts, **limits, progress=progress).to_dict()
+
+
+def _show(result: Mapping[str, Any]) -> None:
+    """Every table that the result has rows for, a line between them."""
+    for n, rows in enumerate(filter(None, (table(result) for table in TABLES))):
+        if n:
+            print()
+        show_table(rows)

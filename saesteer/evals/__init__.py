@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from saesteer.evals.compare import compare
+from saesteer.evals.concept_eval import ConceptScores, evaluate_concepts
 from saesteer.evals.curves import Advantage, Curve, Point, advantage_at_equal_kl
+from saesteer.evals.first_letters import LetterAbsorption, first_letters
+from saesteer.evals.lens_eval import LensAgreement, lens_agreement
 from saesteer.evals.report import join_results, write_report
 from saesteer.evals.results import Report
 from saesteer.evals.sae_eval import SaeScores, evaluate_sae
@@ -12,17 +15,23 @@ from saesteer.evals.watch import held_out_scorer
 
 __all__ = [
     "Advantage",
+    "ConceptScores",
     "Curve",
+    "LensAgreement",
+    "LetterAbsorption",
     "Point",
     "Report",
+    "SaeScores",
     "Task",
     "advantage_at_equal_kl",
-    "SaeScores",
     "builtin_tasks",
     "compare",
+    "evaluate_concepts",
     "evaluate_sae",
+    "first_letters",
     "held_out_scorer",
     "join_results",
+    "lens_agreement",
     "load_task",
     "write_report",
 ]

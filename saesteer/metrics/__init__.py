@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from saesteer.metrics.density import Density, density_of
 from saesteer.metrics.diversity import distinct_n
-from saesteer.metrics.intervals import Interval, bootstrap_interval, paired_difference
+from saesteer.metrics.intervals import (
+    Interval,
+    auroc_interval,
+    bootstrap_interval,
+    paired_difference,
+)
 from saesteer.metrics.language import perplexity, token_ce, token_kl
 from saesteer.metrics.outliers import OUTLIER_FACTOR, median_norm, norms, outlier_tokens
 from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
@@ -15,6 +20,7 @@ __all__ = [
     "Interval",
     "ReconstructionScores",
     "ReconstructionSums",
+    "auroc_interval",
     "bootstrap_interval",
     "density_of",
     "distinct_n",

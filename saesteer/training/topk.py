@@ -81,7 +81,7 @@ class TopKCoder(SparseCoder):
         scale, own = self.input_scale, slice(sae.d_sae)
         norm = (sae.w_dec * scale).norm(dim=-1)
         b_enc = sae.b_enc if sae.apply_b_dec_to_input else sae.b_enc + sae.b_dec @ sae.w_enc
-        self.w_enc *= _QUIET
+        self.w_enc.mul_(_QUIET)
         self.w_enc[own] = sae.w_enc.t() * (norm / scale)[:, None]
         self.b_enc[own] = b_enc * norm
         self.w_dec[own] = F.normalize(sae.w_dec, dim=-1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from saesteer.errors import DataError
-from saesteer.metrics import bootstrap_interval, paired_difference
+from saesteer.metrics import Interval, auroc_interval, bootstrap_interval, paired_difference
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_does_not():
@@ -64,3 +64,29 @@ def test_values_that_cannot_be_averaged_are_refused(values):
 def test_pairs_must_be_pairs():
     with pytest.raises(DataError, match="got 2 and 1"):
         paired_difference([1, 2], [1])
+
+
+def test_auroc_counts_ties_as_one_half():
+    scores, labels = [3.0, 1.0, 1.0, 0.0, 2.0, 1.0], [1, 1, 0, 0, 0, 1]
+    pairs = [(p > n) + (p == n) / 2 for p in (3, 1, 1) for n in (1, 0, 2)]
+    assert auroc_interval(scores, labels).mean == pytest.approx(sum(pairs) / 9)
+
+
+def test_auroc_s_interval_is_that_of_resampled_texts():
+    rng = np.random.default_rng(3)
+    scores, labels = rng.normal(size=60), np.arange(60) % 3 == 0
+    scores[labels] += 1
+    found = auroc_interval(scores, labels)
+    high, low = scores[labels], scores[~labels]
+    areas = [
+        (rng.choice(high, 20)[:, None] > rng.choice(low, 40)[None]).mean() for _ in range(2000)
+    ]
+    assert found.low == pytest.approx(np.quantile(areas, 0.025), abs=0.02)
+    assert found.high == pytest.approx(np.quantile(areas, 0.975), abs=0.02)
+    assert auroc_interval([1, 2, 8, 9], [0, 0, 1, 1]) == Interval(1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("labels", [[1, 1], [0, 0], []])
+def test_an_auroc_needs_both_labels(labels):
+    with pytest.raises(DataError, match="scores of both labels"):
+        auroc_interval([0.5] * len(labels), labels)
