@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _sae(nouns)
     _features(nouns)
     _rules(nouns)
+    _methods(nouns)
     _compare(nouns)
     _bench(nouns)
     return parser
@@ -220,6 +221,13 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
         parser.add_argument("rules", help="YAML file, such as configs/rules/mood.yaml")
         parser.add_argument("--sae", help=_SAE_HELP + "; default: the one the file names")
         _model(parser)
+
+
+def _methods(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    verbs = _group(nouns, "methods", "The methods of steering.")
+    _command(
+        verbs, "list", _later("methods", "list_all"), "Their names in configs, sources and needs."
+    )
 
 
 def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:

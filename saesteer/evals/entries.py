@@ -132,7 +132,8 @@ def sites_of(entries: Sequence[Entry]) -> list[str]:
 
 def _fit(model: Model, contrast: Contrast, methods: Sequence[Any], site: Site | None) -> Entry:
     plans = tuple(method.fit(model, contrast, site) for method in methods)
-    return Entry(methods[0].name, methods[0].family, plans)
+    first = methods[0]
+    return Entry(first.name, first.family, plans, first.has_strength)
 
 
 def _named_apart(entries: Sequence[Entry]) -> list[Entry]:

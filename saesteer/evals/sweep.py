@@ -3,7 +3,7 @@
 Methods write their vectors in units of their own, so a common grid of strengths would compare
 nothing. A plan's strength multiplies Δh; one forward pass tells what relative dose a strength of 1
 means, and the grid is a grid of doses, run upwards until the KL budget is spent. A plan without
-an activation edit is one point.
+an activation edit, or of a method without a strength, is one point.
 """
 
 from __future__ import annotations
@@ -32,11 +32,15 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the comparison: a method with its fitted plan, or one plan a seed."""
+    """One line of the comparison: a method with its fitted plan, or one plan a seed.
+
+    `has_strength` is False for a method whose paper has none; it is then one point, as fitted.
+    """
 
     name: str
     family: Family
     plans: tuple[Plan, ...]
+    has_strength: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,11 @@ def check_doses(doses: Sequence[float]) -> tuple[float, ...]:
 
 
 def calibrate(bench: Bench, entry: Entry, doses: Sequence[float]) -> Swept:
-    """Learn what strength gives which dose; a plan that edits no activation here is one point."""
+    """Learn what strength gives which dose; one point if no activation is edited here."""
     units = tuple(
         dose_of(bench, plan.with_strength(1.0), CALIBRATION_PROMPTS) for plan in entry.plans
     )
-    swept = all(unit > 0 for unit in units)
+    swept = entry.has_strength and all(unit > 0 for unit in units)
     return Swept(entry, tuple(doses) if swept else (), units)
 
 

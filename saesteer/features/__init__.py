@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from saesteer.features.activations import read_activations
+from saesteer.features.activations import pooled_activations, read_activations
 from saesteer.features.attribution import Attribution, TokenAttribution, attribute_token
-from saesteer.features.effects import LogitEffect, logit_effects
+from saesteer.features.effects import LogitEffect, change_effects, logit_effects
 from saesteer.features.find import FoundFeature, find_features
 from saesteer.features.histogram import Histogram
 from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens
@@ -33,9 +33,11 @@ __all__ = [
     "TopFeature",
     "TopFeatures",
     "attribute_token",
+    "change_effects",
     "find_features",
     "logit_effects",
     "nearest_features",
+    "pooled_activations",
     "promoted_tokens",
     "read_activations",
     "show_feature",

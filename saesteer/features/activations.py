@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,6 +20,9 @@ from saesteer.data.contrast import Example
 from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, TokenBatch, as_model, pad_rows, record
+
+Pool = Literal["mean", "max", "last"]
+"""How a text's tokens become one row: their mean, each coordinate's maximum, or the last one."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def read_activations(
 
     Raises:
         SiteError: the model has no such site.
-        DataError: a text without tokens, or longer than the model can read.
+        DataError: a text without tokens, or longer than the model can read; or NaN comes back.
     """
     model = as_model(model)
     place = model.check_site(site)
@@ -56,8 +61,60 @@ def read_activations(
         resid = record(model, batch.tokens, [place])[place]
         keep = kept_tokens(resid, batch) if drop_outliers else batch.own
         for row, rows_resid, kept in zip(batch.rows, resid.float().cpu(), keep, strict=True):
-            found[row] = rows_resid[kept]
+            found[row] = _finite(rows_resid[kept], model, place)
     return [found[row] for row in range(len(examples))]
+
+
+def pooled_activations(
+    model: Model | nn.Module,
+    examples: Sequence[Example | str],
+    sites: Sequence[Site | str],
+    pool: Pool = "mean",
+    batch_size: int = 16,
+) -> dict[Site, Float[Tensor, "examples width"]]:
+    """One row per example and site, in fp32 on the CPU: the text's own tokens, pooled.
+
+    All sites are read in one pass and pooled as they arrive, so memory grows with examples x width
+    and not with tokens. Outlier tokens are left out, unless a text has no others.
+
+    Raises:
+        SiteError: the model has no such site.
+        DataError: a text without tokens, or longer than the model can read; or NaN comes back.
+    """
+    model = as_model(model)
+    places = [model.check_site(site) for site in sites]
+    found = {place: torch.empty(len(examples), model.layout.width(place)) for place in places}
+    for batch in text_batches(model, examples, batch_size):
+        rows = record(model, batch.tokens, places, partial(_pool, batch=batch, pool=pool))
+        for place in found:
+            found[place][list(batch.rows)] = _finite(rows[place], model, place)
+    return found
+
+
+def _pool(
+    resid: Float[Tensor, "batch pos width"], batch: TextBatch, pool: Pool
+) -> Float[Tensor, "batch width"]:
+    kept = kept_tokens(resid, batch)
+    kept = torch.where(kept.any(-1, keepdim=True), kept, batch.own).to(resid.device)
+    match pool:
+        case "mean":
+            total = torch.where(kept[..., None], resid.float(), 0.0).sum(1)
+            return (total / kept.sum(-1, keepdim=True)).cpu()
+        case "max":
+            lowest = torch.finfo(torch.float32).min
+            return torch.where(kept[..., None], resid.float(), lowest).amax(1).cpu()
+        case "last":
+            at = (kept * torch.arange(1, kept.shape[1] + 1, device=kept.device)).argmax(-1)
+            return resid[torch.arange(len(resid), device=at.device), at].float().cpu()
+
+
+def _finite(rows: Float[Tensor, "n width"], model: Model, site: Site) -> Float[Tensor, "n width"]:
+    if not bool(torch.isfinite(rows).all()):
+        raise DataError(
+            f"{model.name} gives NaN or infinity at {site}; check its weights, or load it in "
+            "float32 or bfloat16."
+        )
+    return rows
 
 
 def kept_tokens(

@@ -16,7 +16,8 @@ for choosing by an output score; scoring minimal pairs instead of the feature's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -81,20 +82,54 @@ def logit_effects(
     """
     model = as_model(model)
     sae.check_features(features)
-    texts = _cut_texts(model, _counterparts(contrast)[:max_pairs])
-    batches = _batches(model, texts, batch_size)
-    base = _preferences(model, batches, len(texts))
+    batches = _scored_batches(model, contrast, max_pairs, batch_size)
+    return _measured(model, batches, (_pushed(model, sae, f, dose, batches) for f in features))
+
+
+def change_effects(
+    model: Model | nn.Module,
+    contrast: Contrast,
+    changes: Iterable[AbstractContextManager[object]],
+    *,
+    max_pairs: int = EFFECT_PAIRS,
+    batch_size: int = 16,
+) -> list[LogitEffect]:
+    """The same effect of anything that changes the model while it is entered, such as a plan.
+
+    Args:
+        changes: entered one after the other, each for one pass over the pairs.
+
+    Raises:
+        DataError: no pair is long enough to be scored.
+    """
+    model = as_model(model)
+    return _measured(model, _scored_batches(model, contrast, max_pairs, batch_size), changes)
+
+
+def _measured(
+    model: Model, batches: Sequence[_Rows], changes: Iterable[AbstractContextManager[object]]
+) -> list[LogitEffect]:
+    base = _preferences(model, batches)
     effects: list[LogitEffect] = []
-    for feature in features:
-        direction = F.normalize(sae.w_dec[feature].float(), dim=0)
-        handle = install(model.layout.point(sae.site), _Push(direction, dose, batches))
-        try:
-            change = _preferences(model, batches, len(texts)) - base
-        finally:
-            handle.remove()
-        error = float(change.std()) / len(change) ** 0.5 if len(change) > 1 else None
-        effects.append(LogitEffect(float(change.mean()), error, len(change)))
+    for change in changes:
+        with change:
+            moved = _preferences(model, batches) - base
+        error = float(moved.std()) / len(moved) ** 0.5 if len(moved) > 1 else None
+        effects.append(LogitEffect(float(moved.mean()), error, len(moved)))
     return effects
+
+
+@contextmanager
+def _pushed(
+    model: Model, sae: SAE, feature: int, dose: float, batches: Sequence[_Rows]
+) -> Iterator[None]:
+    """The model with one feature's unit decoder row added."""
+    direction = F.normalize(sae.w_dec[feature].float(), dim=0)
+    handle = install(model.layout.point(sae.site), _Push(direction, dose, batches))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _Push:
@@ -154,7 +189,9 @@ def common_length(left: Sequence[int], right: Sequence[int]) -> int:
     return next((i for i in range(limit) if left[i] != right[i]), limit)
 
 
-def _batches(model: Model, texts: Sequence[tuple[list[int], int]], size: int) -> list[_Rows]:
+def _scored_batches(model: Model, contrast: Contrast, max_pairs: int, size: int) -> list[_Rows]:
+    """Padded batches, longest texts first; texts 2n and 2n + 1 are a pair."""
+    texts = _cut_texts(model, _counterparts(contrast)[:max_pairs])
     order = sorted(range(len(texts)), key=lambda text: -len(texts[text][0]))
     batches: list[_Rows] = []
     for first in range(0, len(order), size):
@@ -167,9 +204,9 @@ def _batches(model: Model, texts: Sequence[tuple[list[int], int]], size: int) ->
 
 
 @torch.no_grad()
-def _preferences(model: Model, batches: Sequence[_Rows], n_texts: int) -> Float[Tensor, " pairs"]:
+def _preferences(model: Model, batches: Sequence[_Rows]) -> Float[Tensor, " pairs"]:
     """Mean log-probability of each positive's scored tokens less that of its counterpart's."""
-    means = torch.zeros(n_texts, dtype=torch.float64)
+    means = torch.zeros(sum(len(batch.texts) for batch in batches), dtype=torch.float64)
     for batch in batches:
         ids = batch.tokens.input_ids[:, 1:]
         scored = batch.scored[:, 1:].to(ids.device)

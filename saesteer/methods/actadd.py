@@ -9,7 +9,7 @@ Source: Turner et al. 2023 (2308.10248), which pads the shorter prompt with spac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor
@@ -32,6 +32,9 @@ _ROUNDING = 1e-5
 @dataclass(frozen=True)
 class ActAdd(Method):
     """One prompt pair; None takes the texts of the contrast's first train pair."""
+
+    source: ClassVar[str] = "Turner et al. 2023, 2308.10248"
+    needs: ClassVar[str] = "one pair of prompts"
 
     positive: str | None = None
     negative: str | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import ContrastError
+from saesteer.errors import ConfigError, ContrastError
 from saesteer.features.activations import read_activations
 from saesteer.models.model import Model
 from saesteer.models.sites import Site
@@ -26,6 +26,9 @@ from saesteer.steer import Plan
 Family = Literal["feature", "dense", "prompt", "rule", "plan", "control"]
 """What a method works with; the report's verdict and colours go by it."""
 
+Side = Literal["negatives", "positives"]
+"""The side of a contrast whose behaviour a method takes away."""
+
 ROUNDING = 1e-5
 """Share of a norm below which two fp32 activations are the same: batches of other shapes round
 differently."""
@@ -33,7 +36,31 @@ differently."""
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """One way to steer, ready to be fitted to a contrast."""
+    """One way to steer, ready to be fitted to a contrast.
+
+    Attributes:
+        source: where it was published.
+        needs: what it is fitted to, in a few words.
+        has_strength: whether its dose may be swept; without, it is one point of a comparison.
+    """
+
+    source: ClassVar[str]
+    needs: ClassVar[str]
+    has_strength: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check every setting that is a choice among words.
+
+        Raises:
+            ConfigError: another word.
+        """
+        for name, hint in get_type_hints(type(self)).items():
+            got = getattr(self, name, None)
+            if get_origin(hint) is Literal and got not in get_args(hint):
+                known = ", ".join(map(str, get_args(hint)))
+                raise ConfigError(
+                    f"{type(self).__name__}: {name} is {got!r}, expected one of {known}."
+                )
 
     @property
     @abstractmethod
@@ -48,6 +75,8 @@ class Method(ABC):
     @abstractmethod
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """A plan that steers towards the contrast's positives.
+
+        Methods that take a behaviour away take the negatives' away unless told otherwise.
 
         Args:
             model: a `Model`, or anything that `as_model` takes.
@@ -66,6 +95,16 @@ def default_site(model: Model) -> Site:
     for another model it is a start, not a finding: try others.
     """
     return Site(max(model.n_layers // 3 - 1, 0), "resid_post")
+
+
+def check_optional_site(model: Model, site: Site | str | None) -> None:
+    """For a method that acts at sites of its own: a wrong `site` is still a mistake.
+
+    Raises:
+        SiteError: the model has no such site.
+    """
+    if site is not None:
+        model.check_site(site)
 
 
 def site_or_default(model: Model, site: Site | str | None) -> Site:
@@ -94,6 +133,15 @@ def difference_in_means(model: Model, contrast: Contrast, site: Site) -> Vector:
             "no direction between them; check that their texts differ."
         )
     return vector
+
+
+def read_contrast(ref: Contrast | str) -> Contrast:
+    """A contrast in a method's settings: itself, or what `Contrast.read` makes of its name.
+
+    Raises:
+        ContrastError: no such file or built-in, or one that can't be used.
+    """
+    return Contrast.read(ref) if isinstance(ref, str) else ref
 
 
 def of_norm(vector: Vector, norm: float) -> Vector:

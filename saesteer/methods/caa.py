@@ -7,7 +7,7 @@ so each is read as the mean over its own tokens: the paper's formula with anothe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 from saesteer.data.contrast import Contrast
 from saesteer.methods.base import Family, Method, difference_in_means, site_or_default
@@ -20,6 +20,9 @@ from saesteer.steer import Plan, add, generated
 @dataclass(frozen=True)
 class CAA(Method):
     """`h += strength · (mean h⁺ − mean h⁻)` at every position that chooses a generated token."""
+
+    source: ClassVar[str] = "Rimsky et al. 2023, 2312.06681"
+    needs: ClassVar[str] = "two groups of texts"
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class FeatureSteering(Method):
         mode: "add" adds the unit sum of unit decoder rows at strength × ‖h‖; "clamp" holds each
             feature at `CLAMP_MULTIPLE` × its largest train activation, strength scaling the change.
     """
+
+    source: ClassVar[str] = "Templeton et al. 2024; Arad et al. 2025, 2505.20063"
+    needs: ClassVar[str] = "an SAE, pairs"
 
     sae: SAE
     feature: int | None = None

@@ -7,7 +7,7 @@ instructions. It has no strength, so it is one point on the plot of effect again
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, ClassVar, Literal, final
 
 from saesteer.data.contrast import Contrast
 from saesteer.methods.base import Family, Method
@@ -35,6 +35,10 @@ class Prompting(Method):
     `instruction` None takes the one written for the contrast, or quotes a few of its positives.
     A prefix goes before a plain text or a chat's last user message; a system message needs a chat.
     """
+
+    source: ClassVar[str] = "baseline of AxBench, Wu et al. 2025, 2501.17148"
+    needs: ClassVar[str] = "an instruction"
+    has_strength: ClassVar[bool] = False
 
     instruction: str | None = None
     place: Literal["prefix", "system"] = "prefix"

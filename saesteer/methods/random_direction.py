@@ -7,7 +7,7 @@ something only beyond what noise of the same size, or better of the same KL, doe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 
@@ -31,6 +31,9 @@ class RandomDirection(Method):
 
     `norm` is the vector's Euclidean norm in the model's scale; None takes the CAA vector's.
     """
+
+    source: ClassVar[str] = "control"
+    needs: ClassVar[str] = "nothing; a contrast for its norm"
 
     seed: int = 0
     norm: float | None = None

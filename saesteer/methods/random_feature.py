@@ -7,7 +7,7 @@ than noise does. A feature found for a behaviour should beat a feature found for
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import torch
 
@@ -28,6 +28,9 @@ class RandomFeature(Method):
 
     `norm` is the added vector's Euclidean norm; None takes the CAA vector's at the same site.
     """
+
+    source: ClassVar[str] = "control"
+    needs: ClassVar[str] = "an SAE"
 
     sae: SAE
     seed: int = 0

@@ -20,11 +20,20 @@ class _AllSeen(Exception):
 
 
 @torch.no_grad()
-def record(model: Model, batch: TokenBatch, sites: Sequence[Site | str]) -> dict[Site, Tensor]:
+def record(
+    model: Model,
+    batch: TokenBatch,
+    sites: Sequence[Site | str],
+    keep: Callable[[Tensor], Tensor] | None = None,
+) -> dict[Site, Tensor]:
     """Activations at `sites`, each `[batch, pos, width]` in the model's dtype.
 
     The blocks above the last site are not run. Rows at padding are whatever the model computes
     there: mask them with `batch.attention_mask`.
+
+    Args:
+        keep: what stays of an activation, worked out as it arrives, so that reading every layer
+            takes the memory of one; all of it if left out.
 
     Raises:
         SiteError: the model has no such site.
@@ -34,7 +43,7 @@ def record(model: Model, batch: TokenBatch, sites: Sequence[Site | str]) -> dict
 
     def reader(site: Site) -> Callable[[Tensor], None]:
         def read(resid: Tensor) -> None:
-            seen[site] = resid
+            seen[site] = resid if keep is None else keep(resid)
             if len(seen) == len(set(wanted)):
                 raise _AllSeen
 

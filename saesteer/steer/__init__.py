@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saesteer.steer.condition import PromptCondition, condition_score
 from saesteer.steer.edit import Edit
 from saesteer.steer.feature_edits import ablate, clamp, feature_add, scale
 from saesteer.steer.feature_edits import replace_by as replace
@@ -32,6 +33,7 @@ __all__ = [
     "Gate",
     "Intervention",
     "Plan",
+    "PromptCondition",
     "PromptEdit",
     "Schedule",
     "Trace",
@@ -42,6 +44,7 @@ __all__ = [
     "affine",
     "all",
     "clamp",
+    "condition_score",
     "constant",
     "decay",
     "feature_add",

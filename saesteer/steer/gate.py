@@ -113,6 +113,21 @@ class ColumnHistory:
             raise PlanError("a gate read its history before writing to it; call write first.")
         return self._values[:, : frame.n_columns]
 
+    def before(self, frame: Frame, like: Tensor) -> Tensor:
+        """What stood in the column before this pass, `[batch, 1, n]`; `fill` if none was written.
+
+        Args:
+            like: this pass's values, for their shape and dtype.
+
+        Raises:
+            PlanError: another number of rows than the text had so far.
+        """
+        self._make_room(frame.n_columns, like)
+        assert self._values is not None
+        if frame.start == 0:
+            return torch.full_like(like[:, :1], self._fill)
+        return self._values[:, frame.start - 1 : frame.start]
+
     def select_rows(self, rows: Tensor) -> None:
         """Follow the cache: keep these rows in this order."""
         if self._values is not None:

@@ -45,6 +45,7 @@ _KINDS: dict[str, type] = {
         intervention.AddScaled,
         intervention.ProjectOut,
         intervention.Affine,
+        intervention.AffineEach,
         feature_edits.Clamp,
         feature_edits.Scale,
         feature_edits.Ablate,

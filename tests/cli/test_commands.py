@@ -119,3 +119,16 @@ def test_rules_check_and_explain(run: Any, disk: Path, tmp_path: Path) -> None:
     assert done.status == 0, done.err
     result = json.loads(report.read_text())
     assert {"unsteered", "steered", "explained", "trace"} <= set(result)
+
+
+def test_methods_are_listed_under_their_names_in_configs(run: Any, tmp_path: Path) -> None:
+    from saesteer.evals.build import METHODS
+
+    report = tmp_path / "methods.json"
+    done = run("methods", "list", "--json", report)
+    assert done.status == 0, done.err
+    rows = json.loads(report.read_text())
+    assert [row["method"] for row in rows] == list(METHODS)
+    assert all(row["source"] and row["needs"] for row in rows)
+    without = {row["method"] for row in rows if row["strength"] == "no"}
+    assert without == {"AurA", "DirectionalAblation", "Prompting"}

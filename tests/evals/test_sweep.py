@@ -15,6 +15,7 @@ from saesteer.evals.sweep import (
     STRETCH,
     Entry,
     Swept,
+    calibrate,
     check_doses,
     choose,
     curve_on_validation,
@@ -113,3 +114,17 @@ def test_grids_are_sorted_and_checked() -> None:
     for bad in ([], [0.0], [0.1, -0.1]):
         with pytest.raises(TaskError, match="doses are"):
             check_doses(bad)
+
+
+def test_a_method_without_a_strength_is_one_point_as_fitted(
+    runs: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "dose_of", lambda *_: 0.5)
+    plans = (Plan(name="out", strength=1.0),)
+    for has_strength, measured in ((False, [1.0]), (True, [0.2, 0.4, 0.8])):
+        runs.clear()
+        found = calibrate(NO_BENCH, Entry("out", "dense", plans, has_strength), GRID)
+        curve_on_validation(NO_BENCH, found, 1e9, ignore)
+        assert found.swept == has_strength
+        assert runs[: len(measured)] == measured
+        assert has_strength or len(runs) == 1

@@ -10,7 +10,7 @@ import torch
 
 from saesteer.data.contrast import Example
 from saesteer.errors import DataError, SiteError
-from saesteer.features.activations import prefix_ids, read_activations
+from saesteer.features.activations import pooled_activations, prefix_ids, read_activations
 from saesteer.models import TokenBatch, install, record
 from saesteer.models.sites import Site
 
@@ -108,3 +108,41 @@ def test_errors_name_the_text_and_the_limit(tiny_model: Any) -> None:
         read_activations(model, ["far too long a text for eight positions"], SITE)
     with pytest.raises(SiteError, match="layer 40 does not exist"):
         read_activations(model, ["fine"], "resid_post.40")
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "last"])
+def test_pooled_rows_are_the_texts_own_tokens_pooled(tiny_model: Any, pool: Any) -> None:
+    model = tiny_model("llama")
+    sites = [SITE, Site(2, "neurons"), Site(0, "head_out", 1)]
+    found = pooled_activations(model, TEXTS, sites, pool, batch_size=3)
+    assert list(found) == sites
+    for site in sites:
+        rows = read_activations(model, TEXTS, site, batch_size=3, drop_outliers=True)
+        ways = {"mean": lambda r: r.mean(0), "max": lambda r: r.amax(0), "last": lambda r: r[-1]}
+        expected = torch.stack([ways[pool](row) for row in rows])
+        torch.testing.assert_close(found[site], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_of_outliers_alone_is_pooled_all_the_same(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    plain = pooled_activations(model, TEXTS, [SITE])[SITE]
+    by_length = sorted(range(len(TEXTS)), key=lambda row: -len(ids_of(model, TEXTS[row])))
+    scale = torch.ones(len(TEXTS), 1, 1)
+    scale[by_length.index(2)] = 1000.0  # every token of the shortest text
+    handle = install(model.layout.point(SITE), lambda resid: resid * scale)
+    try:
+        got = pooled_activations(model, TEXTS, [SITE])[SITE]
+    finally:
+        handle.remove()
+    torch.testing.assert_close(got[2], 1000 * plain[2], rtol=1e-3, atol=1e-3)
+
+
+def test_nan_is_an_error_and_not_a_statistic(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    handle = install(model.layout.point(SITE), lambda resid: resid / 0.0)
+    try:
+        for read in (read_activations, lambda m, t, s: pooled_activations(m, t, [s])):
+            with pytest.raises(DataError, match="gives NaN or infinity at resid_post.1"):
+                read(model, TEXTS, SITE)
+    finally:
+        handle.remove()

@@ -17,7 +17,23 @@ from saesteer.saes import SAE
 from saesteer.steer import Plan
 
 TEXT = "some words of no kind"
-NAMES = ("CAA", "ActAdd", "RandomDirection", "RandomFeature", "FeatureSteering", "Prompting")
+NAMES = (
+    "CAA",
+    "CAST",
+    "ITI",
+    "ActAdd",
+    "AurA",
+    "BreakingBadTokens",
+    "DirectionalAblation",
+    "FeatureSteering",
+    "LinearAcT",
+    "LinearProbe",
+    "MassMean",
+    "Prompting",
+    "RandomDirection",
+    "RandomFeature",
+    "RepE",
+)
 
 
 @pytest.fixture(params=NAMES)
@@ -42,6 +58,11 @@ def test_methods_are_frozen_values(method: Method) -> None:
     assert is_dataclass(method)
     with pytest.raises(FrozenInstanceError):
         method.seed = 1  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_methods_say_where_they_come_from_and_what_they_need(method: Method) -> None:
+    assert method.source
+    assert method.needs
 
 
 def test_fitting_gives_a_plan_of_the_methods_name(

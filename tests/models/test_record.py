@@ -224,3 +224,12 @@ def test_sites_that_a_model_lacks(tiny_model, arch, site, message):
 def test_a_negative_layer_is_no_layer(tiny_model):
     with pytest.raises(SiteError, match="layer -1 does not exist"):
         tiny_model("llama").check_site(Site(-1, "resid_post"))
+
+
+def test_only_what_is_kept_stays(one):
+    model, batch = one("llama")
+    sites = ["neurons.0", "neurons.2"]
+    whole = record(model, batch, sites)
+    kept = record(model, batch, sites, keep=lambda resid: resid.amax(1))
+    for site, resid in whole.items():
+        assert torch.equal(kept[site], resid.amax(1))

@@ -117,3 +117,17 @@ def test_bad_features_are_refused(tiny_model: Any, tiny_sae: Any) -> None:
         steer.scale(sae, [1, 2, 3], [1.0, 2.0])
     with pytest.raises(PlanError, match="finite"):
         steer.clamp(sae, 1, float("inf"))
+
+
+def test_a_map_of_each_coordinate_is_the_diagonal_map() -> None:
+    weight = torch.linspace(-1, 2, WIDTH)
+    each, whole = (steer.affine(SITE, w, VECTOR) for w in (weight, torch.diag(weight)))
+    assert type(each) is not type(whole)
+    assert torch.allclose(each.delta(RESID), whole.delta(RESID), atol=1e-5)
+    same = steer.affine(SITE, torch.ones(WIDTH), torch.zeros(WIDTH))
+    assert torch.equal(same.delta(RESID), torch.zeros_like(RESID))
+    assert (
+        steer.affine(SITE, weight, torch.zeros(WIDTH)).describe() == "affine map of 8 coordinates"
+    )
+    with pytest.raises(DimensionError, match="expected"):
+        steer.affine(SITE, torch.ones(WIDTH + 1), VECTOR)

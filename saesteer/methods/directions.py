@@ -1,0 +1,125 @@
+"""Directions between two groups of activations, and the one rule for how long they are.
+
+Papers scale their directions in units of their own. Here every direction that has no length from
+its paper is as long as it takes to carry one group's mean to the other's along it, so that a
+strength of 1 means one thing for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from saesteer.axes import Rows, Vector
+from saesteer.data.contrast import Contrast
+from saesteer.errors import ContrastError
+from saesteer.features.activations import Pool, pooled_activations
+from saesteer.features.separation import cohens_d
+from saesteer.methods.base import ROUNDING
+from saesteer.models.model import Model
+from saesteer.models.sites import Site
+
+
+class Sides(NamedTuple):
+    """Pooled activations of a contrast's two labels, one row per text."""
+
+    positive: Rows
+    negative: Rows
+
+    @property
+    def difference(self) -> Vector:
+        """Mean of the positives less mean of the negatives."""
+        return self.positive.mean(0) - self.negative.mean(0)
+
+    @property
+    def rows(self) -> Rows:
+        """Both, positives first."""
+        return torch.cat(self)
+
+    @property
+    def labels(self) -> Float[Tensor, " n"]:
+        """1 and 0 for `rows`."""
+        return torch.cat([torch.ones(len(self.positive)), torch.zeros(len(self.negative))])
+
+    def columns(self, start: int, stop: int) -> Sides:
+        """A share of the last axis, such as one head's."""
+        return Sides(self.positive[:, start:stop], self.negative[:, start:stop])
+
+
+def read_sides(
+    model: Model, contrast: Contrast, sites: Sequence[Site], pool: Pool
+) -> dict[Site, Sides]:
+    """Both labels' texts at some sites, each pooled to a row, read in one pass.
+
+    Raises:
+        SiteError, DataError: as `pooled_activations`.
+    """
+    n_positive = len(contrast.positives)
+    examples = [*contrast.positives, *contrast.negatives]
+    found = pooled_activations(model, examples, sites, pool)
+    return {site: Sides(rows[:n_positive], rows[n_positive:]) for site, rows in found.items()}
+
+
+def spanning(direction: Vector, sides: Sides, who: str) -> Vector:
+    """`direction` at the length that carries the negatives' mean to the positives' along it.
+
+    v = ŵ (ŵ · (mean h⁺ − mean h⁻)).
+
+    Raises:
+        ContrastError: the means don't differ that way round along it.
+    """
+    unit = functional.normalize(direction.float(), dim=0)
+    length = float(unit @ sides.difference)
+    if not length > ROUNDING * float(sides.positive.mean(0).norm()):
+        raise ContrastError(
+            f"{who}: positives and negatives don't differ along the direction found; "
+            "check that their texts differ, or give more of them."
+        )
+    return unit * length
+
+
+def isolated(vector: Vector, others: Sequence[Vector], who: str) -> Vector:
+    """`vector` without its projection on the span of `others`.
+
+    Raises:
+        ContrastError: nothing is left of it, or there was nothing.
+    """
+    rest = vector.double()
+    if others:
+        _, sizes, rows = torch.linalg.svd(torch.stack(list(others)).double(), full_matrices=False)
+        basis = rows[sizes > ROUNDING * sizes.max()]  # the others may depend on each other
+        rest = rest - basis.T @ (basis @ rest)
+    if not float(rest.norm()) > ROUNDING * float(vector.norm()):
+        raise ContrastError(f"{who}: no direction is left that the other concepts don't span.")
+    return rest.float()
+
+
+def separation(sides: Sides, vector: Vector) -> float:
+    """Cohen's d of the projections on `vector`, positives over negatives."""
+    return float(cohens_d((sides.rows @ vector)[:, None], sides.labels > 0.5))
+
+
+def principal_component(rows: Rows) -> Vector:
+    """Unit first right singular vector of `rows`, taken as they are; its sign means nothing."""
+    return torch.linalg.svd(rows.double(), full_matrices=False).Vh[0].float()
+
+
+def logistic_direction(sides: Sides) -> tuple[Vector, float]:
+    """Weight and bias of a logistic regression, L2 with C = 1 on rows brought to RMS 1.
+
+    The one scale for all coordinates gives C the same meaning at every site and keeps the
+    direction that of the raw activations.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    rms = float(sides.rows.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+    probe = LogisticRegression(C=1.0, max_iter=2000)
+    probe.fit((sides.rows / rms).double().numpy(), sides.labels.numpy())
+    weight = torch.from_numpy(probe.coef_[0]).float() / rms
+    return weight, float(np.ravel(probe.intercept_)[0])

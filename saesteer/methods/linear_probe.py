@@ -1,0 +1,53 @@
+"""A linear probe used backwards: steer along the weights of a logistic regression.
+
+`h += strength · v` at every position that chooses a generated token, v = ŵ (ŵ · (mean h⁺ − mean
+h⁻)) `[width]` with w the probe's weights: strength 1 carries the negatives' mean to the positives'
+along w. The probe reads one row per text, L2 with C = 1 on rows brought to RMS 1.
+
+Source: the baseline that every paper on probes has (Alain and Bengio 2016, 1610.01644; Li et al.
+2023, 2306.03341, "probe weight direction"); papers differ in regularisation and length, so both
+are stated above and are choices of this library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from saesteer.data.contrast import Contrast
+from saesteer.features.activations import Pool
+from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.methods.directions import logistic_direction, read_sides, spanning
+from saesteer.models import Model, as_model
+from saesteer.models.sites import Site
+from saesteer.steer import Plan, add, generated
+
+
+@final
+@dataclass(frozen=True)
+class LinearProbe(Method):
+    """The probe's direction; `read` is how a text becomes one row."""
+
+    source: ClassVar[str] = "Alain and Bengio 2016, 1610.01644"
+    needs: ClassVar[str] = "two groups of texts"
+
+    read: Pool = "mean"
+
+    @property
+    def name(self) -> str:
+        """What papers call it."""
+        return "linear probe"
+
+    @property
+    def family(self) -> Family:
+        """A dense vector."""
+        return "dense"
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """The direction as a plan; see `Method.fit`."""
+        model = as_model(model)
+        place = site_or_default(model, site)
+        sides = read_sides(model, contrast.split("train"), [place], self.read)[place]
+        weight, _ = logistic_direction(sides)
+        vector = spanning(weight, sides, f"{contrast.name} at {place}")
+        return Plan(add(place, vector), where=generated(), name=self.name)

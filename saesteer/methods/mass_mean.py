@@ -1,0 +1,68 @@
+"""Mass-mean direction: the difference in means, read at each text's end, maybe whitened.
+
+`h += strength · v` at every position that chooses a generated token. θ = mean h⁺ − mean h⁻
+`[width]`; v = θ, or with `whiten` v along Σ⁻¹θ, Σ the covariance within the groups, as long as it
+takes to carry the negatives' mean to the positives' along it.
+
+Source: Marks and Tegmark 2023, The Geometry of Truth (2310.06824). They intervene with θ itself and
+whiten only to classify; the option is here because a probe's direction is Σ⁻¹θ. They read the
+statement's last token. Their Σ is the plain covariance; with fewer texts than dimensions it has no
+inverse, so here it is shrunk by Ledoit and Wolf's rule. Read over the mean of a text's tokens
+instead of its last, and not whitened, this is CAA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+
+from saesteer.axes import Vector
+from saesteer.data.contrast import Contrast
+from saesteer.features.activations import Pool
+from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.methods.directions import Sides, read_sides, spanning
+from saesteer.models import Model, as_model
+from saesteer.models.sites import Site
+from saesteer.steer import Plan, add, generated
+
+
+@final
+@dataclass(frozen=True)
+class MassMean(Method):
+    """The difference in means; `whiten` tilts it by the covariance, `read` is what it reads."""
+
+    source: ClassVar[str] = "Marks and Tegmark 2023, 2310.06824"
+    needs: ClassVar[str] = "two groups of texts"
+
+    whiten: bool = False
+    read: Pool = "last"
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "mass mean, whitened" if self.whiten else "mass mean"
+
+    @property
+    def family(self) -> Family:
+        """A dense vector."""
+        return "dense"
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """The direction as a plan; see `Method.fit`."""
+        model = as_model(model)
+        place = site_or_default(model, site)
+        sides = read_sides(model, contrast.split("train"), [place], self.read)[place]
+        direction = _whitened(sides) if self.whiten else sides.difference
+        vector = spanning(direction, sides, f"{contrast.name} at {place}")
+        return Plan(add(place, vector), where=generated(), name=self.name)
+
+
+def _whitened(sides: Sides) -> Vector:
+    """Σ⁻¹θ with Σ shrunk towards a multiple of the identity (Ledoit and Wolf 2004)."""
+    from sklearn.covariance import LedoitWolf
+
+    centred = torch.cat([side - side.mean(0) for side in sides]).double()
+    shrunk = LedoitWolf(assume_centered=True).fit(centred.numpy()).covariance_
+    return torch.linalg.solve(torch.from_numpy(shrunk), sides.difference.double()).float()

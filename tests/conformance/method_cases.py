@@ -1,0 +1,67 @@
+"""Every method with small settings, fitted to tiny models, for the laws of methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from laws import ARCHES
+
+from saesteer import methods
+from saesteer.data.contrast import Contrast
+from saesteer.methods import Method
+from saesteer.models import Model
+from saesteer.saes import SAE
+from saesteer.steer import Plan
+
+SITE = "resid_post.2"
+LETTERS = Contrast.from_texts(
+    [f"aa ee {i} aaa" for i in range(10)], [f"zz xx {i} zzz" for i in range(10)], name="letters"
+)
+OTHERS = Contrast.from_texts(
+    [f"aa xx {i} mmm" for i in range(10)], [f"zz ee {i} ooo" for i in range(10)], name="others"
+)
+LIKE_PROMPTS = Contrast.from_texts(
+    [f"something longer {i}" for i in range(10)], [f"x{i}" for i in range(10)], name="lengths"
+)
+"""A condition that some of the laws' prompts meet and others don't."""
+
+CASES: Mapping[str, Callable[[SAE], Method]] = {
+    "ActAdd": lambda _: methods.ActAdd(),
+    "AurA": lambda _: methods.AurA(),
+    "BreakingBadTokens": methods.BreakingBadTokens,
+    "BreakingBadTokens-input": lambda sae: methods.BreakingBadTokens(sae, "input", n_features=1),
+    "BreakingBadTokens-token": lambda sae: methods.BreakingBadTokens(sae, "token"),
+    "CAA": lambda _: methods.CAA(),
+    "CAST": lambda _: methods.CAST(condition=LIKE_PROMPTS),
+    "CAST-last": lambda _: methods.CAST(condition=LIKE_PROMPTS, over="last"),
+    "DirectionalAblation": lambda _: methods.DirectionalAblation(n_candidates=2),
+    "FeatureSteering": lambda sae: methods.FeatureSteering(sae, n_candidates=2),
+    "ITI": lambda _: methods.ITI(top_k=3),
+    "LinearAcT": lambda _: methods.LinearAcT(),
+    "LinearProbe": lambda _: methods.LinearProbe(),
+    "MassMean": lambda _: methods.MassMean(whiten=True),
+    "RandomDirection": lambda _: methods.RandomDirection(),
+    "RandomFeature": methods.RandomFeature,
+    "RepE": lambda _: methods.RepE(layers=[1, 2]),
+    "RepIt": lambda _: methods.DirectionalAblation(others=[OTHERS], n_candidates=2),
+}
+"""Prompting is not among them: it edits no activation that decoding could disagree about."""
+
+UNREACHABLE = {("AurA", "mixtral")}
+"""Fused experts have no neurons to hook."""
+FAST_ARCHES = ("llama", "neox")
+"""Architectures of the default run, sequential and parallel; the full run has the others."""
+
+
+def grid() -> list[tuple[str, str]]:
+    """Every method on every architecture that has what it needs."""
+    return [(n, a) for n in CASES for a in ARCHES if (n, a) not in UNREACHABLE]
+
+
+@cache
+def fitted(name: str, model: Model, make_sae: Callable[..., SAE]) -> Plan:
+    """The method's plan for a tiny model, fitted once."""
+    sae: Any = make_sae(model, SITE)
+    return CASES[name](sae).fit(model, LETTERS, SITE)
