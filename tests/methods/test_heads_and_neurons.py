@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,14 @@ def pushed(plan: Plan) -> dict[tuple[int, int], Tensor]:
     return {key: part for key, part in heads.items() if part.norm() > 0}
 
 
+def hard() -> Contrast:
+    """Texts whose label hangs on a letter some way from the end, so that heads differ."""
+    draw = random.Random(0)
+    texts = ["".join(draw.choices("abcdefgh", k=4)) for _ in range(120)]
+    sides = [[t for t in texts if (t[1] in "abcd") == side] for side in (True, False)]
+    return Contrast.from_texts(*sides, name="hard")
+
+
 def test_iti_pushes_the_asked_number_of_heads_by_alpha_sigma_theta(
     model: Model, letters: Contrast
 ) -> None:
@@ -57,10 +66,11 @@ def test_iti_pushes_the_asked_number_of_heads_by_alpha_sigma_theta(
 
 
 def test_iti_takes_the_heads_whose_probes_do_best_on_validation(
-    model: Model, letters: Contrast
+    model: Model,
 ) -> None:
     from sklearn.linear_model import LogisticRegression
 
+    letters = hard()
     kept = pushed(ITI(top_k=4).fit(model, letters))
     accuracy: dict[tuple[int, int], float] = {}
     for layer in range(model.n_layers):
@@ -74,6 +84,7 @@ def test_iti_takes_the_heads_whose_probes_do_best_on_validation(
             probe = LogisticRegression(max_iter=2000)
             probe.fit((train.rows / rms).numpy(), train.labels.numpy())
             accuracy[layer, head] = probe.score((held.rows / rms).numpy(), held.labels.numpy())
+    assert len(set(accuracy.values())) > 3
     worst = min(accuracy[key] for key in kept)
     assert all(accuracy[key] <= worst for key in accuracy if key not in kept)
 
