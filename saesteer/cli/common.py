@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def write_json(args: argparse.Namespace, result: Any) -> None:
     write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
 
 
-def show_table(rows: list[Mapping[str, Any]]) -> None:
+def show_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows with equal keys as aligned columns."""
     from rich.console import Console
     from rich.table import Table
