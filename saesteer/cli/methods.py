@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from saesteer.cli.common import check_json, show_table, write_json
 
@@ -13,7 +15,7 @@ def list_all(args: argparse.Namespace) -> None:
     from saesteer.evals.build import METHODS
 
     check_json(args)
-    rows = [
+    rows: list[Mapping[str, Any]] = [
         {
             "method": name,
             "source": kind.source,

@@ -55,7 +55,8 @@ class LinearAcT(Method):
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """One map a layer and kind, whatever `site` is; see `Method.fit`.
 
-        Costs one pass over the train texts, up to the site, for each of them.
+        Costs one pass over the train texts, up to the site, for each of them: three minutes for
+        the 60 sites of the embedded model and 90 texts, on two cores.
         """
         model = as_model(model)
         check_optional_site(model, site)

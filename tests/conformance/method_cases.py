@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from laws import ARCHES
+from laws import ARCHES, PROMPTS
 
 from saesteer import methods
 from saesteer.data.contrast import Contrast
@@ -22,10 +22,8 @@ LETTERS = Contrast.from_texts(
 OTHERS = Contrast.from_texts(
     [f"aa xx {i} mmm" for i in range(10)], [f"zz ee {i} ooo" for i in range(10)], name="others"
 )
-LIKE_PROMPTS = Contrast.from_texts(
-    [f"something longer {i}" for i in range(10)], [f"x{i}" for i in range(10)], name="lengths"
-)
-"""A condition that some of the laws' prompts meet and others don't."""
+LONG = Contrast.from_texts([PROMPTS[1]] * 10, [PROMPTS[0], PROMPTS[2]] * 5, name="long")
+"""A condition that the second of the laws' prompts meets and not all the others do."""
 
 CASES: Mapping[str, Callable[[SAE], Method]] = {
     "ActAdd": lambda _: methods.ActAdd(),
@@ -34,8 +32,8 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "BreakingBadTokens-input": lambda sae: methods.BreakingBadTokens(sae, "input", n_features=1),
     "BreakingBadTokens-token": lambda sae: methods.BreakingBadTokens(sae, "token"),
     "CAA": lambda _: methods.CAA(),
-    "CAST": lambda _: methods.CAST(condition=LIKE_PROMPTS),
-    "CAST-last": lambda _: methods.CAST(condition=LIKE_PROMPTS, over="last"),
+    "CAST": lambda _: methods.CAST(condition=LONG),
+    "CAST-last": lambda _: methods.CAST(condition=LONG, over="last"),
     "DirectionalAblation": lambda _: methods.DirectionalAblation(n_candidates=2),
     "FeatureSteering": lambda sae: methods.FeatureSteering(sae, n_candidates=2),
     "ITI": lambda _: methods.ITI(top_k=3),

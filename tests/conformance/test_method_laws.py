@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from laws import PROMPTS, Run, generate, same
-from method_cases import FAST_ARCHES, fitted, grid
+from method_cases import CASES, FAST_ARCHES, fitted, grid
 from torch import Tensor
 
 from saesteer.models import Model
@@ -29,13 +30,16 @@ class Case(NamedTuple):
     steered: Run
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
+def cases(names: Sequence[str] = tuple(CASES)) -> list[Any]:
+    """Methods on architectures; those that are slow to add up are left to the full run."""
+    return [
         pytest.param((n, a), id=f"{n}-{a}", marks=() if a in FAST_ARCHES else pytest.mark.full)
         for n, a in grid()
-    ],
-)
+        if n in names
+    ]
+
+
+@pytest.fixture(scope="module", params=cases())
 def case(request: pytest.FixtureRequest, tiny_model: Any, tiny_sae: Any) -> Case:
     """One method on one architecture."""
     name, arch = request.param
@@ -57,6 +61,15 @@ def test_it_moves_logits_a_hundred_times_the_tolerance(case: Case) -> None:
 
 def test_the_first_generated_token_is_steered(case: Case) -> None:
     assert moved(case.steered.logits[:, 0], case.plain.logits[:, 0]) > MOVES
+
+
+@pytest.mark.parametrize("case", cases(["CAST", "CAST-last"]), indirect=True)
+def test_a_condition_is_each_rows_own(case: Case) -> None:
+    with case.plan.on(case.model) as trace:
+        generate(case.model, PROMPTS, new=NEW)
+    rows = trace.passes[-1].evidence[0].open.flatten().tolist()
+    assert rows[1]
+    assert not all(rows)
 
 
 def test_cached_equals_uncached(case: Case) -> None:
