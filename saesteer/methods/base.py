@@ -8,6 +8,7 @@ never the test split, and leaves the model as it was.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -49,18 +50,16 @@ class Method(ABC):
     has_strength: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check every setting that is a choice among words.
+        """Check every setting that is a choice among words, or several of them, or a count `n_*`.
 
         Raises:
-            ConfigError: another word.
+            ConfigError: another word, or a count below 1.
         """
         for name, hint in get_type_hints(type(self)).items():
-            got = getattr(self, name, None)
-            if get_origin(hint) is Literal and got not in get_args(hint):
-                known = ", ".join(map(str, get_args(hint)))
-                raise ConfigError(
-                    f"{type(self).__name__}: {name} is {got!r}, expected one of {known}."
-                )
+            expected = _fault(name, hint, getattr(self, name, None))
+            if expected is not None:
+                got = getattr(self, name)
+                raise ConfigError(f"{type(self).__name__}: {name} is {got!r}, expected {expected}.")
 
     @property
     @abstractmethod
@@ -86,6 +85,20 @@ class Method(ABC):
             SiteError: the model has no such site.
             ContrastError: the contrast has no usable train split.
         """
+
+
+def _fault(name: str, hint: Any, given: Any) -> str | None:
+    """What a setting should have been, or None where it may be what it is."""
+    several = get_origin(hint) is Sequence
+    word = get_args(hint)[0] if several else hint
+    if get_origin(word) is Literal:
+        known = get_args(word)
+        listed = isinstance(given, Sequence) and not isinstance(given, str)
+        if (several and not listed) or any(w not in known for w in (given if several else [given])):
+            return f"{'a list of any' if several else 'one'} of {', '.join(map(str, known))}"
+    if name.startswith("n_") and isinstance(given, int) and given < 1:
+        return "1 or more"
+    return None
 
 
 def default_site(model: Model) -> Site:

@@ -87,3 +87,24 @@ def test_every_shipped_rule_book_reads(path: Path) -> None:
     book = RuleBook.read(path)
     assert book.acts
     assert path.read_text().startswith("# saesteer rules ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"AurA": {"remove": "neither"}}, "AurA: remove is 'neither', expected one of negatives"),
+        (
+            {"DirectionalAblation": {"positions": ["first"]}},
+            "positions is .*first.*, expected a list",
+        ),
+        ({"DirectionalAblation": {"positions": "mean"}}, "positions is 'mean', expected a list of"),
+        ({"DirectionalAblation": {"n_candidates": 0}}, "n_candidates is 0, expected 1 or more"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(spec: Any, message: str) -> None:
+    name, settings = read_method(spec, None)
+    method = METHODS[name]()
+    for field, value in settings.items():
+        object.__setattr__(method, field, value)  # past the type checks that tests run under
+    with pytest.raises(ConfigError, match=message):
+        method.__post_init__()
