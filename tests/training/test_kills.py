@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from saesteer.config import CacheConfig, TrainSAEConfig, dump_config
 from saesteer.models import load_model
@@ -39,6 +40,15 @@ SECONDS = 1.5
 """About what a run takes from its fork to its end."""
 
 full = pytest.mark.full
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As the forked runs have: how many threads share a sum decides its last bits."""
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 
 @pytest.fixture
