@@ -178,11 +178,12 @@ def unit_rows(d_sae: int, width: int, generator: torch.Generator) -> Float[Tenso
 def drop_radial(weight: nn.Parameter) -> None:
     """Drop the part of each row's gradient that would only change its norm, which is 1."""
     assert weight.grad is not None
-    along = (weight.grad * weight).sum(-1, keepdim=True)
-    weight.grad.addcmul_(along, weight, value=-1.0)
+    along = torch.einsum("fd,fd->f", weight.grad, weight)
+    weight.grad.addcmul_(along[:, None], weight, value=-1.0)
 
 
 @torch.no_grad()
 def renorm(weight: nn.Parameter) -> None:
     """Bring each row to norm 1."""
-    weight.copy_(F.normalize(weight, dim=-1))
+    norms = weight.norm(dim=-1, keepdim=True)
+    weight.div_(norms.clamp_(min=torch.finfo(norms.dtype).tiny))
