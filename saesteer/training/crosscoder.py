@@ -52,15 +52,6 @@ class SparseCrosscoder(SparseCoder):
         x = batch.float() * self._by_column(self.input_scale)
         return x, x
 
-    @property
-    def offset(self) -> Float[Tensor, " d_in"]:
-        """The decoder's bias, of all sites."""
-        return self.b_dec
-
-    def base(self, x: Rows) -> Float[Tensor, " d_in"]:  # noqa: ARG002 (the same for all)
-        """The decoder's bias."""
-        return self.b_dec
-
     def measures(self, target: Tensor, recon: Tensor) -> Mapping[str, Tensor]:
         """FVU of each site."""
         errors = (target - recon).pow(2).sum(0).split(self._widths)

@@ -74,21 +74,17 @@ class SparseCoder(Coder):
         """What is read and what is to be rebuilt, both scaled."""
 
     @property
-    @abstractmethod
     def offset(self) -> Float[Tensor, " d_in"]:
-        """What the encoder subtracts from its input."""
+        """What the encoder subtracts from its input: the decoder's bias, as an SAE does."""
+        return self.b_dec
 
-    @abstractmethod
-    def base(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "*n d_out"]:
-        """What is rebuilt where no latent is active."""
+    def base(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "*n d_out"]:  # noqa: ARG002
+        """What is rebuilt where no latent is active: the decoder's bias, whatever was read."""
+        return self.b_dec
 
-    @abstractmethod
-    def measures(self, target: Tensor, recon: Tensor) -> Mapping[str, Tensor]:
-        """What else to measure of a reconstruction."""
-
-    @abstractmethod
-    def constrain(self) -> None:
-        """Bring decoder rows back to their norm."""
+    def measures(self, target: Tensor, recon: Tensor) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """What else to measure of a reconstruction: nothing."""
+        return {}
 
     def loss(self, batch: Rows, dead: Int[Tensor, " n_dead"] | None) -> StepResult:
         """Squared error over the batch's variance (its mean over nested prefixes), plus AuxK."""
@@ -142,6 +138,20 @@ class SparseCoder(Coder):
         return kept
 
     @torch.no_grad()
+    def before_update(self) -> None:
+        """Drop the part of each decoder row's gradient that would only change its norm."""
+        grad = self.w_dec.grad
+        assert grad is not None
+        along = torch.einsum("fd,fd->f", grad, self.w_dec)
+        grad.addcmul_(along[:, None], self.w_dec, value=-1.0)
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Bring decoder rows back to norm 1."""
+        norms = self.w_dec.norm(dim=-1, keepdim=True)
+        self.w_dec.div_(norms.clamp_(min=torch.finfo(norms.dtype).tiny))
+
+    @torch.no_grad()
     def after_update(self, result: StepResult) -> None:
         """Hold the decoder's norms; move the running threshold."""
         self.constrain()
@@ -172,18 +182,3 @@ class SparseCoder(Coder):
 def unit_rows(d_sae: int, width: int, generator: torch.Generator) -> Float[Tensor, "d_sae width"]:
     """Random directions."""
     return F.normalize(torch.randn(d_sae, width, generator=generator), dim=-1)
-
-
-@torch.no_grad()
-def drop_radial(weight: nn.Parameter) -> None:
-    """Drop the part of each row's gradient that would only change its norm, which is 1."""
-    assert weight.grad is not None
-    along = torch.einsum("fd,fd->f", weight.grad, weight)
-    weight.grad.addcmul_(along[:, None], weight, value=-1.0)
-
-
-@torch.no_grad()
-def renorm(weight: nn.Parameter) -> None:
-    """Bring each row to norm 1."""
-    norms = weight.norm(dim=-1, keepdim=True)
-    weight.div_(norms.clamp_(min=torch.finfo(norms.dtype).tiny))

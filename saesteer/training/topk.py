@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,7 +14,7 @@ from saesteer.errors import ConfigError
 from saesteer.models import Site
 from saesteer.saes import SAE
 from saesteer.training.coder import scale_of
-from saesteer.training.sparse import SparseCoder, TopKSettings, drop_radial, renorm, unit_rows
+from saesteer.training.sparse import SparseCoder, TopKSettings, unit_rows
 
 _QUIET = 0.3
 """Length of new encoder rows beside trained ones; at full length they would drown those."""
@@ -38,19 +37,6 @@ class TopKCoder(SparseCoder):
         x = batch.float() * self.input_scale
         return x, x
 
-    @property
-    def offset(self) -> Float[Tensor, " d_model"]:
-        """The decoder's bias."""
-        return self.b_dec
-
-    def base(self, x: Rows) -> Float[Tensor, " d_model"]:  # noqa: ARG002 (the same for all)
-        """The decoder's bias."""
-        return self.b_dec
-
-    def measures(self, target: Tensor, recon: Tensor) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Nothing."""
-        return {}
-
     @torch.no_grad()
     def initialise(self, sample: Rows) -> None:
         """Set the input scale, and the decoder bias (the scaled mean) or all of a trained SAE."""
@@ -58,6 +44,7 @@ class TopKCoder(SparseCoder):
         self.b_dec.copy_(sample.float().mean(0) * self.input_scale)
         if self._origin is not None:
             self._take(self._origin.to(device=self.w_enc.device, dtype=torch.float32))
+            self._origin = None
 
     def begin_from(self, sae: SAE) -> None:
         """Start from a trained SAE instead of from random weights.
@@ -87,14 +74,6 @@ class TopKCoder(SparseCoder):
         self.w_dec[own] = F.normalize(sae.w_dec, dim=-1)
         self.b_dec.copy_(sae.b_dec * scale)
         self.threshold.copy_((sae.threshold * norm).mean())
-
-    def before_update(self) -> None:
-        """Keep the decoder's gradient from changing norms."""
-        drop_radial(self.w_dec)
-
-    def constrain(self) -> None:
-        """Bring decoder rows back to unit norm."""
-        renorm(self.w_dec)
 
     @torch.no_grad()
     def to_sae(self, sites: Sequence[Site], model_name: str) -> SAE:

@@ -6,7 +6,7 @@ starts at zero). Decoder rows have unit norm, as an SAE's do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
@@ -17,7 +17,7 @@ from saesteer.axes import Rows
 from saesteer.models import Site
 from saesteer.saes import Transcoder
 from saesteer.training.coder import scale_of
-from saesteer.training.sparse import SparseCoder, TopKSettings, drop_radial, renorm, unit_rows
+from saesteer.training.sparse import SparseCoder, TopKSettings, unit_rows
 
 
 @final
@@ -65,10 +65,6 @@ class SparseTranscoder(SparseCoder):
         """The decoder's bias, and the skip connection if there is one."""
         return self.b_dec if self.w_skip is None else (x - self.b_in) @ self.w_skip.t() + self.b_dec
 
-    def measures(self, target: Tensor, recon: Tensor) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Nothing."""
-        return {}
-
     @torch.no_grad()
     def initialise(self, sample: Rows) -> None:
         """Set both scales, and both biases to the scaled means."""
@@ -77,14 +73,6 @@ class SparseTranscoder(SparseCoder):
         self.output_scale.copy_(scale_of(target))
         self.b_in.copy_(x.mean(0) * self.input_scale)
         self.b_dec.copy_(target.mean(0) * self.output_scale)
-
-    def before_update(self) -> None:
-        """Keep the decoder's gradient from changing norms."""
-        drop_radial(self.w_dec)
-
-    def constrain(self) -> None:
-        """Bring decoder rows back to unit norm."""
-        renorm(self.w_dec)
 
     @torch.no_grad()
     def to_sae(self, sites: Sequence[Site], model_name: str) -> Transcoder:
