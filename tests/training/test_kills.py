@@ -36,8 +36,11 @@ for _ in sys.stdin:
 """
 """Forks a fresh run for every line, so that libraries and model are loaded once."""
 
-SECONDS = 1.5
-"""About what a run takes from its fork to its end."""
+EVERY = 5
+"""Steps between checkpoints."""
+
+STEPS = 40
+"""More than any kill lets a run do, so that so many for each kill never end it."""
 
 full = pytest.mark.full
 
@@ -70,11 +73,15 @@ def killed_run(tmp_path):
         ) as server:
             assert server.stdin is not None
             assert server.stdout is not None
-            for _ in range(n):
+            for turn in range(n):
                 server.stdin.write("go\n")
                 server.stdin.flush()
                 pid = int(server.stdout.readline())
-                time.sleep(rng.uniform(0, SECONDS))
+                if turn % 4 == 0:  # while it reads, resumes or fills its cache
+                    time.sleep(rng.uniform(0, 0.3))
+                else:
+                    wait_for(out, reached[-1] + rng.randrange(EVERY + 1, STEPS))
+                    time.sleep(rng.uniform(0, 0.01))
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 assert int(server.stdout.readline()) in (0, -signal.SIGKILL)
@@ -84,6 +91,14 @@ def killed_run(tmp_path):
         return out, reached
 
     return make
+
+
+def wait_for(out: Path, step: int) -> None:
+    """Return once a run has logged so many steps."""
+    deadline, metrics = time.monotonic() + 120, out / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < step:
+        assert time.monotonic() < deadline, f"the run never came to step {step}"
+        time.sleep(0.001)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +119,8 @@ def test_kills_lose_nothing(settings, model, tmp_path, figures_of, killed_run, a
         model=str(folder),
         arch=arch,
         passes=40,
-        n_tokens=64 * 40 * n,
-        checkpoint_every_steps=5,
+        n_tokens=64 * STEPS * n,
+        checkpoint_every_steps=EVERY,
         cache=CacheConfig(str(tmp_path / "cache") if cached else None, rows_per_shard=300),
     )
     out, reached = killed_run(config, n)
