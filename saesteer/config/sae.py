@@ -16,13 +16,15 @@ from saesteer.config.text import (
     SupervisedConfig,
     TextConfig,
     Whole,
+    listed,
 )
 from saesteer.errors import ConfigError
 
 Arch = Literal["batchtopk", "topk", "matryoshka", "abstopk", "standard", "gated", "jumprelu"]
 
 _THRESHOLD_FORMS = ("batchtopk", "matryoshka")
-_SPARSE = (*_THRESHOLD_FORMS, "topk", "abstopk")
+SPARSE = (*_THRESHOLD_FORMS, "topk", "abstopk")
+"""Architectures that the sparse step trains, the TopK family."""
 
 VARIED = frozenset(
     {
@@ -79,6 +81,11 @@ class ScoreConfig:
     every_steps: Whole = 2000
     tokens: Count = 4096
     path: str | list[str] | None = None
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths as a list, empty for the default."""
+        return [] if self.path is None else listed(self.path)
 
 
 @dataclass(frozen=True)
@@ -191,12 +198,12 @@ class TrainSAEConfig:
                 f"arch is {self.arch}, but transcoders and crosscoders ship as a threshold: "
                 f"{' or '.join(_THRESHOLD_FORMS)}."
             )
-        if self.init is not None and (len(self.site_names) > 1 or self.arch not in _SPARSE):
+        if self.init is not None and (len(self.site_names) > 1 or self.arch not in SPARSE):
             raise ConfigError("init is for SAEs of the TopK family; start others from scratch.")
         if self.supervised is None:
             return
-        if self.arch not in _SPARSE:
-            raise ConfigError(f"arch is {self.arch}, but supervised needs {' or '.join(_SPARSE)}.")
+        if self.arch not in SPARSE:
+            raise ConfigError(f"arch is {self.arch}, but supervised needs {' or '.join(SPARSE)}.")
         if self.supervised.latent >= self.d_sae:
             raise ConfigError(
                 f"supervised.latent is {self.supervised.latent}, but latents are 0 to "

@@ -16,6 +16,11 @@ CLOSED = {"extra": "forbid"}
 """Pydantic's name for refusing unknown keys."""
 
 
+def listed(path: str | list[str]) -> list[str]:
+    """One path or several as a list."""
+    return [path] if isinstance(path, str) else path
+
+
 @dataclass(frozen=True)
 class TextConfig:
     """Where the text comes from.
@@ -39,7 +44,7 @@ class TextConfig:
     @property
     def paths(self) -> list[str]:
         """The paths as a list."""
-        return [self.path] if isinstance(self.path, str) else self.path
+        return listed(self.path)
 
 
 @dataclass(frozen=True)
@@ -64,4 +69,4 @@ class SupervisedConfig:
     @property
     def paths(self) -> list[str]:
         """The paths as a list."""
-        return [self.path] if isinstance(self.path, str) else self.path
+        return listed(self.path)

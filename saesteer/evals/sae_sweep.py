@@ -16,7 +16,7 @@ from typing import Any
 
 from saesteer.config import TrainSAEConfig
 from saesteer.errors import ConfigError
-from saesteer.evals.figures import Axes, grid, svg
+from saesteer.evals.figures import HEIGHT, N_COLOURS, WIDTH, Axes, grid, svg
 from saesteer.evals.page import number, page, table, text
 from saesteer.evals.sae_eval import evaluate_sae
 from saesteer.evals.watch import held_out_scorer
@@ -104,18 +104,17 @@ def sweep_saes(
     config = replace(config, variants=variants)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
     out = Path(out)
-    if not (resume and _trained(out, variants)):
-        done = train_sae(
-            config,
-            out,
-            resume=resume,
-            model=model,
-            stop=stop,
-            progress=progress,
-            scorer=held_out_scorer(config),
-        )
-        if done is None:
-            return None
+    done = train_sae(
+        config,
+        out,
+        resume=resume,
+        model=model,
+        stop=stop,
+        progress=progress,
+        scorer=held_out_scorer(config),
+    )
+    if done is None:
+        return None
     rows: list[SweepRow] = []
     for name, settings in variants.items():
         scores = evaluate_sae(model, load_sae(out / name), texts(), max_tokens=max_tokens)
@@ -172,7 +171,8 @@ def pareto_plot(rows: Sequence[SweepRow]) -> str:
     widths = sorted({row.settings.get("d_sae", 0) for row in rows})
     marks = [_mark(axes, row, widths.index(row.settings.get("d_sae", 0))) for row in rows]
     joined = f'<g class="c0"><polyline class="line" points="{line}"/></g>'
-    return svg(760, 400, f"{Y_NAME} against {X_NAME}", [grid(axes, X_NAME, Y_NAME), joined, *marks])
+    body = [grid(axes, X_NAME, Y_NAME), joined, *marks]
+    return svg(WIDTH, HEIGHT, f"{Y_NAME} against {X_NAME}", body)
 
 
 def _mark(axes: Axes, row: SweepRow, colour: int) -> str:
@@ -180,10 +180,6 @@ def _mark(axes: Axes, row: SweepRow, colour: int) -> str:
     title = f"{row.name}: L0 {row.scores['l0']:.1f}, recovered {row.scores['ce_recovered']:.4f}"
     css = "mark chosen" if row.on_front else "mark"
     return (
-        f'<g class="s{colour % 6}"><g class="{css}"><title>{escape(title)}</title>'
+        f'<g class="s{colour % N_COLOURS}"><g class="{css}"><title>{escape(title)}</title>'
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if row.on_front else 4}"/></g></g>'
     )
-
-
-def _trained(out: Path, variants: Mapping[str, Any]) -> bool:
-    return all((out / name / "cfg.json").is_file() for name in variants)

@@ -16,16 +16,15 @@ WATCHED = ("ce_recovered", "delta_ce", "kl", "fvu", "fvu_per_token", "l0")
 
 def held_out_scorer(config: TrainSAEConfig) -> Callable[[Model, SAE], Mapping[str, float]]:
     """What `train_sae` calls every `score.every_steps`: names begin with `held_out_`."""
-    path, context = config.score.path, config.text.context
+    paths, field = config.score.paths, config.text.field
 
     def score(model: Model, sae: SAE) -> Mapping[str, float]:
-        paths = [path] if isinstance(path, str) else path
         scores = evaluate_sae(
             model,
             sae,
-            prose() if paths is None else iterate_texts(paths, config.text.field),
+            iterate_texts(paths, field) if paths else prose(),
             max_tokens=config.score.tokens,
-            context=context,
+            context=config.text.context,
         )
         return {f"held_out_{name}": float(getattr(scores, name)) for name in WATCHED}
 

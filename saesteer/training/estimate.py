@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from saesteer.config import TrainSAEConfig
+from saesteer.config.sae import SPARSE
 from saesteer.errors import ConfigError
 from saesteer.models import Model
 from saesteer.training.build import sites_of
-
-TOPK = ("topk", "batchtopk", "abstopk", "matryoshka")
 
 DENSE_FLOP = 18
 """Per weight pair and token: encoder and decoder forward (4), backward (8), and the masks and
@@ -144,7 +143,7 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
     dense = sum(_dense_flop(d, one) for d, one in shapes)
     exact = sum(_exact_flop(d, one) for d, one in shapes)
     step_bytes = sum(_step_bytes(d, one, rows) for d, one in shapes)
-    shared = sum(4 * 2 * d * one.d_sae for d, one in shapes) * 2 * (gpus - 1) / gpus
+    shared = sum(_weight_bytes(d, one) for d, one in shapes) * 2 * (gpus - 1) / gpus
     seconds = {
         "model": read * model_flop / rates.matmul / gpus,
         "encoder": config.n_tokens * dense / _matmul_rate(config, rates) / gpus,
@@ -217,11 +216,11 @@ def _weights_used(model: Model, parameter: Tensor) -> float:
 
 
 def _dense_flop(d_model: int, config: TrainSAEConfig) -> float:
-    return (2.0 if config.arch in TOPK else float(DENSE_FLOP)) * d_model * config.d_sae
+    return (2.0 if config.arch in SPARSE else float(DENSE_FLOP)) * d_model * config.d_sae
 
 
 def _exact_flop(d_model: int, config: TrainSAEConfig) -> float:
-    return 8.0 * d_model * config.k if config.arch in TOPK else 0.0
+    return 8.0 * d_model * config.k if config.arch in SPARSE else 0.0
 
 
 def _matmul_rate(config: TrainSAEConfig, rates: Rates) -> float:
@@ -230,7 +229,7 @@ def _matmul_rate(config: TrainSAEConfig, rates: Rates) -> float:
 
 def _step_bytes(d_model: int, config: TrainSAEConfig, rows: float) -> float:
     optimiser = float(OPTIMISER_BYTES) * d_model * config.d_sae
-    if config.arch not in TOPK:
+    if config.arch not in SPARSE:
         return optimiser + rows * config.d_sae * 4 * SELECTION_BYTES
     return optimiser + rows * (SELECTION_BYTES * config.d_sae + ROW_BYTES * config.k * d_model)
 
@@ -242,12 +241,12 @@ def _memory(
     width: int,
     rows: float,
 ) -> dict[str, float]:
-    size = 4 if config.dtype == "float32" else 2
+    size = _size(config)
     tokens = config.rows_per_pass * config.text.context
     ring = 2 * config.shuffle_batches * rows * width * size
     parts = {
         "model": float(size * sum(p.numel() for p in model.hf.parameters())),
-        "sae": sum(_state_bytes(d, one) * 4 / 3 for d, one in shapes),
+        "sae": 4 * sum(_weight_bytes(d, one) for d, one in shapes),  # gradients, two moments
         "pre_activations": max(rows * one.d_sae * (size + 2.0) for _, one in shapes),
         "ring": ring,
         "pass": tokens * size * 24.0 * model.layout.d_model,
@@ -261,20 +260,25 @@ def _disk(
     width: int,
     read: int,
 ) -> dict[str, float]:
-    size = 4 if config.dtype == "float32" else 2
+    size = _size(config)
     ring = 2.0 * config.shuffle_batches * config.batch_size * width * size
-    one = sum(_state_bytes(d, each) for d, each in shapes) + ring
+    weights = sum(_weight_bytes(d, each) for d, each in shapes)
     parts = {
-        "checkpoints": one * (config.keep_checkpoints + 1),
-        "result": sum(_state_bytes(d, each) / 3 for d, each in shapes),
+        "checkpoints": (3 * weights + ring) * (config.keep_checkpoints + 1),  # two moments too
+        "result": weights,
         "cache": 0.0 if config.cache.path is None else float(read * width * size),
     }
     return {**parts, "in_all": sum(parts.values())}
 
 
-def _state_bytes(d_model: int, config: TrainSAEConfig) -> float:
-    """Both matrices and their two moments, in fp32."""
-    return 4.0 * 2 * d_model * config.d_sae * 3
+def _weight_bytes(d_model: int, config: TrainSAEConfig) -> float:
+    """Both matrices, in fp32."""
+    return 4.0 * 2 * d_model * config.d_sae
+
+
+def _size(config: TrainSAEConfig) -> int:
+    """Bytes of a number in the model's dtype."""
+    return 4 if config.dtype == "float32" else 2
 
 
 def _seconds(work: Callable[[], Any], device: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
@@ -100,8 +100,7 @@ class Learner:
         gradients = [p.grad for p in self.coder.parameters() if p.grad is not None]
         self.peers.average([*gradients, values, fires])
         means = dict(zip(measures, values.unbind(), strict=True))
-        known = {f.name for f in fields(StepResult)}
-        extra = {name: means.pop(name) for name in measures if name not in known}
+        extra = {name: means.pop(name) for name in result.extra}
         return StepResult(**means, fires=fires * self.peers.size, extra=extra)
 
     def dead(self, window_tokens: int | None = None) -> Int[Tensor, " n_dead"] | None:

@@ -76,7 +76,8 @@ def train_sae(
             try:
                 finished = trainer.run(out, tracker, request, progress)
                 if finished:
-                    _save_saes(trainer, model, out, tracker)
+                    _save_saes(trainer, model.name, out)
+                    _record_lineage(trainer, model, out, tracker)
             finally:
                 tracker.finish()
                 trainer.stream.close()
@@ -84,16 +85,23 @@ def train_sae(
     return out if finished else None
 
 
-def _save_saes(trainer: SAETrainer, model: Model, out: Path, tracker: Tracker) -> None:
-    """Write every SAE, and have the tracker keep it beside what it came from."""
+def _save_saes(trainer: SAETrainer, model_name: str, out: Path) -> None:
+    """Write every SAE; none returns before all are on disk."""
     counts = trainer.counts()
     for name, learner in trainer.own().items():
         extra = training_metadata(learner, counts)
-        save_sae(learner.to_sae(model.name), out / name, extra_metadata=extra)
+        save_sae(learner.to_sae(model_name), out / name, extra_metadata=extra)
     trainer.world.wait()
+
+
+def _record_lineage(trainer: SAETrainer, model: Model, out: Path, tracker: Tracker) -> None:
+    """Have the tracker keep every SAE beside what it came from."""
+    counts = trainer.counts()
+    if not trainer.world.leads:  # it tracks nothing, and need not read all weights for it
+        return
+    origin = {"weights_of_model": model.fingerprint(), **counts}
     for name, config in trainer.config.each().items():
-        lineage = {"weights_of_model": model.fingerprint(), **counts, "config": asdict(config)}
-        tracker.artifact(name or "sae", out / name, lineage)
+        tracker.artifact(name or "sae", out / name, {**origin, "config": asdict(config)})
 
 
 def open_trainer(config: TrainSAEConfig, model: Model, world: World = ALONE) -> SAETrainer:

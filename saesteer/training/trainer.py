@@ -172,8 +172,10 @@ class SAETrainer:
 
     def _held_out(self, learner: Learner) -> Mapping[str, float]:
         """What `scorer` says; only SAEs can stand in for what they read."""
-        sae = None if self.scorer is None else learner.to_sae(self.config.model)
-        return self.scorer(sae) if self.scorer and isinstance(sae, SAE) else {}
+        if self.scorer is None:
+            return {}
+        sae = learner.to_sae(self.config.model)
+        return self.scorer(sae) if isinstance(sae, SAE) else {}
 
     def _rates(self, n_tokens: int, elapsed: float) -> dict[str, float]:
         """Tokens a second, in all and by stage, and what one step of each SAE takes."""

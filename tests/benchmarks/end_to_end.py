@@ -20,7 +20,8 @@ from timing import Progress, interleave, ratios, spread
 from saesteer.config import TextConfig, TrainSAEConfig
 from saesteer.data.text import iterate_texts
 from saesteer.evals.assets import prose
-from saesteer.models import Model, embedded, load_model, record
+from saesteer.evals.lens_eval import bridge_of
+from saesteer.models import Model, load_model, record
 from saesteer.training.sae import open_trainer
 
 BATCH, CONTEXT, MODEL, SITE = 2048, 256, "smollm2-135m-instruct", "resid_post.9"
@@ -88,12 +89,8 @@ def their_trainer(texts: list[str], d_sae: int, k: int, *, autocast: bool) -> tu
     import datasets
     import sae_lens
     from sae_lens.training.sae_trainer import SAETrainer
-    from transformer_lens.model_bridge import TransformerBridge
 
     whole = load_model(MODEL)
-    bridge = TransformerBridge.boot_transformers(
-        str(embedded.prepare()), hf_model=whole.hf, tokenizer=whole.tokenizer, device="cpu"
-    )
     cfg = sae_lens.LanguageModelSAERunnerConfig(
         sae=sae_lens.TopKTrainingSAEConfig(d_in=whole.layout.d_model, d_sae=d_sae, k=k),
         model_name=MODEL,
@@ -112,7 +109,7 @@ def their_trainer(texts: list[str], d_sae: int, k: int, *, autocast: bool) -> tu
     )
     dataset = datasets.Dataset.from_dict({"text": texts * COPIES})
     runner = sae_lens.LanguageModelSAETrainingRunner(
-        cfg, override_dataset=dataset, override_model=bridge
+        cfg, override_dataset=dataset, override_model=bridge_of(whole)
     )
     store = runner.activations_store
     return SAETrainer(cfg.to_sae_trainer_config(), runner.sae, store), store
