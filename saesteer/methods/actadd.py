@@ -35,6 +35,7 @@ class ActAdd(Method):
 
     source: ClassVar[str] = "Turner et al. 2023, 2308.10248"
     needs: ClassVar[str] = "one pair of prompts"
+    family: ClassVar[Family] = "dense"
 
     positive: str | None = None
     negative: str | None = None
@@ -43,11 +44,6 @@ class ActAdd(Method):
     def name(self) -> str:
         """The paper's name."""
         return "ActAdd"
-
-    @property
-    def family(self) -> Family:
-        """Dense vectors, one a position."""
-        return "dense"
 
     def prompts(self, contrast: Contrast) -> tuple[str, str]:
         """The pair that is compared, with the contrast's own where a field is None."""

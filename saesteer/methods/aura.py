@@ -39,6 +39,7 @@ class AurA(Method):
 
     source: ClassVar[str] = "Suau et al. 2024, 2407.12824"
     needs: ClassVar[str] = "two groups of texts"
+    family: ClassVar[Family] = "dense"
     has_strength: ClassVar[bool] = False
 
     remove: Side = "negatives"
@@ -47,11 +48,6 @@ class AurA(Method):
     def name(self) -> str:
         """The paper's name."""
         return "AurA"
-
-    @property
-    def family(self) -> Family:
-        """Dense: neurons, not features."""
-        return "dense"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """One edit a layer, whatever `site` is; see `Method.fit`.

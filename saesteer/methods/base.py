@@ -42,11 +42,13 @@ class Method(ABC):
     Attributes:
         source: where it was published.
         needs: what it is fitted to, in a few words.
+        family: what it works with.
         has_strength: whether its dose may be swept; without, it is one point of a comparison.
     """
 
     source: ClassVar[str]
     needs: ClassVar[str]
+    family: ClassVar[Family]
     has_strength: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -65,11 +67,6 @@ class Method(ABC):
     @abstractmethod
     def name(self) -> str:
         """What tables and plots call it; the paper's name where there is one."""
-
-    @property
-    @abstractmethod
-    def family(self) -> Family:
-        """What it works with."""
 
     @abstractmethod
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:

@@ -41,6 +41,7 @@ class BreakingBadTokens(Method):
 
     source: ClassVar[str] = "Goyal et al. 2025, 2505.14536"
     needs: ClassVar[str] = "an SAE, two groups of texts"
+    family: ClassVar[Family] = "feature"
 
     sae: SAE
     tier: Literal["constant", "input", "token"] = "constant"
@@ -51,11 +52,6 @@ class BreakingBadTokens(Method):
     def name(self) -> str:
         """The paper's name, and the tier."""
         return f"Breaking Bad Tokens, {self.tier}"
-
-    @property
-    def family(self) -> Family:
-        """Features."""
-        return "feature"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.

@@ -23,16 +23,12 @@ class CAA(Method):
 
     source: ClassVar[str] = "Rimsky et al. 2023, 2312.06681"
     needs: ClassVar[str] = "two groups of texts"
+    family: ClassVar[Family] = "dense"
 
     @property
     def name(self) -> str:
         """The paper's name."""
         return "CAA"
-
-    @property
-    def family(self) -> Family:
-        """A dense vector."""
-        return "dense"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The difference in means as a plan; see `Method.fit`."""

@@ -58,6 +58,7 @@ class CAST(Method):
 
     source: ClassVar[str] = "Lee et al. 2024, 2409.05907"
     needs: ClassVar[str] = "pairs; a condition's pairs, with a validation split"
+    family: ClassVar[Family] = "dense"
 
     condition: Contrast | str | None = None
     over: Literal["mean", "last"] = "mean"
@@ -66,11 +67,6 @@ class CAST(Method):
     def name(self) -> str:
         """The paper's name."""
         return "CAST"
-
-    @property
-    def family(self) -> Family:
-        """A dense vector."""
-        return "dense"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The behaviour's vector behind the best condition; see `Method.fit`."""

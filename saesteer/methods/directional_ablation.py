@@ -54,6 +54,7 @@ class DirectionalAblation(Method):
 
     source: ClassVar[str] = "Arditi et al. 2024, 2406.11717; RepIt: Siu et al. 2025, 2509.13281"
     needs: ClassVar[str] = "pairs, with a validation split; RepIt: other concepts' contrasts"
+    family: ClassVar[Family] = "dense"
     has_strength: ClassVar[bool] = False
 
     others: Sequence[Contrast | str] = ()
@@ -65,11 +66,6 @@ class DirectionalAblation(Method):
     def name(self) -> str:
         """The papers' names."""
         return "RepIt" if self.others else "directional ablation"
-
-    @property
-    def family(self) -> Family:
-        """A dense direction."""
-        return "dense"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """Three edits a layer, whatever `site` is; see `Method.fit`.

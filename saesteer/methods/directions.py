@@ -7,8 +7,8 @@ strength of 1 means one thing for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,10 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.activations import Pool, pooled_activations
 from saesteer.features.separation import cohens_d
-from saesteer.methods.base import ROUNDING
-from saesteer.models.model import Model
+from saesteer.methods.base import ROUNDING, Method, site_or_default
+from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
+from saesteer.steer import Plan, add, generated
 
 
 class Sides(NamedTuple):
@@ -82,6 +83,26 @@ def spanning(direction: Vector, sides: Sides, who: str) -> Vector:
             "check that their texts differ, or give more of them."
         )
     return unit * length
+
+
+def steer_along(
+    method: Method,
+    direction: Callable[[Sides], Vector],
+    model: Model | Any,
+    contrast: Contrast,
+    site: Site | str | None,
+    pool: Pool,
+) -> Plan:
+    """`direction` of the train texts, as long as `spanning` makes it, added to what is generated.
+
+    Raises:
+        SiteError, DataError, ContrastError: as `read_sides` and `spanning`.
+    """
+    model = as_model(model)
+    place = site_or_default(model, site)
+    sides = read_sides(model, contrast.split("train"), [place], pool)[place]
+    vector = spanning(direction(sides), sides, f"{contrast.name} at {place}")
+    return Plan(add(place, vector), where=generated(), name=method.name)
 
 
 def isolated(vector: Vector, others: Sequence[Vector], who: str) -> Vector:

@@ -44,6 +44,7 @@ class FeatureSteering(Method):
 
     source: ClassVar[str] = "Templeton et al. 2024; Arad et al. 2025, 2505.20063"
     needs: ClassVar[str] = "an SAE, pairs"
+    family: ClassVar[Family] = "feature"
 
     sae: SAE
     feature: int | None = None
@@ -58,11 +59,6 @@ class FeatureSteering(Method):
         noun = "feature" if self.n_features == 1 else f"{self.n_features} features"
         noun = noun if self.feature is None else f"feature {self.feature}"
         return noun if self.mode == "add" else f"{noun}, clamped"
-
-    @property
-    def family(self) -> Family:
-        """Features."""
-        return "feature"
 
     def find(self, model: Model | Any, contrast: Contrast) -> list[FoundFeature]:
         """The features this method would steer by, best first; reads train and validation only.

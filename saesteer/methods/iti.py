@@ -51,6 +51,7 @@ class ITI(Method):
 
     source: ClassVar[str] = "Li et al. 2023, 2306.03341"
     needs: ClassVar[str] = "two groups of texts, with a validation split"
+    family: ClassVar[Family] = "dense"
 
     top_k: int | None = None
     alpha: float = 15.0
@@ -60,11 +61,6 @@ class ITI(Method):
     def name(self) -> str:
         """The paper's name."""
         return "ITI"
-
-    @property
-    def family(self) -> Family:
-        """Dense vectors, one a head."""
-        return "dense"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """One edit for each layer that has a chosen head, whatever `site` is; see `Method.fit`.

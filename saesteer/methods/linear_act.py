@@ -39,6 +39,7 @@ class LinearAcT(Method):
 
     source: ClassVar[str] = "Rodriguez et al. 2024, 2410.23054"
     needs: ClassVar[str] = "two groups of texts, unpaired"
+    family: ClassVar[Family] = "dense"
 
     kinds: Sequence[str] = ("attn_out", "mlp_out")
 
@@ -46,11 +47,6 @@ class LinearAcT(Method):
     def name(self) -> str:
         """The paper's name."""
         return "Linear-AcT"
-
-    @property
-    def family(self) -> Family:
-        """Dense: coordinates, not features."""
-        return "dense"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """One map a layer and kind, whatever `site` is; see `Method.fit`.

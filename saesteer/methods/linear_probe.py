@@ -14,13 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import Pool
-from saesteer.methods.base import Family, Method, site_or_default
-from saesteer.methods.directions import logistic_direction, read_sides, spanning
-from saesteer.models import Model, as_model
+from saesteer.methods.base import Family, Method
+from saesteer.methods.directions import Sides, logistic_direction, steer_along
+from saesteer.models import Model
 from saesteer.models.sites import Site
-from saesteer.steer import Plan, add, generated
+from saesteer.steer import Plan
 
 
 @final
@@ -30,6 +31,7 @@ class LinearProbe(Method):
 
     source: ClassVar[str] = "Alain and Bengio 2016, 1610.01644"
     needs: ClassVar[str] = "two groups of texts"
+    family: ClassVar[Family] = "dense"
 
     read: Pool = "mean"
 
@@ -38,16 +40,10 @@ class LinearProbe(Method):
         """What papers call it."""
         return "linear probe"
 
-    @property
-    def family(self) -> Family:
-        """A dense vector."""
-        return "dense"
-
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The direction as a plan; see `Method.fit`."""
-        model = as_model(model)
-        place = site_or_default(model, site)
-        sides = read_sides(model, contrast.split("train"), [place], self.read)[place]
-        weight, _ = logistic_direction(sides)
-        vector = spanning(weight, sides, f"{contrast.name} at {place}")
-        return Plan(add(place, vector), where=generated(), name=self.name)
+        return steer_along(self, _weights, model, contrast, site, self.read)
+
+
+def _weights(sides: Sides) -> Vector:
+    return logistic_direction(sides)[0]

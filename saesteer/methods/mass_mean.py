@@ -21,11 +21,11 @@ import torch
 from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import Pool
-from saesteer.methods.base import Family, Method, site_or_default
-from saesteer.methods.directions import Sides, read_sides, spanning
-from saesteer.models import Model, as_model
+from saesteer.methods.base import Family, Method
+from saesteer.methods.directions import Sides, steer_along
+from saesteer.models import Model
 from saesteer.models.sites import Site
-from saesteer.steer import Plan, add, generated
+from saesteer.steer import Plan
 
 
 @final
@@ -35,6 +35,7 @@ class MassMean(Method):
 
     source: ClassVar[str] = "Marks and Tegmark 2023, 2310.06824"
     needs: ClassVar[str] = "two groups of texts"
+    family: ClassVar[Family] = "dense"
 
     whiten: bool = False
     read: Pool = "last"
@@ -44,19 +45,14 @@ class MassMean(Method):
         """The paper's name."""
         return "mass mean, whitened" if self.whiten else "mass mean"
 
-    @property
-    def family(self) -> Family:
-        """A dense vector."""
-        return "dense"
-
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The direction as a plan; see `Method.fit`."""
-        model = as_model(model)
-        place = site_or_default(model, site)
-        sides = read_sides(model, contrast.split("train"), [place], self.read)[place]
-        direction = _whitened(sides) if self.whiten else sides.difference
-        vector = spanning(direction, sides, f"{contrast.name} at {place}")
-        return Plan(add(place, vector), where=generated(), name=self.name)
+        direction = _whitened if self.whiten else _difference
+        return steer_along(self, direction, model, contrast, site, self.read)
+
+
+def _difference(sides: Sides) -> Vector:
+    return sides.difference
 
 
 def _whitened(sides: Sides) -> Vector:

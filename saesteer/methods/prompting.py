@@ -38,6 +38,7 @@ class Prompting(Method):
 
     source: ClassVar[str] = "baseline of AxBench, Wu et al. 2025, 2501.17148"
     needs: ClassVar[str] = "an instruction"
+    family: ClassVar[Family] = "prompt"
     has_strength: ClassVar[bool] = False
 
     instruction: str | None = None
@@ -47,11 +48,6 @@ class Prompting(Method):
     def name(self) -> str:
         """The baseline's name."""
         return "prompting"
-
-    @property
-    def family(self) -> Family:
-        """Words, not activations."""
-        return "prompt"
 
     def words(self, contrast: Contrast) -> str:
         """The instruction itself."""

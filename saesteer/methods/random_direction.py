@@ -34,6 +34,7 @@ class RandomDirection(Method):
 
     source: ClassVar[str] = "control"
     needs: ClassVar[str] = "nothing; a contrast for its norm"
+    family: ClassVar[Family] = "control"
 
     seed: int = 0
     norm: float | None = None
@@ -42,11 +43,6 @@ class RandomDirection(Method):
     def name(self) -> str:
         """The control's name, without its seed."""
         return "random direction"
-
-    @property
-    def family(self) -> Family:
-        """A control."""
-        return "control"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The direction as a plan, added where CAA adds its vector; see `Method.fit`."""

@@ -31,6 +31,7 @@ class RandomFeature(Method):
 
     source: ClassVar[str] = "control"
     needs: ClassVar[str] = "an SAE"
+    family: ClassVar[Family] = "control"
 
     sae: SAE
     seed: int = 0
@@ -40,11 +41,6 @@ class RandomFeature(Method):
     def name(self) -> str:
         """The control's name, without its seed."""
         return "random feature"
-
-    @property
-    def family(self) -> Family:
-        """A control."""
-        return "control"
 
     def draw(self, model: Model | Any, contrast: Contrast) -> int:
         """The index of the feature that this seed draws.

@@ -42,6 +42,7 @@ class RepE(Method):
 
     source: ClassVar[str] = "Zou et al. 2023, 2310.01405"
     needs: ClassVar[str] = "pairs"
+    family: ClassVar[Family] = "dense"
 
     centre: Literal["pca_center", "pca_diff"] = "pca_center"
     layers: Sequence[int] = ()
@@ -51,11 +52,6 @@ class RepE(Method):
     def name(self) -> str:
         """The paper's name."""
         return "RepE"
-
-    @property
-    def family(self) -> Family:
-        """Dense vectors."""
-        return "dense"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """One vector a layer; see `Method.fit`.
