@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 _NUMBERS = itertools.count()
 
 
+class _Placed(NamedTuple):
+    """An intervention on one device, and what it adds at every position alike, strength in it."""
+
+    intervention: Intervention
+    constant: Tensor | None
+    norm: Tensor | None
+
+
 @final
 @dataclass(eq=False)
 class _Act:
@@ -40,11 +48,26 @@ class _Act:
     edit: Edit
     strength: float
     intervention: Intervention
-    placed: dict[torch.device, Intervention] = field(default_factory=dict)
+    placed: dict[torch.device, _Placed] = field(default_factory=dict)
 
-    def on(self, device: torch.device) -> Intervention:
-        if device not in self.placed:
-            self.placed[device] = self.intervention.to(device)
+    def move(self, wide: Tensor, frame: Frame) -> tuple[Tensor, Tensor | None]:
+        """Δh, one for all positions where it is, and then its norm."""
+        here = self.placed.get(wide.device) or self._place(wide.device)
+        schedule = self.edit.schedule
+        if schedule is not None:
+            factor = schedule.factor(frame).to(wide.device)[..., None]
+            return here.intervention.delta(wide) * (self.strength * factor), None
+        if here.constant is not None:
+            return here.constant, here.norm
+        move = here.intervention.delta(wide)
+        return (move if self.strength == 1.0 else move * self.strength), None
+
+    def _place(self, device: torch.device) -> _Placed:
+        intervention = self.intervention.to(device)
+        constant = intervention.constant()
+        scaled = None if constant is None else constant * self.strength
+        norm = None if scaled is None else _norm(scaled)
+        self.placed[device] = _Placed(intervention, scaled, norm)
         return self.placed[device]
 
 
@@ -115,21 +138,16 @@ class Attachment:
     def _fused(self, acts: list[_Act], resid: Tensor, frame: Frame, now: _Pass) -> Tensor:
         """The activation with all changes of its site."""
         wide = resid.float()
-        moves, masks = [], []
-        for act in acts:
-            mask = self._mask(act.edit, frame, now).to(resid.device)
-            move = act.on(resid.device).delta(wide) * self._dose(act, frame, resid.device)
-            moves.append(move if len(acts) == 1 else torch.where(mask[..., None], move, 0.0))
-            masks.append(mask)
-        total = moves[0] if len(moves) == 1 else torch.stack(moves).sum(0)
-        touched = masks[0] if len(masks) == 1 else torch.stack(masks).any(0)
-        self._note(acts, wide, moves, masks, total, touched, now.record)
+        masks = [self._mask(act.edit, frame, now).to(resid.device) for act in acts]
+        moves = [act.move(wide, frame) for act in acts]
+        if len(acts) == 1:
+            (total, size), touched = moves[0], masks[0]
+        else:
+            pairs = zip(moves, masks, strict=True)
+            held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
+            total, size, touched = torch.stack(held).sum(0), None, torch.stack(masks).any(0)
+        self._note(acts, wide, moves, masks, (total, size), touched, now.record)
         return torch.where(touched[..., None], (wide + total).to(resid.dtype), resid)
-
-    def _dose(self, act: _Act, frame: Frame, device: torch.device) -> float | Tensor:
-        if act.edit.schedule is None:
-            return act.strength
-        return act.strength * act.edit.schedule.factor(frame).to(device)[..., None]
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
         where = edit.where.mask(frame)
@@ -151,9 +169,9 @@ class Attachment:
         self,
         acts: list[_Act],
         wide: Tensor,
-        moves: list[Tensor],
+        moves: list[tuple[Tensor, Tensor | None]],
         masks: list[Tensor],
-        total: Tensor,
+        total: tuple[Tensor, Tensor | None],
         touched: Tensor,
         record: PassRecord,
     ) -> None:
@@ -162,10 +180,10 @@ class Attachment:
         if site in record.norms:
             return
         record.norms[site] = _norm(wide)
-        record.moved[site] = moved = _norm(total)
+        record.moved[site] = moved = _size(*total, touched)
         record.touched[site] = touched
         for act, move, mask in zip(acts, moves, masks, strict=True):
-            size = moved if len(acts) == 1 else _norm(move)
+            size = moved if len(acts) == 1 else _size(*move, mask)
             record.deeds.append(Deed(act.index, site, mask, size))
 
     def _states(self, frame: Frame, cache: Any) -> dict[int, Any]:
@@ -221,6 +239,11 @@ def _ready(intervention: Intervention, model: Model) -> Intervention:
 
 def _norm(tensor: Tensor) -> Tensor:
     return torch.linalg.vector_norm(tensor.detach(), dim=-1)
+
+
+def _size(move: Tensor, norm: Tensor | None, mask: Tensor) -> Tensor:
+    """‖Δh‖ at each position of `mask`, from its norm where that is known."""
+    return _norm(move) if norm is None else norm.expand(mask.shape)
 
 
 def _decoder(tokenizer: Any) -> Any:

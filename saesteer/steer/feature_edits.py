@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saesteer.axes import Resid
@@ -57,8 +57,15 @@ class TopKReader:
         return self.sae.d_model
 
     def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
-        """Activations of the used features among all."""
-        return self.sae.encode(resid)[..., list(self.features)]
+        """Activations of the used features among all: a few comparisons, no row of all latents."""
+        pre = self.sae.pre(resid)
+        used = pre[..., list(self.features)]
+        top = pre.topk(self.sae.k or 0, dim=-1).indices
+        lives = (top[..., None, :] == self._wanted(top.device)).any(-1)
+        return torch.where(lives, used.relu(), 0.0)
+
+    def _wanted(self, device: torch.device) -> Int[Tensor, "k 1"]:
+        return torch.tensor(self.features, device=device)[:, None]
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
         """What a change of the used features adds to the residual."""
@@ -158,9 +165,13 @@ class FeatureAdd(FeatureEdit):
         """amount, everywhere."""
         return self.amount.expand_as(z)
 
-    def delta(self, resid: Resid) -> Resid:
+    def constant(self) -> Float[Tensor, " width"]:
         """amount W_dec; nothing needs to be read."""
-        return self.reader.delta(self.amount).expand(resid.shape)
+        return self.reader.delta(self.amount)
+
+    def delta(self, resid: Resid) -> Resid:
+        """The same vector, at every position."""
+        return self.constant().expand(resid.shape)
 
 
 @final

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from saesteer.axes import TokenIds, TokenMask
 from saesteer.errors import PlanError
+from saesteer.steer.ids import Ids
 
 _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlens")
 
@@ -39,6 +41,10 @@ class Prompt:
     mask: Tensor | None = None
     stop_ids: tuple[int, ...] = ()
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    def ended_before(self, column: int) -> bool:
+        """Whether no prompt reaches this physical column; False where only lengths are known."""
+        return self.mask is not None and column >= self.mask.shape[1]
 
     def per_row(self, values: Tensor, batch: int) -> Tensor:
         """`values [rows, ...]` repeated to the rows of a pass (beams, num_return_sequences).
@@ -72,6 +78,7 @@ class Frame:
         finished: True in rows whose generation has ended, `[batch, pos]`.
         prompt_lengths: real tokens in each row's prompt, `[batch]`, or None if nobody said.
         prompt: the prompts themselves, before rows were expanded.
+        answered: every position of the pass is known to lie behind its row's prompt.
         decode: token ids to text, or None without a tokenizer.
         memo: what was worked out for this pass already; dies with it.
         evidence: where `note` writes.
@@ -85,6 +92,7 @@ class Frame:
     finished: TokenMask | None = None
     prompt_lengths: Tensor | None = None
     prompt: Prompt | None = None
+    answered: bool = False
     decode: Callable[[Sequence[int]], str] | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     evidence: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -99,10 +107,10 @@ class Frame:
         """Columns of the text up to the end of this pass, padding included."""
         return self.start + self.valid.shape[1]
 
-    @property
+    @cached_property
     def live(self) -> TokenMask:
         """Real tokens of rows that are still going, `[batch, pos]`."""
-        return self.valid if self.finished is None else self.valid & ~self.finished
+        return self.valid if self.finished is None else self.valid > self.finished
 
     def need_prompt_lengths(self, who: str) -> Tensor:
         """Prompt lengths as `[batch, 1]`.
@@ -144,26 +152,6 @@ class Frame:
         return read_frame((), kwargs, prompt=prompt, start=start, special=Ids(special_ids))
 
 
-@final
-class Ids:
-    """A set of token ids that answers for whole tensors with one lookup."""
-
-    def __init__(self, ids: Sequence[int] | Tensor) -> None:
-        self._ids = tuple(sorted({int(i) for i in ids}))
-        self._tables: dict[torch.device, Tensor] = {}
-
-    def __call__(self, tokens: TokenIds) -> TokenMask:
-        """True where a token is one of the ids, `[batch, pos]`."""
-        if not self._ids:
-            return torch.zeros_like(tokens, dtype=torch.bool)
-        table = self._tables.get(tokens.device)
-        if table is None:
-            table = torch.zeros(self._ids[-1] + 2, dtype=torch.bool)
-            table[list(self._ids)] = True
-            table = self._tables[tokens.device] = table.to(tokens.device)
-        return table[tokens.clamp(0, len(table) - 1)]
-
-
 def read_frame(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -187,17 +175,38 @@ def read_frame(
     begin = _past_length(cache_in(kwargs)) if start is None else start
     valid, logical = _positions(kwargs, tokens.shape[0], tokens.shape[1], begin, tokens.device)
     lengths = None if prompt is None else prompt.per_row(prompt.lengths, len(valid))
-    frame = Frame(
+    lengths = None if lengths is None else lengths.to(valid.device)
+    answered = prompt is not None and prompt.ended_before(begin)
+    marked, stopped = _marks(ids, special, prompt)
+    if stopped is not None and not answered:
+        assert lengths is not None
+        stopped = stopped & (logical >= lengths[:, None])
+    return Frame(
         valid=valid,
         logical=logical,
         start=begin,
         input_ids=ids,
-        special=None if ids is None or special is None else special(ids),
-        prompt_lengths=None if lengths is None else lengths.to(valid.device),
+        special=marked,
+        finished=stopped,
+        prompt_lengths=lengths,
         prompt=prompt,
+        answered=answered,
         decode=decode,
     )
-    return replace(frame, finished=_finished(frame))
+
+
+def _marks(
+    ids: Tensor | None, special: Ids | None, prompt: Prompt | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Which tokens are special, and which mean that a row has finished; None where unknown."""
+    if ids is None:
+        return None, None
+    if prompt is None or not prompt.stop_ids:
+        return (None if special is None else special(ids)[0]), None
+    if "ids" not in prompt.memo:
+        prompt.memo["ids"] = Ids(*(() if special is None else special.sets), prompt.stop_ids)
+    *marked, stopped = prompt.memo["ids"](ids)
+    return (marked[0] if marked else None), stopped
 
 
 def cache_in(arguments: Mapping[str, Any]) -> Any:
@@ -254,7 +263,9 @@ def _from_padding_mask(mask: Tensor, columns: Tensor, stop: int) -> tuple[Tensor
             "with a cache, pass a mask over all columns, cached ones included."
         )
     real = mask > 0
-    return real[:, columns], (real.long().cumsum(-1) - 1).clamp(min=0)[:, columns]
+    valid, before = real[:, stop - len(columns) : stop], real[:, : stop - len(columns)]
+    counted = valid.cumsum(-1) + before.sum(-1, keepdim=True)
+    return valid, (counted - 1).clamp(min=0)
 
 
 def _from_attention_mask(
@@ -278,12 +289,3 @@ def _refuse_packed(position_ids: Tensor, valid: Tensor) -> None:
             "position_ids restart inside a row, so several texts are packed into it; "
             "steer one text per row, padded."
         )
-
-
-def _finished(frame: Frame) -> Tensor | None:
-    """Generated positions that hold the end of text or the padding that follows it."""
-    prompt, lengths, ids = frame.prompt, frame.prompt_lengths, frame.input_ids
-    if prompt is None or lengths is None or ids is None or not prompt.stop_ids:
-        return None
-    stop = prompt.memo.setdefault("stop", Ids(prompt.stop_ids))
-    return stop(ids) & (frame.logical >= lengths[:, None])

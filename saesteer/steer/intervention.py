@@ -44,6 +44,10 @@ class Intervention(ABC):
             resid: `[batch, pos, width]`, the site's activations before the plan's own edits.
         """
 
+    def constant(self) -> Float[Tensor, " width"] | None:
+        """Δh where it is the same at every position, so that it need not be worked out at each."""
+        return None
+
     def to(self, device: torch.device | str) -> Intervention:
         """The same intervention with its tensors in fp32 on `device`."""
         moved: dict[str, Any] = {}
@@ -107,6 +111,10 @@ class Add(Intervention):
     def describe(self) -> str:
         """`add a vector of norm 8.1`."""
         return f"add a vector of norm {float(self.vector.norm()):.3g}"
+
+    def constant(self) -> Float[Tensor, " width"]:
+        """The vector."""
+        return self.vector
 
     def delta(self, resid: Resid) -> Resid:
         """The vector, at every position."""

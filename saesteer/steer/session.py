@@ -20,7 +20,8 @@ from torch.utils.hooks import RemovableHandle
 from saesteer.errors import PlanError
 from saesteer.models import Model, Site, install
 from saesteer.steer.calls import unwrap_generate, wrap_generate
-from saesteer.steer.frame import Frame, Ids, Prompt, cache_in, read_frame
+from saesteer.steer.frame import Frame, Prompt, cache_in, read_frame
+from saesteer.steer.ids import Ids
 
 _SESSIONS: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
 

@@ -43,7 +43,7 @@ class Where(ABC):
 
     def _plain(self, frame: Frame, chosen: TokenMask) -> TokenMask:
         """`chosen` without special tokens, unless they were asked for."""
-        return chosen if self.special or frame.special is None else chosen & ~frame.special
+        return chosen if self.special or frame.special is None else chosen > frame.special
 
 
 @final
@@ -61,6 +61,8 @@ class Generated(Where):
     """From the last prompt token on, which is in even if it is special (chat templates)."""
 
     def _choose(self, frame: Frame) -> TokenMask:
+        if frame.answered:
+            return self._plain(frame, frame.valid)
         start = frame.need_prompt_lengths("generated()") - 1
         return self._plain(frame, frame.logical > start) | (frame.logical == start)
 

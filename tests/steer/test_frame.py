@@ -9,7 +9,8 @@ import torch
 
 from saesteer.errors import PlanError
 from saesteer.steer import Frame
-from saesteer.steer.frame import Ids, Prompt, read_frame
+from saesteer.steer.frame import Prompt, read_frame
+from saesteer.steer.ids import Ids
 
 IDS = torch.tensor([[0, 0, 5, 6, 7], [5, 6, 7, 8, 9]])
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
@@ -111,5 +112,7 @@ def test_what_cannot_be_steered_is_refused(kwargs: dict[str, Any], words: str) -
 
 def test_ids_outside_the_set_are_not_in_it() -> None:
     tokens = torch.tensor([[0, 3, 4, 100]])
-    assert Ids([3])(tokens).tolist() == [[False, True, False, False]]
-    assert not Ids([])(tokens).any()
+    three, none = Ids([3], [])(tokens)
+    assert three.tolist() == [[False, True, False, False]]
+    assert not none.any()
+    assert not Ids([])(tokens)[0].any()

@@ -8,6 +8,8 @@ import torch
 from saesteer import steer
 from saesteer.errors import PlanError
 from saesteer.steer import Frame, Where
+from saesteer.steer.frame import Prompt, read_frame
+from saesteer.steer.ids import Ids
 
 SPECIAL = (1, 2, 9)  # BOS, EOS, a chat marker
 IDS = torch.tensor([[0, 0, 1, 5, 6, 9, 7, 9, 8], [1, 5, 5, 5, 6, 6, 7, 8, 8]])
@@ -76,3 +78,22 @@ def test_choices_of_nothing_are_refused() -> None:
             steer.positions(wrong)
     with pytest.raises(PlanError, match="text to look for"):
         steer.spans("")
+
+
+@pytest.mark.parametrize("cuts", [(), (3,), (6,), (5, 6, 7, 8), (2, 7)])
+@pytest.mark.parametrize("where", [steer.generated(), steer.generated(special=True), steer.all()])
+def test_knowing_the_prompts_columns_changes_no_choice(where: Where, cuts: tuple[int, ...]) -> None:
+    lengths = torch.tensor(LENGTHS)
+    known = Prompt(lengths, mask=MASK[:, :6] > 0, stop_ids=(8,))
+    unknown = Prompt(lengths, stop_ids=(8,))
+    answered = []
+    for start, stop in zip((0, *cuts), (*cuts, IDS.shape[1]), strict=True):
+        passed = {"input_ids": IDS[:, start:stop], "attention_mask": MASK[:, :stop]}
+        frames = [
+            read_frame((), passed, prompt=prompt, start=start, special=Ids(SPECIAL))
+            for prompt in (known, unknown)
+        ]
+        answered.append(frames[0].answered)
+        assert torch.equal(where.mask(frames[0]), where.mask(frames[1]))
+        assert torch.equal(frames[0].live, frames[1].live)
+    assert any(answered) == any(cut >= 6 for cut in cuts)

@@ -1,0 +1,31 @@
+"""Which tokens are special or end a text, asked of whole tensors in every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+from saesteer.axes import TokenIds, TokenMask
+
+
+@final
+class Ids:
+    """Sets of token ids that answer for whole tensors, all of them with one lookup."""
+
+    def __init__(self, *sets: Sequence[int] | Tensor) -> None:
+        self.sets = tuple(tuple(sorted({int(i) for i in ids})) for ids in sets)
+        self._tables: dict[torch.device, Tensor] = {}
+
+    def __call__(self, tokens: TokenIds) -> tuple[TokenMask, ...]:
+        """True where a token is one of the ids, `[batch, pos]` for each set."""
+        table = self._tables.get(tokens.device)
+        if table is None:
+            last = max((ids[-1] for ids in self.sets if ids), default=-1)
+            table = torch.zeros(last + 2, len(self.sets), dtype=torch.bool)
+            for column, ids in enumerate(self.sets):
+                table[list(ids), column] = True
+            table = self._tables[tokens.device] = table.to(tokens.device)
+        return table[tokens.clamp(0, len(table) - 1)].unbind(-1)
