@@ -274,6 +274,33 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     multi.add_argument("--d-sae", type=int, default=2048, help="latents of each (default 2048)")
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
     cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
+    _bench_steer(verbs)
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")
+
+
+def _bench_steer(verbs: argparse._SubParsersAction[_Parser]) -> None:
+    parser = _command(verbs, "steer", _later("bench", "run"), "What plans add to a decoding step.")
+    parser.set_defaults(benchmark="steer")
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument(
+        "--steps", type=int, default=250, metavar="N", help="interleaved steps (default 250)"
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="default 1 8")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"]
+    )
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu counts one thread's own time, for a machine shared with others: set "
+        "OMP_NUM_THREADS=1 (default wall)",
+    )
+    parser.add_argument(
+        "--against",
+        choices=("all", "none"),
+        default="all",
+        help="the hooks of repeng, steering-vectors and a full encode and decode (default all)",
+    )

@@ -46,6 +46,19 @@ def test_many_saes(tmp_path, real_model):
     assert result_of(tmp_path, "multi", *args)["ratio"]["median"] > 0
 
 
+@pytest.mark.full
+@pytest.mark.real
+def test_steering_a_decoding_step(tmp_path, real_model):
+    args = ["--steps", "5", "--batches", "2", "--dtypes", "float32", "--against", "none"]
+    result = result_of(tmp_path, "steer", *args, "--quiet")
+    names = [row["name"] for row in result["rows"]]
+    assert names == ["a/a", "add-1", "add-16", "clamp-64-rules-20", "full-encode"]
+    for row in result["rows"]:
+        overhead = row["overhead"]
+        assert -1 < overhead["min"] <= overhead["median"] <= overhead["max"]
+    assert set(result["left_out"]) >= {"repeng", "steering-vectors", "encode-decode"}
+
+
 def test_a_wheel_without_benchmarks_says_so(monkeypatch, tmp_path, capsys):
     from saesteer.cli import bench
 
