@@ -165,18 +165,29 @@ class Plan:
 
     @staticmethod
     def load(folder: str | Path, model: Any = None) -> Plan:
-        """Read a saved plan.
+        """Read a saved plan, from a folder or the hub, or a file of another library.
 
         Args:
+            folder: what `save` wrote; `hub:owner/name[@revision]`; or a file that
+                `steer.exchange.read_plan` reads (`.gguf`, `.pt`, `.csv`).
             model: what it is meant for; checked against the fingerprints it was saved with.
 
         Raises:
             PlanError: missing, damaged, of an unknown kind, or made for another model.
             SiteError, DimensionError: the model can't carry it out.
         """
-        from saesteer.steer.store import load_plan
+        from saesteer.steer.exchange import fetch_plan, read_plan
+        from saesteer.steer.store import check_plan, load_plan
 
-        return load_plan(Path(folder), None if model is None else as_model(model))
+        wanted = None if model is None else as_model(model)
+        if str(folder).startswith("hub:"):
+            return fetch_plan(str(folder), wanted)
+        if not Path(folder).is_file():
+            return load_plan(Path(folder), wanted)
+        plan = read_plan(folder)
+        if wanted is not None:
+            check_plan(plan, wanted)
+        return plan
 
     def _like(self, edits: Any, prompts: Any, strength: int | float) -> Plan:
         return Plan(*edits, *prompts, strength=strength, name=self.name, stamp=self.stamp)

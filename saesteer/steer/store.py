@@ -115,7 +115,6 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
 
 def load_plan(folder: Path, model: Model | None) -> Plan:
     """Read a plan and check it against the model it is meant for (`Plan.load`)."""
-    from saesteer.steer.engine import check_edit
     from saesteer.steer.plan import Plan
 
     body, tensors = _read(folder)
@@ -124,7 +123,7 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
         if not all(isinstance(act, Edit | PromptEdit) for act in acts):
             raise ValueError("it lists something that is no edit")
         plan = Plan(*acts, strength=body["strength"], name=body["name"], stamp=body["stamp"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise PlanError(
             f"{folder / MANIFEST} is damaged: {error!r}. Save the plan again."
         ) from error
@@ -132,9 +131,20 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
         raise PlanError(f"{folder / MANIFEST}: {error}") from error
     if model is not None:
         _check_stamp(plan, folder, model)
-        for edit in plan.edits:
-            check_edit(edit, model)
+        check_plan(plan, model)
     return plan
+
+
+def check_plan(plan: Plan, model: Model) -> None:
+    """Make sure that the model can carry a plan out.
+
+    Raises:
+        SiteError, DimensionError, PlanError: it can't.
+    """
+    from saesteer.steer.engine import check_edit
+
+    for edit in plan.edits:
+        check_edit(edit, model)
 
 
 def stamp_of(model: Model) -> dict[str, str]:
@@ -237,7 +247,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         body = json.loads((folder / MANIFEST).read_text())
         expected, version = body["tensors_sha256"], body["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise PlanError(
             f"{folder / MANIFEST} is damaged: {error!r}. Save the plan again."
         ) from error

@@ -1,0 +1,79 @@
+"""What of a plan is a vector added at a site: all that most other formats can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saesteer.axes import Vector
+from saesteer.errors import PlanError
+from saesteer.models import Site
+from saesteer.steer.edit import Edit
+from saesteer.steer.gate import Always
+from saesteer.steer.intervention import Add, finite
+from saesteer.steer.plan import Plan
+from saesteer.steer.where import Everywhere, Where, all
+
+
+class Vectors(NamedTuple):
+    """Vectors by site, strengths in them, and what is lost beside them."""
+
+    by_site: dict[Site, Vector]
+    notes: tuple[str, ...]
+
+
+def constant_vectors(plan: Plan, format_name: str) -> Vectors:
+    """The vectors that a plan adds, those of one site summed.
+
+    Raises:
+        PlanError: an edit depends on the activation, on a gate or on time, or edits no activation.
+    """
+    by_site: dict[Site, Tensor] = {}
+    notes: dict[str, None] = {}
+    if plan.prompt_edits or not plan.edits:
+        raise PlanError(f"{format_name} holds vectors; {plan.name} has none or edits prompts.")
+    for edit in plan.edits:
+        site, vector = edit.intervention.site, _constant(edit, format_name)
+        by_site[site] = by_site.get(site, torch.zeros_like(vector)) + vector * plan.strength
+        if not (isinstance(edit.where, Everywhere) and edit.where.special):
+            notes[f"{edit.label}: {format_name} edits every position, this plan only some"] = None
+    return Vectors({site: v.cpu().contiguous() for site, v in by_site.items()}, tuple(notes))
+
+
+def added_everywhere(
+    vectors: Mapping[Site, Tensor],
+    name: str,
+    who: str,
+    where: Where | None = None,
+) -> Plan:
+    """A plan that adds vectors `[width]`, by default at every token, special ones too.
+
+    They come from files, so what they are is checked here.
+
+    Raises:
+        PlanError: none, or one that is no vector of finite numbers.
+    """
+    if not vectors:
+        raise PlanError(f"{who} holds no vectors.")
+    acts = []
+    for site, vector in vectors.items():
+        if vector.ndim != 1 or not vector.is_floating_point():
+            raise PlanError(
+                f"{who}: {site} has {vector.dtype} of shape {list(vector.shape)}, "
+                "expected one vector of floats."
+            )
+        acts.append(Edit(Add(site, finite(vector, who)), where=where or all(special=True)))
+    return Plan(*acts, name=name)
+
+
+def _constant(edit: Edit, format_name: str) -> Tensor:
+    vector = edit.intervention.constant()
+    if vector is None or not isinstance(edit.gate, Always) or edit.schedule is not None:
+        raise PlanError(
+            f"{edit.label} is no fixed vector (or has a gate or schedule), which is all that "
+            f"{format_name} can hold; save the plan as a folder instead."
+        )
+    return vector.float() * edit.strength

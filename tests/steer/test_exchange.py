@@ -1,0 +1,300 @@
+"""Files of other libraries do here what they do there; what is no such file is one clear error."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter
+
+from saesteer import steer
+from saesteer.errors import DimensionError, OutputError, PlanError, SiteError
+from saesteer.saes import save_sae
+from saesteer.steer import Edit, Plan
+from saesteer.steer.exchange import read_plan, write_plan
+from saesteer.steer.where import Everywhere, Generated
+
+VECTORS = {i: torch.randn(32, generator=torch.Generator().manual_seed(i)) for i in (1, 2)}
+
+
+class Touch:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def vectors_of(plan: Plan) -> dict[str, torch.Tensor]:
+    return {str(e.intervention.site): e.intervention.constant() * e.strength for e in plan.edits}
+
+
+def everywhere(*acts: Any) -> Plan:
+    return Plan(*acts, where=steer.all(special=True))
+
+
+def logits(model: Any, plan: Plan | None = None) -> torch.Tensor:
+    batch = model.tokenize(["the rain in the town", "the sea"])
+    if plan is None:
+        return model.forward(batch)
+    with torch.no_grad(), plan.on(model):
+        return model.forward(batch)
+
+
+def write_repeng(path: Path, vectors: dict[int, torch.Tensor], arch: str = "controlvector") -> Path:
+    """What repeng's own `export_gguf` writes."""
+    writer = GGUFWriter(path, arch)
+    writer.add_string(f"{arch}.model_hint", "llama")
+    writer.add_uint32(f"{arch}.layer_count", len(vectors))
+    for layer, vector in vectors.items():
+        writer.add_tensor(f"direction.{layer}", vector.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def saved(path: Path, held: Any) -> Path:
+    torch.save(held, path)
+    return path
+
+
+def test_a_control_vector_is_added_behind_its_block_at_every_token(tmp_path, tiny_model) -> None:
+    model = tiny_model("llama")
+    plan = Plan.load(write_repeng(tmp_path / "v.gguf", VECTORS), model)
+    assert all(isinstance(e.where, Everywhere) and e.where.special for e in plan.edits)
+    handles = [
+        model.hf.model.layers[i].register_forward_hook(lambda _m, _a, out, v=v: out + v)
+        for i, v in VECTORS.items()
+    ]
+    with torch.no_grad():
+        expected = logits(model)
+    for handle in handles:
+        handle.remove()
+    real = model.tokenize(["the rain in the town", "the sea"]).attention_mask
+    torch.testing.assert_close(logits(model, plan)[real], expected[real], rtol=0, atol=1e-4)
+
+
+def test_a_written_control_vector_holds_strengths_and_sums(tmp_path, tiny_model) -> None:
+    model = tiny_model("llama")
+    acts = [steer.add("resid_post.1", VECTORS[1]), steer.add("resid_post.1", VECTORS[2])]
+    plan = everywhere(acts[0], Edit(acts[1], where=steer.all(special=True), strength=3.0)) * 0.5
+    assert write_plan(plan, tmp_path / "v.gguf", model) == ()
+    (tensor,) = GGUFReader(tmp_path / "v.gguf").tensors
+    assert tensor.name == "direction.1"
+    expected = 0.5 * VECTORS[1] + 1.5 * VECTORS[2]
+    torch.testing.assert_close(torch.from_numpy(tensor.data.copy()), expected)
+    again = read_plan(tmp_path / "v.gguf")
+    torch.testing.assert_close(vectors_of(again)["resid_post.1"], expected)
+
+
+def test_positions_that_a_format_can_not_hold_are_named(tmp_path) -> None:
+    plan = Plan(steer.add("resid_post.1", VECTORS[1]), where=steer.generated())
+    (note,) = write_plan(plan, tmp_path / "v.gguf")
+    assert "every position" in note
+
+
+@pytest.mark.parametrize("form", ["by layer", "with type"])
+def test_steering_vectors_layers_are_sites(tmp_path, form) -> None:
+    held: Any = (
+        VECTORS if form == "by layer" else {"layer_activations": VECTORS, "layer_type": "mlp"}
+    )
+    plan = read_plan(saved(tmp_path / "v.pt", held))
+    kind = "resid_post" if form == "by layer" else "mlp_out"
+    assert list(vectors_of(plan)) == [f"{kind}.1", f"{kind}.2"]
+    assert torch.equal(vectors_of(plan)[f"{kind}.2"], VECTORS[2])
+
+
+def test_caa_adds_its_vector_behind_the_prompt(tmp_path) -> None:
+    plan = read_plan(saved(tmp_path / "vec_layer_13_Llama-2-7b-chat-hf.pt", VECTORS[1].half()))
+    assert list(vectors_of(plan)) == ["resid_post.13"]
+    assert isinstance(plan.edits[0].where, Generated)
+    bare = saved(tmp_path / "vector.pt", VECTORS[1])
+    assert list(vectors_of(read_plan(bare, "mlp_out.2"))) == ["mlp_out.2"]
+    with pytest.raises(PlanError, match="does not say for which layer"):
+        read_plan(bare)
+
+
+def test_lm_evals_modules_and_actions(tmp_path, tiny_model) -> None:
+    model = tiny_model("llama")
+    bias, unit = torch.full((32,), 0.2), VECTORS[2] / VECTORS[2].norm()
+    held = {
+        "layers.1": {"steering_vector": VECTORS[1], "steering_coefficient": 0.5, "action": "add"},
+        "layers.2": {
+            "steering_vector": VECTORS[2],
+            "steering_coefficient": 3.0,
+            "action": "clamp",
+            "bias": bias,
+        },
+    }
+    plan = Plan.load(saved(tmp_path / "v.pt", held), model)
+    add, clamp = (edit.intervention for edit in plan.edits)
+    assert torch.equal(add.delta(torch.zeros(1, 1, 32)), (0.5 * VECTORS[1]).expand(1, 1, 32))
+    h = torch.randn(2, 3, 32)
+    new = h + clamp.delta(h)
+    torch.testing.assert_close((new - bias) @ unit, torch.full((2, 3), 3.0))
+    across = torch.eye(32) - torch.outer(unit, unit)
+    torch.testing.assert_close(new @ across, h @ across, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2", "neox"])
+def test_what_is_written_for_lm_eval_comes_back(tmp_path, tiny_model, arch) -> None:
+    model = tiny_model(arch)
+    plan = everywhere(steer.add("resid_post.1", VECTORS[1]), steer.add("mlp_out.2", VECTORS[2])) * 2
+    assert write_plan(plan, tmp_path / "v.pt", model) == ()
+    held = torch.load(tmp_path / "v.pt", weights_only=True)
+    assert set(held) <= {name for name, _ in model.layout.base.named_modules()}
+    again = Plan.load(tmp_path / "v.pt", model)
+    assert list(vectors_of(again)) == ["resid_post.1", "mlp_out.2"]
+    torch.testing.assert_close(logits(model, again), logits(model, plan))
+
+
+def test_lm_evals_table_names_features_of_an_sae(tmp_path, tiny_model, tiny_sae) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.2")
+    save_sae(sae, tmp_path / "sae")
+    rows = [["sae_lens", "add", str(tmp_path / "sae"), "layers.1", "7", "10.0", "", "", "seven"]]
+    rows.append(["sae_lens", "clamp", str(tmp_path / "sae"), "", "3", "2.0", "", "", ""])
+    head = "loader action sparse_model hookpoint feature_index steering_coefficient head_index"
+    with (tmp_path / "v.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[*head.split(), "sae_id", "description"], *rows])
+    plan = Plan.load(tmp_path / "v.csv", model)
+    assert [str(e.intervention.site) for e in plan.edits] == ["resid_post.1", "resid_post.2"]
+    torch.testing.assert_close(vectors_first(plan), 10.0 * sae.w_dec[7], rtol=1e-2, atol=1e-2)
+
+
+def vectors_first(plan: Plan) -> torch.Tensor:
+    return plan.edits[0].intervention.constant()
+
+
+def test_a_table_is_written_for_published_saes_only(tmp_path, tiny_model, tiny_sae) -> None:
+    from dataclasses import replace
+
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.2")
+    with pytest.raises(PlanError, match="RELEASE:ID"):
+        write_plan(Plan(steer.feature_add(sae, 4, 1.5)), tmp_path / "v.csv", model)
+    sae = replace(sae, name="release:an/id")
+    plan = everywhere(steer.feature_add(sae, [4, 5], [1.5, 2.0])) * 2
+    assert write_plan(plan, tmp_path / "v.csv", model) == ()
+    with (tmp_path / "v.csv").open(newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["sparse_model"], first["sae_id"], first["hookpoint"]) == (
+        "release",
+        "an/id",
+        "layers.2",
+    )
+    assert (first["feature_index"], first["steering_coefficient"]) == ("4", "3.0")
+    assert second["steering_coefficient"] == "4.0"
+
+
+def test_a_pickle_is_not_run(tmp_path) -> None:
+    mark = tmp_path / "was_here"
+    for name, write in (("raw.pt", pickle.dump), ("torch.pt", torch.save)):
+        with (tmp_path / name).open("wb") as file:
+            write(Touch(mark), file)
+        with pytest.raises(PlanError, match=r"no archive of torch\.save|nothing else is loaded"):
+            read_plan(tmp_path / name)
+    assert not mark.exists()
+
+
+def rewritten(path: Path, name: str | None = None, compress: int = zipfile.ZIP_STORED) -> Path:
+    """The archive again, with an entry of another name, or compressed."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compress) as archive:
+        for entry, data in entries.items():
+            archive.writestr(entry, data)
+        if name is not None:
+            archive.writestr(name, b"x")
+    return path
+
+
+def test_bombs_and_climbing_paths_are_not_opened(tmp_path, monkeypatch) -> None:
+    files = [
+        rewritten(
+            saved(tmp_path / "zip.pt", torch.zeros(1_000_000)), compress=zipfile.ZIP_DEFLATED
+        ),
+        rewritten(saved(tmp_path / "climbs.pt", VECTORS), name="../../evil"),
+        rewritten(saved(tmp_path / "root.pt", VECTORS), name="/evil"),
+    ]
+    monkeypatch.setattr(torch, "load", lambda *_a, **_k: pytest.fail("it was opened"))
+    for file in files:
+        with pytest.raises(PlanError, match="it was not opened"):
+            read_plan(file)
+
+
+def test_a_tensor_that_claims_more_than_its_file_is_not_used(tmp_path) -> None:
+    huge = saved(tmp_path / "vec_layer_1.pt", torch.zeros(1).expand(10**12))
+    with pytest.raises(PlanError, match="larger than the file"):
+        read_plan(huge)
+
+
+BAD = [
+    (lambda p: saved(p / "v.pt", {1: torch.zeros(2, 2)}), PlanError, "expected one vector"),
+    (lambda p: saved(p / "v.pt", {1: torch.full((4,), float("nan"))}), PlanError, "NaN"),
+    (lambda p: saved(p / "v.pt", {1: torch.zeros(4, dtype=torch.long)}), PlanError, "floats"),
+    (lambda p: saved(p / "v.pt", {}), PlanError, "unknown form"),
+    (lambda p: saved(p / "v.pt", {1: "vector"}), PlanError, "expected vectors by layer"),
+    (lambda p: saved(p / "v.pt", {"layers.1": {"action": "add"}}), PlanError, "no tensor"),
+    (
+        lambda p: saved(p / "v.pt", {"layers.1": {"steering_vector": VECTORS[1], "action": "x"}}),
+        PlanError,
+        "expected add or clamp",
+    ),
+    (lambda p: saved(p / "v.pt", {"q.1": {"steering_vector": VECTORS[1]}}), SiteError, "no.* site"),
+    (lambda p: write_repeng(p / "v.gguf", {}), PlanError, "no vectors"),
+    (lambda p: write_repeng(p / "v.gguf", VECTORS, "llama"), PlanError, "GGUF of 'llama'"),
+    (lambda p: p / "nowhere.gguf", PlanError, "no such file"),
+    (lambda p: p / "v.bin", PlanError, "no kind known"),
+]
+
+
+@pytest.mark.parametrize(("make", "kind", "words"), BAD)
+def test_what_is_no_such_file_is_one_error(tmp_path, make, kind, words) -> None:
+    with pytest.raises(kind, match=words):
+        read_plan(make(tmp_path))
+
+
+@pytest.mark.parametrize("keep", [3, 40, 200])
+@pytest.mark.parametrize("name", ["v.gguf", "v.pt"])
+def test_a_truncated_file_is_one_error(tmp_path, name, keep) -> None:
+    file = tmp_path / name
+    (write_repeng if name == "v.gguf" else saved)(file, VECTORS)
+    file.write_bytes(file.read_bytes()[:-keep])
+    with pytest.raises(PlanError):
+        read_plan(file)
+
+
+def test_another_width_is_refused_with_both(tmp_path, tiny_model) -> None:
+    file = write_repeng(tmp_path / "v.gguf", {1: torch.ones(48)})
+    with pytest.raises(DimensionError, match="width 48, but tiny-llama has width 32"):
+        Plan.load(file, tiny_model("llama"))
+    with pytest.raises(SiteError, match="layer 9 does not exist"):
+        Plan.load(write_repeng(tmp_path / "v.gguf", {9: torch.ones(32)}), tiny_model("llama"))
+
+
+def test_what_no_vector_can_say_is_not_written(tmp_path, tiny_model, tiny_sae) -> None:
+    sae = tiny_sae(tiny_model("llama"), "resid_post.2")
+    for plan in (
+        Plan(steer.clamp(sae, 3, 1.0)),
+        Plan(Edit(steer.add("resid_post.1", VECTORS[1]), schedule=steer.decay(3.0))),
+        Plan(steer.PromptEdit(prefix="x")),
+    ):
+        for name in ("v.gguf", "v.pt", "v.csv"):
+            with pytest.raises(PlanError):
+                write_plan(plan, tmp_path / name)
+            assert not (tmp_path / name).exists()
+    with pytest.raises(PlanError, match="resid_post sites only"):
+        write_plan(everywhere(steer.add("mlp_out.1", VECTORS[1])), tmp_path / "v.gguf")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError):
+        write_plan(everywhere(steer.add("resid_post.1", VECTORS[1])), tmp_path / "file" / "v.pt")
