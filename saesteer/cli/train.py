@@ -50,7 +50,7 @@ def estimate(args: argparse.Namespace) -> None:
 
     from saesteer.models import best_device, load_skeleton
     from saesteer.training.estimate import estimate as cost_of
-    from saesteer.training.estimate import gpu_rates, measure_rates
+    from saesteer.training.rates import gpu_rates, measure_rates
 
     check_json(args)
     config = _config(args, *([] if args.tokens is None else [f"n_tokens={int(args.tokens)}"]))
@@ -62,6 +62,8 @@ def estimate(args: argparse.Namespace) -> None:
     cost = cost_of(config, load_skeleton(config.model), rates, args.gpus or 1)
     write_json(args, cost.to_dict())
     show_table(cost.table())
+    if cost.shortage is not None:
+        print(f"saesteer: {cost.shortage}", file=sys.stderr)
 
 
 def sweep(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -16,7 +17,9 @@ from saesteer.models import Model, load_model
 from saesteer.saes import SAE, save_sae
 from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
 from saesteer.training.distributed import ALONE, World
+from saesteer.training.estimate import memory_of, shortage
 from saesteer.training.learner import Learner
+from saesteer.training.rates import device_memory
 from saesteer.training.signals import StopRequest, watch_signals
 from saesteer.training.streams import columns_of, fill_cache, open_stream
 from saesteer.training.trainer import Progress, SAETrainer, last_checkpoint
@@ -64,6 +67,9 @@ def train_sae(
     device = world.device or config.device
     model = model or load_model(config.model, dtype=config.dtype, device=device)
     progress = progress if world.leads else None
+    short = shortage(memory_of(config, model, world.size), device_memory(str(model.device)))
+    if short is not None and world.leads:
+        print(f"saesteer: {short}", file=sys.stderr)
     with watch_signals() if stop is None else nullcontext(stop) as request:
         if config.cache.path and not fill_cache(config, model, request, progress, world):
             return None
