@@ -14,12 +14,14 @@ from saesteer.methods.iti import ITI
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
 from saesteer.methods.mass_mean import MassMean
+from saesteer.methods.nl_iti import NLITI
 from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
 from saesteer.methods.repe import RepE
 
 __all__ = [
+    "NLITI",
     "CAA",
     "CAST",
     "ITI",
