@@ -18,6 +18,10 @@ from saesteer.steer import Plan
 
 TEXT = "some words of no kind"
 NAMES = (
+    "GACT",
+    "BroadSkills",
+    "PersonaVectors",
+    "NLITI",
     "CAA",
     "CAST",
     "ITI",
