@@ -8,6 +8,7 @@ from saesteer.features.effects import LogitEffect, change_effects, logit_effects
 from saesteer.features.find import FoundFeature, find_features
 from saesteer.features.histogram import Histogram
 from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens
+from saesteer.features.output_score import output_scores
 from saesteer.features.show import (
     FeatureCard,
     Neighbour,
@@ -37,6 +38,7 @@ __all__ = [
     "find_features",
     "logit_effects",
     "nearest_features",
+    "output_scores",
     "pooled_activations",
     "promoted_tokens",
     "read_activations",

@@ -14,6 +14,7 @@ from saesteer.methods.iti import ITI
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
 from saesteer.methods.mass_mean import MassMean
+from saesteer.methods.output_score import OutputScore
 from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
@@ -33,6 +34,7 @@ __all__ = [
     "LinearProbe",
     "MassMean",
     "Method",
+    "OutputScore",
     "Prompting",
     "RandomDirection",
     "RandomFeature",

@@ -42,6 +42,7 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "MassMean": lambda _: methods.MassMean(whiten=True),
     "RandomDirection": lambda _: methods.RandomDirection(),
     "RandomFeature": methods.RandomFeature,
+    "OutputScore": lambda sae: methods.OutputScore(sae, n_candidates=3),
     "RepE": lambda _: methods.RepE(layers=[1, 2]),
     "RepIt": lambda _: methods.DirectionalAblation(others=[OTHERS], n_candidates=2),
 }
