@@ -11,6 +11,7 @@ from saesteer.methods.cast import CAST
 from saesteer.methods.directional_ablation import DirectionalAblation
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.iti import ITI
+from saesteer.methods.lf_steering import LFSteering
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
 from saesteer.methods.mass_mean import MassMean
@@ -30,6 +31,7 @@ __all__ = [
     "DirectionalAblation",
     "Family",
     "FeatureSteering",
+    "LFSteering",
     "LinearAcT",
     "LinearProbe",
     "MassMean",

@@ -18,6 +18,7 @@ from saesteer.steer import Plan
 
 TEXT = "some words of no kind"
 NAMES = (
+    "LFSteering",
     "OutputScore",
     "CAA",
     "CAST",
