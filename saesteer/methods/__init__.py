@@ -13,11 +13,13 @@ from saesteer.methods.directional_ablation import DirectionalAblation
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.g_act import GACT
 from saesteer.methods.iti import ITI
+from saesteer.methods.lf_steering import LFSteering
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
 from saesteer.methods.mass_mean import MassMean
 from saesteer.methods.nl_iti import NLITI
 from saesteer.methods.persona_vectors import PersonaVectors
+from saesteer.methods.output_score import OutputScore
 from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
@@ -37,10 +39,12 @@ __all__ = [
     "DirectionalAblation",
     "Family",
     "FeatureSteering",
+    "LFSteering",
     "LinearAcT",
     "LinearProbe",
     "MassMean",
     "Method",
+    "OutputScore",
     "Prompting",
     "RandomDirection",
     "RandomFeature",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saesteer.steer.condition import PromptCondition, condition_score
 from saesteer.steer.edit import Edit
-from saesteer.steer.feature_edits import ablate, clamp, feature_add, scale
+from saesteer.steer.feature_edits import ablate, clamp, feature_add, feature_shift, scale
 from saesteer.steer.feature_edits import replace_by as replace
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, ColumnHistory, Explains, FollowsRows, Gate
@@ -50,6 +50,7 @@ __all__ = [
     "constant",
     "decay",
     "feature_add",
+    "feature_shift",
     "first",
     "generated",
     "last",

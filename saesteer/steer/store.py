@@ -52,6 +52,7 @@ _KINDS: dict[str, type] = {
         feature_edits.Scale,
         feature_edits.Ablate,
         feature_edits.FeatureAdd,
+        feature_edits.FeatureShift,
         feature_edits.Replace,
         feature_edits.SaeStamp,
         feature_edits.TopKReader,

@@ -46,6 +46,8 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "MassMean": lambda _: methods.MassMean(whiten=True),
     "RandomDirection": lambda _: methods.RandomDirection(),
     "RandomFeature": methods.RandomFeature,
+    "OutputScore": lambda sae: methods.OutputScore(sae, n_candidates=3),
+    "LFSteering": lambda sae: methods.LFSteering(sae, n_features=24),
     "RepE": lambda _: methods.RepE(layers=[1, 2]),
     "RepIt": lambda _: methods.DirectionalAblation(others=[OTHERS], n_candidates=2),
 }

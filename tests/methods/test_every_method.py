@@ -22,6 +22,8 @@ NAMES = (
     "BroadSkills",
     "PersonaVectors",
     "NLITI",
+    "LFSteering",
+    "OutputScore",
     "CAA",
     "CAST",
     "ITI",
