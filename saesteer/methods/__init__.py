@@ -18,8 +18,8 @@ from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
 from saesteer.methods.mass_mean import MassMean
 from saesteer.methods.nl_iti import NLITI
-from saesteer.methods.persona_vectors import PersonaVectors
 from saesteer.methods.output_score import OutputScore
+from saesteer.methods.persona_vectors import PersonaVectors
 from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
