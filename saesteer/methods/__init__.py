@@ -11,12 +11,15 @@ from saesteer.methods.cast import CAST
 from saesteer.methods.directional_ablation import DirectionalAblation
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.iti import ITI
+from saesteer.methods.learned import LearnedMethod
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
+from saesteer.methods.loreft import LoReFT
 from saesteer.methods.mass_mean import MassMean
 from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
+from saesteer.methods.reft_r1 import ReFTr1
 from saesteer.methods.repe import RepE
 
 __all__ = [
@@ -29,13 +32,16 @@ __all__ = [
     "DirectionalAblation",
     "Family",
     "FeatureSteering",
+    "LearnedMethod",
     "LinearAcT",
     "LinearProbe",
+    "LoReFT",
     "MassMean",
     "Method",
     "Prompting",
     "RandomDirection",
     "RandomFeature",
+    "ReFTr1",
     "RepE",
     "default_site",
     "difference_in_means",
