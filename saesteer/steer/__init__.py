@@ -22,6 +22,7 @@ from saesteer.steer.schedule import Schedule, constant, decay
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
+from saesteer.steer.weights import WeightEdit
 from saesteer.steer.where import Where, all, first, generated, last, positions, prompt, spans
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "PromptEdit",
     "Schedule",
     "Trace",
+    "WeightEdit",
     "Where",
     "ablate",
     "add",
