@@ -14,8 +14,10 @@ from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.g_act import GACT
 from saesteer.methods.iti import ITI
 from saesteer.methods.lf_steering import LFSteering
+from saesteer.methods.learned import LearnedMethod
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
+from saesteer.methods.loreft import LoReFT
 from saesteer.methods.mass_mean import MassMean
 from saesteer.methods.nl_iti import NLITI
 from saesteer.methods.output_score import OutputScore
@@ -23,6 +25,7 @@ from saesteer.methods.persona_vectors import PersonaVectors
 from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
+from saesteer.methods.reft_r1 import ReFTr1
 from saesteer.methods.repe import RepE
 
 __all__ = [
@@ -40,14 +43,17 @@ __all__ = [
     "Family",
     "FeatureSteering",
     "LFSteering",
+    "LearnedMethod",
     "LinearAcT",
     "LinearProbe",
+    "LoReFT",
     "MassMean",
     "Method",
     "OutputScore",
     "Prompting",
     "RandomDirection",
     "RandomFeature",
+    "ReFTr1",
     "RepE",
     "default_site",
     "difference_in_means",

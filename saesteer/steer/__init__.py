@@ -15,6 +15,7 @@ from saesteer.steer.intervention import (
     affine,
     project_out,
 )
+from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
 from saesteer.steer.prompts import PromptEdit
 from saesteer.steer.schedule import Schedule, constant, decay
@@ -54,6 +55,7 @@ __all__ = [
     "first",
     "generated",
     "last",
+    "low_rank",
     "positions",
     "project_out",
     "prompt",

@@ -264,4 +264,5 @@ def _sha256(path: Path) -> str:
 
 
 def _holds_something_else(folder: Path) -> bool:
-    return any(entry.name not in (MANIFEST, TENSORS) for entry in folder.iterdir())
+    own = (MANIFEST, TENSORS, "lineage.json")
+    return any(entry.name not in own for entry in folder.iterdir())
