@@ -10,18 +10,20 @@ from __future__ import annotations
 import weakref
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.axes import Resid
 from saesteer.errors import PlanError
 from saesteer.saes import Crosscoder, Transcoder
 from saesteer.saes.sae import SAE, FeatureSlice
+from saesteer.steer.amounts import Unit, Values, amounts
 from saesteer.steer.intervention import Intervention, is_outlier
+from saesteer.steer.topk_reader import TopKReader
 
 Readings = Float[Tensor, "batch pos k"]
 _FINGERPRINTS: weakref.WeakKeyDictionary[SAE, str] = weakref.WeakKeyDictionary()
@@ -41,39 +43,6 @@ class SaeStamp:
         if sae not in _FINGERPRINTS:
             _FINGERPRINTS[sae] = sae.fingerprint()
         return SaeStamp(sae.name, _FINGERPRINTS[sae])
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class TopKReader:
-    """A true TopK SAE read in full, of which some features are used."""
-
-    sae: SAE
-    features: tuple[int, ...]
-
-    @property
-    def d_model(self) -> int:
-        """Width of the activations."""
-        return self.sae.d_model
-
-    def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
-        """Activations of the used features among all: a few comparisons, no row of all latents."""
-        pre = self.sae.pre(resid)
-        used = pre[..., list(self.features)]
-        top = pre.topk(self.sae.k or 0, dim=-1).indices
-        lives = (top[..., None, :] == self._wanted(top.device)).any(-1)
-        return torch.where(lives, used.relu(), 0.0)
-
-    def _wanted(self, device: torch.device) -> Int[Tensor, "k 1"]:
-        return torch.tensor(self.features, device=device)[:, None]
-
-    def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
-        """What a change of the used features adds to the residual."""
-        return change @ self.sae.w_dec[list(self.features)]
-
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> TopKReader:
-        """The same reader elsewhere."""
-        return replace(self, sae=self.sae.to(device, dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,6 +145,23 @@ class FeatureAdd(FeatureEdit):
 
 @final
 @dataclass(frozen=True, eq=False)
+class FeatureShift(FeatureEdit):
+    """Adds `amount` to features where they are on; one that is shifted below 0 is off."""
+
+    amount: Float[Tensor, " k"]
+
+    def describe(self) -> str:
+        """`shift feature 55 by 4`."""
+        shifts = ", ".join(f"{v:.3g}" for v in dict.fromkeys(self.amount.tolist()))
+        return f"shift {self._named()} by {shifts}"
+
+    def change(self, z: Readings) -> Readings:
+        """max(amount, -z) where z > 0, else nothing."""
+        return torch.where(z > 0, torch.maximum(self.amount, -z), 0.0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Replace(Intervention):
     """The SAE's reconstruction in the place of h, its error dropped; outlier tokens pass through.
 
@@ -203,18 +189,21 @@ class Replace(Intervention):
 
 
 Features = int | Sequence[int]
-Values = int | float | Sequence[int | float]
 
 
-def clamp(sae: SAE, features: Features, value: Values) -> Clamp:
-    """Hold features at `value` (one for all, or one each), in latent units.
+def clamp(sae: SAE, features: Features, value: Values, *, unit: Unit = 1.0) -> Clamp:
+    """Hold features at `value` (one for all, or one each), in latent units or in `unit`s.
+
+    Args:
+        unit: what 1 means in latent units, such as the features' maximum activations.
 
     Raises:
         FeatureError: a feature lies outside the SAE.
         PlanError: no features, or another number of values.
     """
     reader = _reader(sae, features)
-    return Clamp(sae.site, reader, SaeStamp.of(sae), _values(value, reader, "clamp"))
+    given = amounts(value, unit, reader.features, sae.d_sae, "clamp")
+    return Clamp(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
 
 
 def scale(sae: SAE, features: Features, factor: Values) -> Scale:
@@ -224,7 +213,8 @@ def scale(sae: SAE, features: Features, factor: Values) -> Scale:
         FeatureError, PlanError: as for `clamp`.
     """
     reader = _reader(sae, features)
-    return Scale(sae.site, reader, SaeStamp.of(sae), _values(factor, reader, "scale"))
+    given = amounts(factor, 1.0, reader.features, sae.d_sae, "scale")
+    return Scale(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
 
 
 def ablate(sae: SAE, features: Features) -> Ablate:
@@ -236,14 +226,28 @@ def ablate(sae: SAE, features: Features) -> Ablate:
     return Ablate(sae.site, _reader(sae, features), SaeStamp.of(sae))
 
 
-def feature_add(sae: SAE, features: Features, amount: Values) -> FeatureAdd:
-    """Add `amount`, in latent units, to features whether they are on or not.
+def feature_add(sae: SAE, features: Features, amount: Values, *, unit: Unit = 1.0) -> FeatureAdd:
+    """Add `amount`, in latent units or in `unit`s, to features whether they are on or not.
 
     Raises:
         FeatureError, PlanError: as for `clamp`.
     """
     reader = _reader(sae, features)
-    return FeatureAdd(sae.site, reader, SaeStamp.of(sae), _values(amount, reader, "feature_add"))
+    given = amounts(amount, unit, reader.features, sae.d_sae, "feature_add")
+    return FeatureAdd(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
+
+
+def feature_shift(
+    sae: SAE, features: Features, amount: Values, *, unit: Unit = 1.0
+) -> FeatureShift:
+    """Add `amount`, in latent units or in `unit`s, to features where they are on.
+
+    Raises:
+        FeatureError, PlanError: as for `clamp`.
+    """
+    reader = _reader(sae, features)
+    given = amounts(amount, unit, reader.features, sae.d_sae, "feature_shift")
+    return FeatureShift(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
 
 
 def replace_by(sae: SAE, typical_norm: float | None = None) -> Replace:
@@ -268,20 +272,3 @@ def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
     if sae.activation == "topk":
         return TopKReader(sae.to(dtype=torch.float32), chosen)
     return sae.slice(chosen).to(dtype=torch.float32)
-
-
-def _values(values: Values, reader: FeatureSlice | TopKReader, who: str) -> Tensor:
-    k = len(reader.features)
-    given = [values] * k if isinstance(values, int | float) else list(values)
-    if len(given) != k:
-        raise PlanError(
-            f"{who}: {len(given)} values for {k} features; give one for all or one each."
-        )
-    tensor = torch.tensor([float(v) for v in given], dtype=torch.float32)
-    if not bool(torch.isfinite(tensor).all()):
-        raise PlanError(f"{who}: the value is not finite.")
-    return tensor.to(_device(reader))
-
-
-def _device(reader: FeatureSlice | TopKReader) -> torch.device:
-    return reader.w_dec.device if isinstance(reader, FeatureSlice) else reader.sae.device

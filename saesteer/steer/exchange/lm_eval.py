@@ -2,7 +2,7 @@
 
 "add" adds coefficient x vector to every position of a module's output. "clamp" sets the part of the
 activation along the unit vector d, measured from the bias b where there is one, to the coefficient
-c: h + d (c - d·(h - b)), an affine map. Modules are named from the base model on: `layers.9`.
+c: h + d (c - d·(h - b)). Modules are named from the base model on: `layers.9`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from saesteer.saes import SAE, load_sae
 from saesteer.steer.edit import Edit
 from saesteer.steer.exchange.vectors import constant_vectors
 from saesteer.steer.feature_edits import FeatureAdd
-from saesteer.steer.intervention import Intervention, add, affine
+from saesteer.steer.intervention import Intervention, add
+from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
 from saesteer.steer.where import all
 
@@ -151,8 +152,8 @@ def _edit(told: Mapping[str, Any], who: str) -> Edit:
             unit = vector / vector.norm()
             bias = told.get("bias")
             offset = 0.0 if bias is None else float(unit @ bias.float())
-            identity = torch.eye(len(unit))
-            act = affine(site, identity - torch.outer(unit, unit), unit * (coefficient + offset))
+            held = torch.tensor([coefficient + offset])
+            act = low_rank(site, -unit[None], held, unit[None])
         case other:
             raise PlanError(f"{who}: action {other!r}, expected add or clamp.")
     return Edit(act, where=all(special=True))

@@ -33,8 +33,8 @@ def constant_vectors(plan: Plan, format_name: str) -> Vectors:
     """
     by_site: dict[Site, Tensor] = {}
     notes: dict[str, None] = {}
-    if plan.prompt_edits or not plan.edits:
-        raise PlanError(f"{format_name} holds vectors; {plan.name} has none or edits prompts.")
+    if not plan.edits or len(plan.edits) < len(plan.acts):
+        raise PlanError(f"{format_name} holds vectors alone; {plan.name} has none, or other acts.")
     for edit in plan.edits:
         site, vector = edit.intervention.site, _constant(edit, format_name)
         by_site[site] = by_site.get(site, torch.zeros_like(vector)) + vector * plan.strength
