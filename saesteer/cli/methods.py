@@ -12,7 +12,7 @@ from saesteer.cli.common import check_json, show_table, write_json
 
 def list_all(args: argparse.Namespace) -> None:
     """Every method by its name in configs, where it comes from, what it needs, its settings."""
-    from saesteer.evals.build import METHODS
+    from saesteer.methods.named import METHODS
 
     check_json(args)
     rows: list[Mapping[str, Any]] = [

@@ -112,12 +112,20 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
     sweep = _command(
         verbs, "sweep", _later("train", "sweep"), "Train a grid of SAEs from one stream."
     )
-    for parser in (sae, cost, sweep):
-        parser.add_argument("config", help="YAML file, such as configs/sae/smollm2-135m.yaml")
+    method = _command(
+        verbs, "method", _later("train", "train_method"), "Train a learned method of steering."
+    )
+    controller = _command(
+        verbs, "controller", _later("train", "train_method"), "Train the method Controller."
+    )
+    controller.set_defaults(only="Controller")
+    for parser in (sae, cost, sweep, method, controller):
+        example = "train/controller" if parser in (method, controller) else "sae/smollm2-135m"
+        parser.add_argument("config", help=f"YAML file, such as configs/{example}.yaml")
         parser.add_argument(
             "overrides", nargs="*", metavar="key.path=value", help="change settings"
         )
-    for parser in (sae, sweep):
+    for parser in (sae, sweep, method, controller):
         _out(parser)
         parser.add_argument(
             "--resume", action="store_true", help="go on from the last checkpoint in DIR"

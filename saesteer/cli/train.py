@@ -44,13 +44,39 @@ def train_sae(args: argparse.Namespace) -> int:
     return 0
 
 
+def train_method(args: argparse.Namespace) -> int:
+    """Train a learned method; a signal saves and exits with 128 plus its number."""
+    from saesteer.config import TrainMethodConfig, load_config
+    from saesteer.errors import ConfigError
+    from saesteer.training import train_method as train
+    from saesteer.training.signals import watch_signals
+
+    check_json(args)
+    device = [f"device={args.device}"] if args.device else []
+    config = load_config(TrainMethodConfig, args.config, [*args.overrides, *device])
+    only = getattr(args, "only", None)
+    if only is not None and config.method_name != only:
+        raise ConfigError(
+            f"{args.config}: its method is {config.method_name}; for others than {only} use "
+            "saesteer train method."
+        )
+    with watch_signals() as stop:
+        with Progress(f"train {config.method_name}", quiet=args.quiet) as progress:
+            folder = train(config, args.out, resume=args.resume, stop=stop, progress=progress)
+        if folder is None:
+            return _stopped(stop)
+    write_json(args, {"plan": str(folder)})
+    print(folder)
+    return 0
+
+
 def estimate(args: argparse.Namespace) -> None:
     """Print FLOP, bytes, memory, disk and hours of a run."""
     import torch
 
     from saesteer.models import best_device, load_skeleton
     from saesteer.training.estimate import estimate as cost_of
-    from saesteer.training.estimate import gpu_rates, measure_rates
+    from saesteer.training.rates import gpu_rates, measure_rates
 
     check_json(args)
     config = _config(args, *([] if args.tokens is None else [f"n_tokens={int(args.tokens)}"]))
@@ -62,6 +88,8 @@ def estimate(args: argparse.Namespace) -> None:
     cost = cost_of(config, load_skeleton(config.model), rates, args.gpus or 1)
     write_json(args, cost.to_dict())
     show_table(cost.table())
+    if cost.shortage is not None:
+        print(f"saesteer: {cost.shortage}", file=sys.stderr)
 
 
 def sweep(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from saesteer.config.compare import CompareConfig
 from saesteer.config.load import build_config, dump_config, load_config, parse_grid, read_yaml
+from saesteer.config.method import TrainMethodConfig
 from saesteer.config.sae import CacheConfig, ScoreConfig, TrainSAEConfig, WandbConfig
 from saesteer.config.text import SupervisedConfig, TextConfig
 
@@ -11,6 +12,7 @@ __all__ = [
     "ScoreConfig",
     "SupervisedConfig",
     "TextConfig",
+    "TrainMethodConfig",
     "TrainSAEConfig",
     "WandbConfig",
     "build_config",

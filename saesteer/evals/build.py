@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saesteer import methods
 from saesteer.config import CompareConfig
 from saesteer.errors import ConfigError
 from saesteer.evals.compare import Progress, compare
 from saesteer.evals.report import join_results
 from saesteer.evals.tasks import load_task
 from saesteer.methods import Method
+from saesteer.methods.named import METHODS, check_method, make_method
 from saesteer.models import Model, load_model
 from saesteer.rules import RuleBook
 from saesteer.saes import SAE, load_sae
 from saesteer.steer import Plan
 from saesteer.tracking import Tracker
-
-METHODS: Mapping[str, type[Method]] = {
-    name: kind
-    for name in methods.__all__
-    if isinstance(kind := getattr(methods, name), type) and issubclass(kind, Method)
-    if kind is not Method
-}
-"""Every method by the name it has in `saesteer.methods` and in configs."""
 
 
 def run_config(
@@ -88,13 +79,7 @@ def read_method(spec: str | Mapping[str, Any], sae: SAE | None) -> tuple[str, An
         raise ConfigError(
             f"methods: unknown method {name!r}; known are {', '.join(METHODS)}, rules and plan."
         )
-    fields = {f.name for f in dataclasses.fields(METHODS[name])}
-    if unknown := set(settings or {}) - fields:
-        raise ConfigError(
-            f"methods: {name} has no setting {sorted(unknown)}; it has {sorted(fields)}."
-        )
-    if "sae" in fields and sae is None:
-        raise ConfigError(f"methods: {name} needs features; set sae.")
+    check_method("methods", name, settings or {}, sae)
     return name, settings or {}
 
 
@@ -104,6 +89,4 @@ def build_method(name: str, settings: Any, sae: SAE | None, model: Model) -> Met
         return RuleBook.read(settings).plan(sae)
     if name == "plan":
         return Plan.load(settings, model)
-    kind = METHODS[name]
-    needs_sae = any(f.name == "sae" for f in dataclasses.fields(kind))
-    return kind(**settings, **({"sae": sae} if needs_sae else {}))
+    return make_method(name, settings, sae)

@@ -23,9 +23,9 @@ from saesteer.evals.watch import held_out_scorer
 from saesteer.files import write_text
 from saesteer.models import Model, load_model
 from saesteer.saes import load_sae
+from saesteer.training.loop import Progress
 from saesteer.training.sae import train_sae
 from saesteer.training.signals import StopRequest
-from saesteer.training.trainer import Progress
 
 Grid = Mapping[str, Sequence[Any]]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from saesteer.features.activations import pooled_activations, read_activations
 from saesteer.features.attribution import Attribution, TokenAttribution, attribute_token
 from saesteer.features.effects import LogitEffect, change_effects, logit_effects
-from saesteer.features.find import FoundFeature, find_features
+from saesteer.features.find import FoundFeature, find_features, max_activations
 from saesteer.features.histogram import Histogram
 from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens
+from saesteer.features.output_score import output_scores
 from saesteer.features.show import (
     FeatureCard,
     Neighbour,
@@ -36,7 +37,9 @@ __all__ = [
     "change_effects",
     "find_features",
     "logit_effects",
+    "max_activations",
     "nearest_features",
+    "output_scores",
     "pooled_activations",
     "promoted_tokens",
     "read_activations",

@@ -21,8 +21,9 @@ from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, TokenBatch, as_model, pad_rows, record
 
-Pool = Literal["mean", "max", "last"]
-"""How a text's tokens become one row: their mean, each coordinate's maximum, or the last one."""
+Pool = Literal["mean", "max", "last", "rate"]
+"""How a text's tokens become one row: their mean, each coordinate's maximum, the last one, or the
+share of them at which each coordinate is above zero."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,16 @@ def pooled_activations(
     sites: Sequence[Site | str],
     pool: Pool = "mean",
     batch_size: int = 16,
+    *,
+    n_last: int | None = None,
 ) -> dict[Site, Float[Tensor, "examples width"]]:
     """One row per example and site, in fp32 on the CPU: the text's own tokens, pooled.
 
     All sites are read in one pass and pooled as they arrive, so memory grows with examples x width
     and not with tokens. Outlier tokens are left out, unless a text has no others.
+
+    Args:
+        n_last: pool over this many of a text's last tokens only, or all it has if it has fewer.
 
     Raises:
         SiteError: the model has no such site.
@@ -85,20 +91,24 @@ def pooled_activations(
     places = [model.check_site(site) for site in sites]
     found = {place: torch.empty(len(examples), model.layout.width(place)) for place in places}
     for batch in text_batches(model, examples, batch_size):
-        rows = record(model, batch.tokens, places, partial(_pool, batch=batch, pool=pool))
+        keep = partial(_pool, batch=batch, pool=pool, n_last=n_last)
+        rows = record(model, batch.tokens, places, keep)
         for place in found:
             found[place][list(batch.rows)] = _finite(rows[place], model, place)
     return found
 
 
 def _pool(
-    resid: Float[Tensor, "batch pos width"], batch: TextBatch, pool: Pool
+    resid: Float[Tensor, "batch pos width"], batch: TextBatch, pool: Pool, n_last: int | None
 ) -> Float[Tensor, "batch width"]:
     kept = kept_tokens(resid, batch)
     kept = torch.where(kept.any(-1, keepdim=True), kept, batch.own).to(resid.device)
+    if n_last is not None:
+        kept &= kept.flip(-1).cumsum(-1).flip(-1) <= n_last
     match pool:
-        case "mean":
-            total = torch.where(kept[..., None], resid.float(), 0.0).sum(1)
+        case "mean" | "rate":
+            values = resid.float() if pool == "mean" else (resid > 0).float()
+            total = torch.where(kept[..., None], values, 0.0).sum(1)
             return (total / kept.sum(-1, keepdim=True)).cpu()
         case "max":
             lowest = torch.finfo(torch.float32).min

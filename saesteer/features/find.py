@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
+from saesteer.errors import DataError
 from saesteer.features.activations import kept_tokens, text_batches
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
@@ -152,6 +153,23 @@ def latent_stats(
             peak = torch.maximum(peak, highest)
             n_tokens += len(latents)
     return LatentStats(pooled, fired, peak, n_tokens)
+
+
+def max_activations(
+    model: Model | nn.Module, sae: SAE, texts: Sequence[Example | str], *, batch_size: int = 16
+) -> Float[Tensor, " d_sae"]:
+    """Largest activation of every feature on some texts, in latent units: the unit of strengths.
+
+    0 for a feature that never fires there. Outlier tokens are left out.
+
+    Raises:
+        DataError: no texts, or one without tokens.
+    """
+    if not texts:
+        raise DataError("max_activations: no texts; give some on which the features fire.")
+    model = as_model(model)
+    model.check_site(sae.site)
+    return latent_stats(model, sae, texts, batch_size=batch_size).peak
 
 
 def rank_features(

@@ -54,16 +54,22 @@ class Sides(NamedTuple):
 
 
 def read_sides(
-    model: Model, contrast: Contrast, sites: Sequence[Site], pool: Pool
+    model: Model,
+    contrast: Contrast,
+    sites: Sequence[Site],
+    pool: Pool,
+    n_last: int | None = None,
 ) -> dict[Site, Sides]:
     """Both labels' texts at some sites, each pooled to a row, read in one pass.
+
+    `pool` and `n_last` are those of `pooled_activations`.
 
     Raises:
         SiteError, DataError: as `pooled_activations`.
     """
     n_positive = len(contrast.positives)
     examples = [*contrast.positives, *contrast.negatives]
-    found = pooled_activations(model, examples, sites, pool)
+    found = pooled_activations(model, examples, sites, pool, n_last=n_last)
     return {site: Sides(rows[:n_positive], rows[n_positive:]) for site, rows in found.items()}
 
 

@@ -11,22 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError, FeatureError
-from saesteer.features.find import FoundFeature, find_features, latent_stats
+from saesteer.features.find import FoundFeature, find_features, max_activations
 from saesteer.methods.base import Family, Method
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
-from saesteer.steer import Plan, add_scaled, clamp, generated
+from saesteer.steer import Plan, add_scaled, clamp, feature_add, generated
 
 CLAMP_MULTIPLE = 2.0
-"""Clamp to this multiple of the feature's largest activation on the train texts, the unit in which
-Templeton et al. 2024 state theirs; a plan's strength moves it."""
+"""The usual `multiple` of the feature's largest activation on the train texts, the unit in which
+Templeton et al. 2024 and AxBench state theirs; a plan's strength moves it."""
 
 
 @final
@@ -39,7 +38,9 @@ class FeatureSteering(Method):
         select: "effect" ranks the `n_candidates` best by the output they cause on the validation
             split; "activation" takes those that separate the train texts best.
         mode: "add" adds the unit sum of unit decoder rows at strength × ‖h‖; "clamp" holds each
-            feature at `CLAMP_MULTIPLE` × its largest train activation, strength scaling the change.
+            feature at `multiple` × its largest train activation, strength scaling the change;
+            "add-max" adds that much to it, on or off.
+        multiple: strength factor of "clamp" and "add-max".
     """
 
     source: ClassVar[str] = "Templeton et al. 2024; Arad et al. 2025, 2505.20063"
@@ -50,15 +51,22 @@ class FeatureSteering(Method):
     feature: int | None = None
     n_features: int = 1
     select: Literal["effect", "activation"] = "effect"
-    mode: Literal["add", "clamp"] = "add"
+    mode: Literal["add", "clamp", "add-max"] = "add"
     n_candidates: int = 12
+    multiple: float = CLAMP_MULTIPLE
 
     @property
     def name(self) -> str:
         """What is steered, and how where it is not the default."""
         noun = "feature" if self.n_features == 1 else f"{self.n_features} features"
         noun = noun if self.feature is None else f"feature {self.feature}"
-        return noun if self.mode == "add" else f"{noun}, clamped"
+        match self.mode:
+            case "add":
+                return noun
+            case "clamp":
+                return f"{noun}, clamped"
+            case "add-max":
+                return f"{noun}, plus {self.multiple:g} x max"
 
     def find(self, model: Model | Any, contrast: Contrast) -> list[FoundFeature]:
         """The features this method would steer by, best first; reads train and validation only.
@@ -85,7 +93,7 @@ class FeatureSteering(Method):
         """The features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
 
         Raises:
-            FeatureError: `feature` lies outside the SAE, or a clamp has nothing to clamp to.
+            FeatureError: `feature` lies outside the SAE, or has no maximum to count in.
         """
         model = as_model(model)
         place = model.check_site(self.sae.site)
@@ -93,8 +101,9 @@ class FeatureSteering(Method):
         if self.mode == "add":
             act = add_scaled(place, unit_sum(self.sae, features))
             return Plan(act, where=generated(), name=self.name)
-        values = _clamp_values(model, self.sae, contrast, features)
-        acts = [clamp(self.sae, [f], v) for f, v in zip(features, values, strict=True)]
+        peaks = _peaks(model, self.sae, contrast, features)
+        make = clamp if self.mode == "clamp" else feature_add
+        acts = [make(self.sae, f, self.multiple, unit=peaks) for f in features]
         return Plan(*acts, where=generated(), name=self.name)
 
     def _features(self, model: Model, contrast: Contrast) -> list[int]:
@@ -109,17 +118,13 @@ def unit_sum(sae: SAE, features: Sequence[int]) -> Tensor:
     return functional.normalize(functional.normalize(rows, dim=-1).sum(0), dim=0)
 
 
-def _clamp_values(
-    model: Model, sae: SAE, contrast: Contrast, features: Sequence[int]
-) -> list[float]:
-    train = contrast.split("train")
-    peak = latent_stats(model, sae, train.examples).peak
-    values: list[float] = []
+def _peaks(model: Model, sae: SAE, contrast: Contrast, features: Sequence[int]) -> Tensor:
+    """Largest train activation of every feature, `[d_sae]`; above 0 for those that are steered."""
+    peaks = max_activations(model, sae, contrast.split("train").examples)
     for feature in features:
-        if not torch.gt(peak[feature], 0):
+        if not peaks[feature] > 0:
             raise FeatureError(
                 f"feature {feature} never fires on {contrast.name}, so there is no activation to "
-                'clamp it to; choose another, or mode="add".'
+                'count in; choose another, or mode="add".'
             )
-        values.append(CLAMP_MULTIPLE * float(peak[feature]))
-    return values
+    return peaks

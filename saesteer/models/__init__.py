@@ -6,6 +6,7 @@ from saesteer.models.load import as_model, best_device, load_model, load_skeleto
 from saesteer.models.model import Chat, Model, Prompt, TokenBatch, as_prompts, is_single, pad_rows
 from saesteer.models.record import logits, record
 from saesteer.models.sites import KINDS, Site
+from saesteer.models.weights import Weights, check_change
 
 __all__ = [
     "KINDS",
@@ -16,9 +17,11 @@ __all__ = [
     "Prompt",
     "Site",
     "TokenBatch",
+    "Weights",
     "as_model",
     "as_prompts",
     "best_device",
+    "check_change",
     "install",
     "is_single",
     "layout_of",

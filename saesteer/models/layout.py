@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from saesteer.errors import ModelError, SiteError
 from saesteer.models.hooks import HookPoint
@@ -90,6 +91,23 @@ class Layout:
                 return int(rows if type(projection).__name__ == "Conv1D" else columns)
             case _:
                 return self.d_model
+
+    def write_weight(self, site: Site) -> Float[Tensor, "d_model width"]:
+        """The matrix that writes heads or neurons to the residual: W_O's columns, or W_down.
+
+        A norm behind it (Gemma 2 and 3) and a bias are not in it.
+
+        Raises:
+            SiteError: the site is of another kind, or this model does not have it.
+        """
+        if site.kind not in ("head_out", "neurons"):
+            raise SiteError(f"{site} has no matrix that writes it; give head_out or neurons.")
+        point = self.point(site)
+        projection = unwrap(point.module)
+        weight: Any = projection.weight
+        weight = weight.T if type(projection).__name__ == "Conv1D" else weight
+        weight = weight.detach().float()
+        return weight if point.columns is None else weight[:, slice(*point.columns)]
 
     def _mid_norm(self, block: nn.Module, site: Site) -> nn.Module:
         if self.parallel_residual:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from saesteer.errors import DataError, ModelError, SiteError
 from saesteer.models.layout import Layout
 from saesteer.models.sites import Site
+from saesteer.models.weights import original_of
 
 Chat = Sequence[Mapping[str, str]]
 Prompt = str | Chat
@@ -260,9 +261,11 @@ def weights_fingerprint(module: nn.Module) -> str:
     """sha256 over the weights rounded to bfloat16, 16 hex digits.
 
     Rounded, so that one model loaded in float32 and in bfloat16 is one model; without names and
-    without vectors of zeros, so that a bridge around it, which adds such biases, is too.
+    without vectors of zeros, so that a bridge around it, which adds such biases, is too. Weights
+    that a plan has changed count as they were.
     """
-    own = {id(p): p for p in _own_parameters(module) if p.ndim != 1 or bool(p.any())}
+    originals = (original_of(p) for p in _own_parameters(module))
+    own = {id(p): p for p in originals if p.ndim != 1 or bool(p.any())}
     parts = sorted(_digest(parameter) for parameter in own.values())
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 

@@ -8,7 +8,8 @@ Acts are data until `edit` meets an SAE, so a rule file can be checked without l
     careful: {add: 12, amount: 3.0}                # in latent units
     careful: {vector: calm.safetensors, site: resid_post.9}   # dense; scaled: true for units of ‖h‖
     careful: [{...}, {...}]                        # several acts
-Each takes `strength` (default 1) and `where`: generated (default), prompt, all, last.
+Each takes `strength` (default 1) and `where`: generated (default), prompt, all, last. `clamp` and
+`add` take `unit`, the latent units that 1 stands for, such as a feature's maximum activation.
 """
 
 from __future__ import annotations
@@ -134,5 +135,15 @@ def _read_act(head: Atom, raw: object, path: str, folder: Path, faults: list[str
         common["features"] = fields.features(verb)
         key = AMOUNT_KEYS[verb]
         common["amount"] = 0.0 if key is None else fields.number(key)
+        if verb in ("clamp", "add"):
+            common["amount"] *= _unit(fields)
     fields.finish()
     return [Act(head, verb, **common)]
+
+
+def _unit(fields: Fields) -> float:
+    """What 1 means in latent units; 1 where the act doesn't say."""
+    unit = fields.number("unit", 1.0)
+    if not unit > 0:
+        fields.fault("unit", unit, "a feature's maximum activation, more than 0")
+    return unit

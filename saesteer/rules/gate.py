@@ -181,8 +181,7 @@ class RuleGate:
         given = (scored.scores > on.thresholds) & frame.valid[..., None]
         n_derived = len(self.logic.atoms) - len(self.concepts)
         facts = torch.cat([given, given.new_zeros(*given.shape[:2], n_derived)], -1)
-        atoms = on.logic.run(facts)
-        alarms = on.logic.alarms(atoms)
+        atoms, alarms = on.logic.settle(facts)
         decided = frame.valid[..., None]
         if frame.prompt_lengths is not None and totals is not None:
             ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saesteer.steer.condition import PromptCondition, condition_score
 from saesteer.steer.edit import Edit
-from saesteer.steer.feature_edits import ablate, clamp, feature_add, scale
+from saesteer.steer.feature_edits import ablate, clamp, feature_add, feature_shift, scale
 from saesteer.steer.feature_edits import replace_by as replace
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, ColumnHistory, Explains, FollowsRows, Gate
@@ -15,12 +15,14 @@ from saesteer.steer.intervention import (
     affine,
     project_out,
 )
+from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
 from saesteer.steer.prompts import PromptEdit
 from saesteer.steer.schedule import Schedule, constant, decay
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
+from saesteer.steer.weights import WeightEdit
 from saesteer.steer.where import Where, all, first, generated, last, positions, prompt, spans
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "PromptEdit",
     "Schedule",
     "Trace",
+    "WeightEdit",
     "Where",
     "ablate",
     "add",
@@ -48,9 +51,11 @@ __all__ = [
     "constant",
     "decay",
     "feature_add",
+    "feature_shift",
     "first",
     "generated",
     "last",
+    "low_rank",
     "positions",
     "project_out",
     "prompt",

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from saesteer.errors import DimensionError, PlanError
-from saesteer.models import Model, Site
+from saesteer.models import Model, Site, check_change
+from saesteer.models.weights import Change
 from saesteer.steer.edit import Edit
 from saesteer.steer.feature_edits import Replace
 from saesteer.steer.follow import CacheStates
@@ -65,7 +66,8 @@ class Attachment:
 
     Raises:
         SiteError, DimensionError: the model has no such site, or one of another width.
-        PlanError: a gate reads a site that the pass reaches after an edit that it opens.
+        PlanError: a gate reads a site that the pass reaches after an edit that it opens, or a
+            weight that the model does not have.
     """
 
     def __init__(self, plan: Plan, model: Model) -> None:
@@ -77,12 +79,20 @@ class Attachment:
             if strength := plan.strength * edit.strength:
                 act = _Act(index, edit, strength, _ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
+        for change in plan.weight_edits:
+            check_change(model.hf, change)
+        self.weight_changes: tuple[tuple[Change, float], ...] = tuple(
+            (change, strength)
+            for change in plan.weight_edits
+            if (strength := plan.strength * change.strength)
+        )
         gates = [act.edit.gate for acts in self._acts.values() for act in acts]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
         self._reads = {site for gate in self._gates.values() for site in gate.sites}
         self.sites = tuple(sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s))))
         decode = None if model.tokenizer is None else _decoder(model.tokenizer)
-        self.trace = Trace([edit.label for edit in plan.edits], decode)
+        throughout = [f"{change.label}, strength {s:g}" for change, s in self.weight_changes]
+        self.trace = Trace([edit.label for edit in plan.edits], decode, throughout)
         self._hung: list[CacheStates] = []
 
     def begin(self, frame: Frame, cache: Any) -> None:

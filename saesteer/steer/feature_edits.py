@@ -21,6 +21,7 @@ from saesteer.axes import Resid
 from saesteer.errors import PlanError
 from saesteer.saes import Crosscoder, Transcoder
 from saesteer.saes.sae import SAE, FeatureSlice
+from saesteer.steer.amounts import Unit, Values, amounts
 from saesteer.steer.intervention import Intervention, is_outlier
 
 Readings = Float[Tensor, "batch pos k"]
@@ -165,6 +166,23 @@ class FeatureAdd(FeatureEdit):
 
 @final
 @dataclass(frozen=True, eq=False)
+class FeatureShift(FeatureEdit):
+    """Adds `amount` to features where they are on; one that is shifted below 0 is off."""
+
+    amount: Float[Tensor, " k"]
+
+    def describe(self) -> str:
+        """`shift feature 55 by 4`."""
+        shifts = ", ".join(f"{v:.3g}" for v in dict.fromkeys(self.amount.tolist()))
+        return f"shift {self._named()} by {shifts}"
+
+    def change(self, z: Readings) -> Readings:
+        """max(amount, -z) where z > 0, else nothing."""
+        return torch.where(z > 0, torch.maximum(self.amount, -z), 0.0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Replace(Intervention):
     """The SAE's reconstruction in the place of h, its error dropped; outlier tokens pass through.
 
@@ -192,18 +210,21 @@ class Replace(Intervention):
 
 
 Features = int | Sequence[int]
-Values = int | float | Sequence[int | float]
 
 
-def clamp(sae: SAE, features: Features, value: Values) -> Clamp:
-    """Hold features at `value` (one for all, or one each), in latent units.
+def clamp(sae: SAE, features: Features, value: Values, *, unit: Unit = 1.0) -> Clamp:
+    """Hold features at `value` (one for all, or one each), in latent units or in `unit`s.
+
+    Args:
+        unit: what 1 means in latent units, such as the features' maximum activations.
 
     Raises:
         FeatureError: a feature lies outside the SAE.
         PlanError: no features, or another number of values.
     """
     reader = _reader(sae, features)
-    return Clamp(sae.site, reader, SaeStamp.of(sae), _values(value, reader, "clamp"))
+    given = amounts(value, unit, reader.features, sae.d_sae, "clamp")
+    return Clamp(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
 
 
 def scale(sae: SAE, features: Features, factor: Values) -> Scale:
@@ -213,7 +234,8 @@ def scale(sae: SAE, features: Features, factor: Values) -> Scale:
         FeatureError, PlanError: as for `clamp`.
     """
     reader = _reader(sae, features)
-    return Scale(sae.site, reader, SaeStamp.of(sae), _values(factor, reader, "scale"))
+    given = amounts(factor, 1.0, reader.features, sae.d_sae, "scale")
+    return Scale(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
 
 
 def ablate(sae: SAE, features: Features) -> Ablate:
@@ -225,14 +247,28 @@ def ablate(sae: SAE, features: Features) -> Ablate:
     return Ablate(sae.site, _reader(sae, features), SaeStamp.of(sae))
 
 
-def feature_add(sae: SAE, features: Features, amount: Values) -> FeatureAdd:
-    """Add `amount`, in latent units, to features whether they are on or not.
+def feature_add(sae: SAE, features: Features, amount: Values, *, unit: Unit = 1.0) -> FeatureAdd:
+    """Add `amount`, in latent units or in `unit`s, to features whether they are on or not.
 
     Raises:
         FeatureError, PlanError: as for `clamp`.
     """
     reader = _reader(sae, features)
-    return FeatureAdd(sae.site, reader, SaeStamp.of(sae), _values(amount, reader, "feature_add"))
+    given = amounts(amount, unit, reader.features, sae.d_sae, "feature_add")
+    return FeatureAdd(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
+
+
+def feature_shift(
+    sae: SAE, features: Features, amount: Values, *, unit: Unit = 1.0
+) -> FeatureShift:
+    """Add `amount`, in latent units or in `unit`s, to features where they are on.
+
+    Raises:
+        FeatureError, PlanError: as for `clamp`.
+    """
+    reader = _reader(sae, features)
+    given = amounts(amount, unit, reader.features, sae.d_sae, "feature_shift")
+    return FeatureShift(sae.site, reader, SaeStamp.of(sae), given.to(sae.device))
 
 
 def replace_by(sae: SAE, typical_norm: float | None = None) -> Replace:
@@ -257,20 +293,3 @@ def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
     if sae.activation == "topk":
         return TopKReader(sae.to(dtype=torch.float32), chosen)
     return sae.slice(chosen).to(dtype=torch.float32)
-
-
-def _values(values: Values, reader: FeatureSlice | TopKReader, who: str) -> Tensor:
-    k = len(reader.features)
-    given = [values] * k if isinstance(values, int | float) else list(values)
-    if len(given) != k:
-        raise PlanError(
-            f"{who}: {len(given)} values for {k} features; give one for all or one each."
-        )
-    tensor = torch.tensor([float(v) for v in given], dtype=torch.float32)
-    if not bool(torch.isfinite(tensor).all()):
-        raise PlanError(f"{who}: the value is not finite.")
-    return tensor.to(_device(reader))
-
-
-def _device(reader: FeatureSlice | TopKReader) -> torch.device:
-    return reader.w_dec.device if isinstance(reader, FeatureSlice) else reader.sae.device

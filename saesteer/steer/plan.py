@@ -25,9 +25,11 @@ from saesteer.steer.intervention import Intervention
 from saesteer.steer.prompts import PromptEdit
 from saesteer.steer.session import session_of
 from saesteer.steer.trace import Trace
+from saesteer.steer.weights import WeightEdit
 from saesteer.steer.where import Where, generated
 
 Lengths = int | Sequence[int] | Tensor
+Act = Edit | WeightEdit | PromptEdit
 
 
 @final
@@ -47,12 +49,14 @@ class Plan:
 
     Attributes:
         edits: acts on activations, in order.
+        weight_edits: acts on weights, at every position; undone to the last bit.
         prompt_edits: acts on prompts, in order; they have no strength, but strength 0 drops them.
-        strength: multiplies every Δh; at 0 nothing at all is installed.
+        strength: multiplies every Δh and ΔW; at 0 nothing at all is installed.
         stamp: fingerprints of the model it was saved for, if it was.
     """
 
     edits: tuple[Edit, ...]
+    weight_edits: tuple[WeightEdit, ...]
     prompt_edits: tuple[PromptEdit, ...]
     strength: float
     name: str
@@ -61,7 +65,7 @@ class Plan:
 
     def __init__(
         self,
-        *acts: Intervention | Edit | PromptEdit,
+        *acts: Intervention | Act,
         where: Where | None = None,
         gate: Gate | None = None,
         strength: int | float = 1.0,
@@ -74,11 +78,11 @@ class Plan:
         Raises:
             PlanError: an act of an unknown kind, or a strength that is not finite.
         """
-        edits = tuple(_as_edit(a, where, gate) for a in acts if not isinstance(a, PromptEdit))
-        prompts = [a for a in acts if isinstance(a, PromptEdit)]
+        made = [_as_act(act, where, gate) for act in (*acts, *([prompt] if prompt else []))]
         values = {
-            "edits": edits,
-            "prompt_edits": tuple([*prompts, prompt] if prompt is not None else prompts),
+            "edits": tuple(act for act in made if isinstance(act, Edit)),
+            "weight_edits": tuple(act for act in made if isinstance(act, WeightEdit)),
+            "prompt_edits": tuple(act for act in made if isinstance(act, PromptEdit)),
             "strength": finite_strength(strength),
             "name": name,
             "stamp": dict(stamp or {}),
@@ -86,6 +90,11 @@ class Plan:
         }
         for key, value in values.items():
             object.__setattr__(self, key, value)
+
+    @property
+    def acts(self) -> tuple[Act, ...]:
+        """All of them, kind by kind."""
+        return (*self.edits, *self.weight_edits, *self.prompt_edits)
 
     @contextmanager
     def on(self, model: Any, prompt_lengths: Lengths | None = None) -> Iterator[Trace]:
@@ -130,7 +139,7 @@ class Plan:
         Raises:
             PlanError: it is not finite.
         """
-        return self._like(self.edits, self.prompt_edits, strength)
+        return Plan(*self.acts, strength=strength, name=self.name, stamp=self.stamp)
 
     def __mul__(self, factor: int | float) -> Plan:
         """The plan at `factor` times its strength."""
@@ -140,14 +149,9 @@ class Plan:
 
     def __add__(self, other: Plan) -> Plan:
         """Both plans' acts in one plan, this one's first; strengths move into the edits."""
-        edits = [
-            replace(edit, strength=edit.strength * plan.strength)
-            for plan in (self, other)
-            for edit in plan.edits
-        ]
-        prompts = [act for plan in (self, other) if plan.strength for act in plan.prompt_edits]
+        acts = [act for plan in (self, other) for act in plan._at_strength_one()]
         name = f"{self.name} + {other.name}"
-        return Plan(*edits, *prompts, name=name, stamp={**other.stamp, **self.stamp})
+        return Plan(*acts, name=name, stamp={**other.stamp, **self.stamp})
 
     def save(self, folder: str | Path, model: Any = None) -> None:
         """Write `manifest.json` and `tensors.safetensors` into `folder`.
@@ -178,14 +182,20 @@ class Plan:
 
         return load_plan(Path(folder), None if model is None else as_model(model))
 
-    def _like(self, edits: Any, prompts: Any, strength: int | float) -> Plan:
-        return Plan(*edits, *prompts, strength=strength, name=self.name, stamp=self.stamp)
+    def _at_strength_one(self) -> list[Act]:
+        """Acts that do the same in a plan of strength 1."""
+        scaled: list[Act] = [
+            replace(act, strength=act.strength * self.strength)
+            for act in (*self.edits, *self.weight_edits)
+        ]
+        return [*scaled, *(self.prompt_edits if self.strength else ())]
 
     def _install(self, target: Any, prompt_lengths: Lengths | None) -> Live:
         model = as_model(target)
         _refuse_compiled(model)
         attachment = Attachment(self, model)
-        if not self.strength or not (attachment.sites or self.prompt_edits):
+        acts = attachment.sites or attachment.weight_changes or self.prompt_edits
+        if not self.strength or not acts:
             return Live(model, attachment.trace, lambda: None)
         if self.prompt_edits and not isinstance(target, Model):
             raise PlanError(
@@ -205,15 +215,15 @@ class Plan:
         return Live(model, attachment.trace, undo)
 
 
-def _as_edit(act: Any, where: Where | None, gate: Gate | None) -> Edit:
+def _as_act(act: Any, where: Where | None, gate: Gate | None) -> Act:
     match act:
-        case Edit():
+        case Edit() | WeightEdit() | PromptEdit():
             return act
         case Intervention():
             return Edit(act, where or generated(), gate or Always())
         case _:
             raise PlanError(
-                "a plan is made of interventions, edits and prompt edits; "
+                "a plan is made of interventions and of edits of activations, weights and prompts; "
                 f"got a {type(act).__name__}."
             )
 

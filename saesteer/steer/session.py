@@ -1,5 +1,7 @@
 """What one model carries while plans are attached to it: a frame per pass, one hook per site.
 
+Weights that plans have changed are kept here too, beside the originals.
+
 All plans on a model share it, so they may come and go in any order: edits of one site run in the
 order in which their plans were attached, each reading what the one before left. Hooks steer every
 thread that uses the model; frames and prompts are kept per thread, so that two of them may
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from saesteer.errors import PlanError
-from saesteer.models import Model, Site, install
+from saesteer.models import Model, Site, Weights, install
+from saesteer.models.weights import Change
 from saesteer.steer.calls import unwrap_generate, wrap_generate
 from saesteer.steer.frame import Frame, Ids, Prompt, cache_in, read_frame
 
@@ -30,6 +33,11 @@ class Visitor(Protocol):
     """What a session drives: one attached plan."""
 
     sites: tuple[Site, ...]
+
+    @property
+    def weight_changes(self) -> Sequence[tuple[Change, float]]:
+        """What it adds to weights, at which strength."""
+        ...
 
     def begin(self, frame: Frame, cache: Any) -> None:
         """A pass starts."""
@@ -48,6 +56,7 @@ class Session:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.visitors: list[Visitor] = []
+        self.weights = Weights(model.hf)
         self._site_hooks: dict[Site, SiteHook] = {}
         self._handles: list[RemovableHandle] = []
         self._owners: list[Any] = []
@@ -92,6 +101,7 @@ class Session:
         """
         try:
             self.visitors.append(visitor)
+            self.weights.add(visitor, visitor.weight_changes)
             if prompt is not None:
                 self._lengths.append(prompt)
             if not self._handles:
@@ -110,6 +120,7 @@ class Session:
     def leave(self, visitor: Visitor, prompt: Prompt | None) -> None:
         """Detach one plan; the last one to go takes every hook and wrapper with it."""
         self.visitors = [v for v in self.visitors if v is not visitor]
+        self.weights.drop(visitor)
         self._lengths = [p for p in self._lengths if p is not prompt]
         for site, hook in list(self._site_hooks.items()):
             if not hook.drop(visitor):
@@ -239,7 +250,8 @@ def unsteered(model: Model) -> Iterator[None]:
         return
     session._paused += 1
     try:
-        yield
+        with session.weights.paused():
+            yield
     finally:
         session._paused -= 1
 

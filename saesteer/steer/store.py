@@ -22,18 +22,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from saesteer.errors import OutputError, PlanError, SaesteerError
-from saesteer.models import Model, Site
+from saesteer.models import Model, Site, check_change
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer import feature_edits, intervention, schedule, where
 from saesteer.steer.edit import Edit
 from saesteer.steer.gate import Always
 from saesteer.steer.prompts import PromptEdit
+from saesteer.steer.weights import WeightEdit
 
 if TYPE_CHECKING:
     from saesteer.steer.plan import Plan
 
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
+_ACTS = ("edits", "weight_edits", "prompt_edits")
 
 _OWN_MODULE = re.compile(r"saesteer(\.[a-z_]+)+")
 """Modules that a manifest may cause to be imported: this package's own, and no others."""
@@ -50,6 +52,7 @@ _KINDS: dict[str, type] = {
         feature_edits.Scale,
         feature_edits.Ablate,
         feature_edits.FeatureAdd,
+        feature_edits.FeatureShift,
         feature_edits.Replace,
         feature_edits.SaeStamp,
         feature_edits.TopKReader,
@@ -64,6 +67,7 @@ _KINDS: dict[str, type] = {
         schedule.Decay,
         Always,
         Edit,
+        WeightEdit,
         PromptEdit,
         FeatureSlice,
         SAE,
@@ -94,6 +98,7 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
         "name": plan.name,
         "strength": plan.strength,
         "edits": [_pack(edit, tensors) for edit in plan.edits],
+        "weight_edits": [_pack(edit, tensors) for edit in plan.weight_edits],
         "prompt_edits": [_pack(edit, tensors) for edit in plan.prompt_edits],
         "stamp": stamp_of(model) if model is not None else plan.stamp,
     }
@@ -120,8 +125,8 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
 
     body, tensors = _read(folder)
     try:
-        acts = [_unpack(part, tensors) for part in (*body["edits"], *body["prompt_edits"])]
-        if not all(isinstance(act, Edit | PromptEdit) for act in acts):
+        acts = [_unpack(part, tensors) for kind in _ACTS for part in body.get(kind, ())]
+        if not all(isinstance(act, Edit | WeightEdit | PromptEdit) for act in acts):
             raise ValueError("it lists something that is no edit")
         plan = Plan(*acts, strength=body["strength"], name=body["name"], stamp=body["stamp"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -134,6 +139,8 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
         _check_stamp(plan, folder, model)
         for edit in plan.edits:
             check_edit(edit, model)
+        for change in plan.weight_edits:
+            check_change(model.hf, change)
     return plan
 
 
@@ -257,4 +264,5 @@ def _sha256(path: Path) -> str:
 
 
 def _holds_something_else(folder: Path) -> bool:
-    return any(entry.name not in (MANIFEST, TENSORS) for entry in folder.iterdir())
+    own = (MANIFEST, TENSORS, "lineage.json")
+    return any(entry.name not in own for entry in folder.iterdir())

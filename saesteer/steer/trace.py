@@ -74,11 +74,14 @@ class Trace:
 
     Attributes:
         labels: one text per edit of the plan, in its order.
+        throughout: the same for acts that have no position, such as changed weights.
         passes: what happened, pass by pass.
     """
 
-    def __init__(self, labels: Sequence[str] = (), decode: Any = None) -> None:
-        self.labels = tuple(labels)
+    def __init__(
+        self, labels: Sequence[str] = (), decode: Any = None, throughout: Sequence[str] = ()
+    ) -> None:
+        self.labels, self.throughout = tuple(labels), tuple(throughout)
         self.passes: list[PassRecord] = []
         self._decode = decode
 
@@ -131,6 +134,7 @@ class Trace:
             "n_edited": self.n_edited,
             "dose": self.dose(),
             "edits": edits,
+            **({"throughout": list(self.throughout)} if self.throughout else {}),
         }
 
     def explain(self, token: int = -1, row: int = 0) -> str:
@@ -208,6 +212,7 @@ class Trace:
             if bool(deed.mask[row, index]):
                 dose = float(deed.norm[row, index] / record.norms[deed.site][row, index])
                 acts.append(f"{self.labels[deed.edit]}, dose {dose:.3g}")
+        acts += [f"{label}, at every token" for label in self.throughout]
         return acts or ["no edit acted here"]
 
     def _reasons(self, record: PassRecord, row: int, index: int) -> list[str]:

@@ -26,8 +26,10 @@ class Tracker(Protocol):
         """Record a table under `name`; all rows have the same keys."""
         ...
 
-    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
-        """Record the SAE in `folder`, and what it was made from."""
+    def artifact(
+        self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"
+    ) -> None:
+        """Record the SAE or the plan in `folder`, and what it was made from."""
         ...
 
     def finish(self) -> None:
@@ -44,7 +46,9 @@ class NoTracker:
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Forget the table."""
 
-    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+    def artifact(
+        self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"
+    ) -> None:
         """Forget the artefact."""
 
     def finish(self) -> None:
@@ -75,10 +79,12 @@ class JsonlTracker:
         """Append one line that holds the whole table."""
         self._write({"table": name, "rows": [dict(row) for row in rows]})
 
-    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+    def artifact(
+        self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"
+    ) -> None:
         """Write `lineage.json` into the folder, with the checksums of its files."""
-        files = {file.name: sha256_of(file) for file in _sae_files(folder)}
-        text = json.dumps({"name": name, "sha256": files, **lineage}, indent=1)
+        files = {file.name: sha256_of(file) for file in _files_of(folder)}
+        text = json.dumps({"name": name, "kind": kind, "sha256": files, **lineage}, indent=1)
         write_text(folder / "lineage.json", text + "\n")
 
     def finish(self) -> None:
@@ -144,10 +150,12 @@ class WandbTracker:
         data: list[Any] = [[row[column] for column in columns] for row in rows]
         self._run.log({name: self._wandb.Table(columns=columns, data=data)})
 
-    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+    def artifact(
+        self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"
+    ) -> None:
         """Log the folder's weights and config as a wandb artefact, its lineage as metadata."""
-        artifact = self._wandb.Artifact(f"{name}-{self.run_id}", "sae", metadata=dict(lineage))
-        for file in _sae_files(folder):
+        artifact = self._wandb.Artifact(f"{name}-{self.run_id}", kind, metadata=dict(lineage))
+        for file in _files_of(folder):
             artifact.add_file(str(file))
         self._run.log_artifact(artifact)
 
@@ -178,10 +186,12 @@ class Trackers:
         for tracker in self._trackers:
             tracker.table(name, rows)
 
-    def artifact(self, name: str, folder: Path, lineage: Mapping[str, Any]) -> None:
+    def artifact(
+        self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"
+    ) -> None:
         """Pass on to all."""
         for tracker in self._trackers:
-            tracker.artifact(name, folder, lineage)
+            tracker.artifact(name, folder, lineage, kind)
 
     def finish(self) -> None:
         """Close all."""
@@ -189,9 +199,10 @@ class Trackers:
             tracker.finish()
 
 
-def _sae_files(folder: Path) -> list[Path]:
-    """Config and weights, without what else a run leaves in its folder."""
-    return [*folder.glob("cfg.json"), *sorted(folder.glob("*.safetensors"))]
+def _files_of(folder: Path) -> list[Path]:
+    """Config or manifest, and weights, without what else a run leaves in its folder."""
+    named = [folder / "cfg.json", folder / "manifest.json"]
+    return [*(p for p in named if p.is_file()), *sorted(folder.glob("*.safetensors"))]
 
 
 def _cut_back(path: Path, step: int) -> None:

@@ -1,25 +1,22 @@
 """What a run will cost before it is started: FLOP, bytes, memory, disk and hours.
 
-Work is counted from shapes; rates are measured here, or taken from a card's data sheet with the
-share of it that such work reaches. `saesteer bench estimate` holds the formulas against real runs.
+Work is counted from shapes; `rates` says how fast a device does it. `saesteer bench estimate` holds
+the formulas against real runs.
 """
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from saesteer.config import TrainSAEConfig
 from saesteer.config.sae import SPARSE
-from saesteer.errors import ConfigError
 from saesteer.models import Model
 from saesteer.training.build import sites_of
+from saesteer.training.rates import Rates
 
 DENSE_FLOP = 18
 """Per weight pair and token: encoder and decoder forward (4), backward (8), and the masks and
@@ -36,49 +33,8 @@ SELECTION_BYTES = 8
 ROW_BYTES = 48
 """Per active latent and element of d_model: rows gathered, multiplied and scattered, in fp32."""
 
-GPU_MATMUL_SHARE, GPU_BANDWIDTH_SHARE = 0.4, 0.7
 LINK_BYTES = 25e9
 """Bytes a second between GPUs, by PCIe 4; NVLink has ten times as much."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a device reaches in such work.
-
-    Attributes:
-        matmul: FLOP a second of large matmuls in the model's dtype.
-        exact: the same in fp32.
-        bandwidth: bytes a second to and from memory.
-        memory: bytes of memory.
-    """
-
-    name: str
-    matmul: float
-    exact: float
-    bandwidth: float
-    memory: float
-
-
-# Dense bf16 and fp32 (or TF32) TFLOP/s, TB/s and GB by the makers' data sheets.
-_SHEETS = {
-    "h200": (989, 495, 4.8, 141),
-    "h100": (989, 495, 3.35, 80),
-    "a100": (312, 156, 2.0, 80),
-    "l40s": (362, 183, 0.864, 48),
-    "rtx4090": (165, 83, 1.01, 24),
-    "l4": (121, 60, 0.3, 24),
-    "t4": (65, 8, 0.32, 16),
-}
-GPUS = {
-    name: Rates(
-        name,
-        GPU_MATMUL_SHARE * matmul * 1e12,
-        GPU_MATMUL_SHARE * exact * 1e12,
-        GPU_BANDWIDTH_SHARE * bandwidth * 1e12,
-        memory * 1e9,
-    )
-    for name, (matmul, exact, bandwidth, memory) in _SHEETS.items()
-}
 
 
 @dataclass(frozen=True)
@@ -88,7 +44,7 @@ class Estimate:
     Attributes:
         flop: of the model and of the SAEs, in all.
         bytes_moved: to and from memory by the SAEs' steps, and between devices, in all.
-        memory: bytes on each device.
+        memory: bytes on each device; `device_memory` is what each has.
         disk: bytes of checkpoints, of the result, and of the cache if there is one.
         tokens_per_second: drawn for training.
     """
@@ -100,10 +56,16 @@ class Estimate:
     flop: dict[str, float]
     bytes_moved: dict[str, float]
     memory: dict[str, float]
+    device_memory: float
     disk: dict[str, float]
     seconds: dict[str, float]
     hours: float
     tokens_per_second: float
+
+    @property
+    def shortage(self) -> str | None:
+        """What to tell a user whose run needs more memory than a device has; None if it fits."""
+        return shortage(self.memory, self.device_memory)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -117,6 +79,7 @@ class Estimate:
             ("FLOP", _parts(self.flop, 1e15, "PFLOP")),
             ("moved", _parts(self.bytes_moved, 1e12, "TB")),
             ("memory", _parts(self.memory, 1e9, "GB")),
+            ("there is", f"{self.device_memory / 1e9:,.3g} GB on each device"),
             ("disk", _parts(self.disk, 1e9, "GB")),
             ("time", _parts(self.seconds, 60, "min")),
             ("in all", f"{self.hours:.2f} hours, {self.tokens_per_second:,.0f} tokens a second"),
@@ -135,9 +98,9 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
     """
     each = list(config.each().values())
     sites = {model.check_site(site) for one in each for site in sites_of(one)}
-    width = sum(model.layout.width(site) for site in sites)
+    width = _row_width(config, model)
     read = config.n_tokens // config.reuse
-    shapes = [(_width(model, one), one) for one in each]
+    shapes = _shapes(config, model)
     steps, rows = config.n_steps, config.batch_size / gpus
     model_flop = _pass_flop(model, max(site.layer for site in sites), config.text.context)
     dense = sum(_dense_flop(d, one) for d, one in shapes)
@@ -158,7 +121,8 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
         tokens_read=read,
         flop={"model": read * model_flop, "sae": config.n_tokens * (dense + exact)},
         bytes_moved={"memory": steps * step_bytes * gpus, "link": steps * shared},
-        memory=_memory(config, model, shapes, width, rows),
+        memory=memory_of(config, model, gpus),
+        device_memory=rates.memory,
         disk=_disk(config, shapes, width, read),
         seconds=seconds,
         hours=in_all / 3600,
@@ -166,32 +130,40 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
     )
 
 
-def measure_rates(device: str, dtype: torch.dtype) -> Rates:
-    """What this machine reaches, by a second of matmuls and copies."""
-    rows, columns, size = 2048, 8192, 576
-    x, y = torch.randn(rows, size, device=device), torch.randn(size, columns, device=device)
-    half_x, half_y = x.to(dtype), y.to(dtype)
-    source = torch.randn(32_000_000, device=device)
-    target = torch.empty_like(source)
-    flop = 2.0 * rows * columns * size
-    return Rates(
-        name=f"this machine ({device})",
-        matmul=flop / _seconds(lambda: half_x @ half_y, device),
-        exact=flop / _seconds(lambda: x @ y, device),
-        bandwidth=2 * 4 * len(source) / _seconds(lambda: target.copy_(source), device),
-        memory=_memory_of(device),
+def memory_of(config: TrainSAEConfig, model: Model, gpus: int = 1) -> dict[str, float]:
+    """Bytes that a run needs on each device, by what they hold, and in all."""
+    size, rows = _size(config), config.batch_size / gpus
+    shapes, tokens = _shapes(config, model), config.rows_per_pass * config.text.context
+    parts = {
+        "model": float(size * sum(p.numel() for p in model.hf.parameters())),
+        "sae": 4 * sum(_weight_bytes(d, one) for d, one in shapes),  # gradients, two moments
+        "pre_activations": max(rows * one.d_sae * (size + 2.0) for _, one in shapes),
+        "ring": 2 * config.shuffle_batches * rows * _row_width(config, model) * size,
+        "pass": tokens * size * 24.0 * model.layout.d_model,
+    }
+    return {**parts, "in_all": sum(parts.values())}
+
+
+def shortage(memory: Mapping[str, float], device_memory: float) -> str | None:
+    """What to say where `memory_of` a run is more than a device has; None if it fits."""
+    needed = memory["in_all"]
+    if needed <= device_memory:
+        return None
+    return (
+        f"the run needs about {needed / 1e9:.3g} GB on each device, which has "
+        f"{device_memory / 1e9:.3g} GB; lower batch_size, shuffle_batches or d_sae, train fewer "
+        "variants at once, or use more devices."
     )
 
 
-def gpu_rates(name: str) -> Rates:
-    """A card's rates by name.
+def _shapes(config: TrainSAEConfig, model: Model) -> list[tuple[int, TrainSAEConfig]]:
+    return [(_width(model, one), one) for one in config.each().values()]
 
-    Raises:
-        ConfigError: no such card on the list.
-    """
-    if name.lower() not in GPUS:
-        raise ConfigError(f"{name!r} is not on the list of cards; choose from {', '.join(GPUS)}.")
-    return GPUS[name.lower()]
+
+def _row_width(config: TrainSAEConfig, model: Model) -> int:
+    """Of a token in the ring: all sites that the variants read, side by side."""
+    sites = {model.check_site(site) for one in config.each().values() for site in sites_of(one)}
+    return sum(model.layout.width(site) for site in sites)
 
 
 def _width(model: Model, config: TrainSAEConfig) -> int:
@@ -234,26 +206,6 @@ def _step_bytes(d_model: int, config: TrainSAEConfig, rows: float) -> float:
     return optimiser + rows * (SELECTION_BYTES * config.d_sae + ROW_BYTES * config.k * d_model)
 
 
-def _memory(
-    config: TrainSAEConfig,
-    model: Model,
-    shapes: list[tuple[int, TrainSAEConfig]],
-    width: int,
-    rows: float,
-) -> dict[str, float]:
-    size = _size(config)
-    tokens = config.rows_per_pass * config.text.context
-    ring = 2 * config.shuffle_batches * rows * width * size
-    parts = {
-        "model": float(size * sum(p.numel() for p in model.hf.parameters())),
-        "sae": 4 * sum(_weight_bytes(d, one) for d, one in shapes),  # gradients, two moments
-        "pre_activations": max(rows * one.d_sae * (size + 2.0) for _, one in shapes),
-        "ring": ring,
-        "pass": tokens * size * 24.0 * model.layout.d_model,
-    }
-    return {**parts, "in_all": sum(parts.values())}
-
-
 def _disk(
     config: TrainSAEConfig,
     shapes: list[tuple[int, TrainSAEConfig]],
@@ -279,24 +231,6 @@ def _weight_bytes(d_model: int, config: TrainSAEConfig) -> float:
 def _size(config: TrainSAEConfig) -> int:
     """Bytes of a number in the model's dtype."""
     return 4 if config.dtype == "float32" else 2
-
-
-def _seconds(work: Callable[[], Any], device: str) -> float:
-    """Median of some rounds, waiting for the device."""
-    times = []
-    for _ in range(12):
-        began = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return sorted(times)[len(times) // 2]
-
-
-def _memory_of(device: str) -> float:
-    if device.startswith("cuda"):
-        return float(torch.cuda.get_device_properties(device).total_memory)
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
 def _parts(values: dict[str, float], unit: float, name: str) -> str:

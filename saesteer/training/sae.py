@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from saesteer.config import TrainSAEConfig, dump_config
-from saesteer.errors import OutputError, SaesteerError
+from saesteer.config import TrainSAEConfig
 from saesteer.models import Model, load_model
 from saesteer.saes import SAE, save_sae
-from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
+from saesteer.tracking import Tracker
 from saesteer.training.distributed import ALONE, World
+from saesteer.training.estimate import memory_of, shortage
+from saesteer.training.folder import checkpoint_of, open_tracker, run_folder
 from saesteer.training.learner import Learner
+from saesteer.training.loop import Progress
+from saesteer.training.rates import device_memory
 from saesteer.training.signals import StopRequest, watch_signals
 from saesteer.training.streams import columns_of, fill_cache, open_stream
-from saesteer.training.trainer import Progress, SAETrainer, last_checkpoint
+from saesteer.training.trainer import SAETrainer
 
 Scorer = Callable[[Model, SAE], Mapping[str, float]]
-
-_CONFIG = "config.resolved.yaml"
-_METRICS = "metrics.jsonl"
 
 
 def train_sae(
@@ -60,10 +60,13 @@ def train_sae(
         PeerError: another process has ended.
     """
     out = Path(out)
-    checkpoint = _checkpoint_of(out, resume)
+    checkpoint = checkpoint_of(out, resume, "cfg.json")
     device = world.device or config.device
     model = model or load_model(config.model, dtype=config.dtype, device=device)
     progress = progress if world.leads else None
+    short = shortage(memory_of(config, model, world.size), device_memory(str(model.device)))
+    if short is not None and world.leads:
+        print(f"saesteer: {short}", file=sys.stderr)
     with watch_signals() if stop is None else nullcontext(stop) as request:
         if config.cache.path and not fill_cache(config, model, request, progress, world):
             return None
@@ -71,8 +74,8 @@ def train_sae(
         trainer.scorer = None if scorer is None else partial(scorer, model)
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        with _run_folder(out, trainer):
-            tracker = _open_tracker(config, out, trainer, resumed=checkpoint is not None)
+        with run_folder(out, trainer):
+            tracker = open_tracker(out, trainer, resumed=checkpoint is not None)
             try:
                 finished = trainer.run(out, tracker, request, progress)
                 if finished:
@@ -129,55 +132,3 @@ def training_metadata(learner: Learner, counts: Mapping[str, int]) -> dict[str, 
         "seed": learner.config.seed,
         **({} if supervised is None else {"supervised_latent": supervised.latent}),
     }
-
-
-def _checkpoint_of(out: Path, resume: bool) -> Path | None:
-    """The checkpoint to go on from; a run that is not to be resumed must not be there."""
-    checkpoint = last_checkpoint(out)
-    if not resume and (checkpoint is not None or (out / "cfg.json").exists()):
-        raise OutputError(f"{out} already holds a run; pass --resume, or choose another folder.")
-    return checkpoint
-
-
-@contextmanager
-def _run_folder(out: Path, trainer: SAETrainer) -> Iterator[None]:
-    """Make `out` and write its config; a run that fails before its first step leaves nothing."""
-    if not trainer.world.leads:
-        yield
-        return
-    made = not out.exists()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / _CONFIG).write_text(dump_config(trainer.config), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{out} can't be written: {error.strerror}.") from error
-    try:
-        yield
-    except SaesteerError:
-        if trainer.step_count == 0:
-            for name in (_CONFIG, _METRICS):
-                (out / name).unlink(missing_ok=True)
-            if made:
-                shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _open_tracker(
-    config: TrainSAEConfig, out: Path, trainer: SAETrainer, *, resumed: bool
-) -> Tracker:
-    if not trainer.world.leads:
-        return NoTracker()
-    step = trainer.step_count if resumed else None
-    trackers: list[Tracker] = []
-    if config.wandb.project is not None:
-        wandb = WandbTracker(
-            project=config.wandb.project,
-            name=config.wandb.name,
-            mode=config.wandb.mode,
-            folder=out,
-            config=asdict(config),
-            run_id=trainer.wandb_id,
-        )
-        trainer.wandb_id = wandb.run_id
-        trackers.append(wandb)
-    return Trackers(JsonlTracker(out / _METRICS, step), *trackers)

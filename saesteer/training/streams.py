@@ -17,8 +17,8 @@ from saesteer.errors import ConfigError
 from saesteer.models import Model
 from saesteer.training.build import sites_of
 from saesteer.training.distributed import ALONE, World
+from saesteer.training.loop import Progress
 from saesteer.training.signals import StopRequest
-from saesteer.training.trainer import Progress
 
 
 def columns_of(config: TrainSAEConfig, model: Model) -> Columns:

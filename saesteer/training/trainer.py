@@ -11,7 +11,7 @@ which trains it on the whole batch; else all SAEs live on all, and their gradien
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -25,29 +25,14 @@ from saesteer.errors import CheckpointError, DataError
 from saesteer.saes import SAE
 from saesteer.tracking import Tracker
 from saesteer.training.build import sites_of
-from saesteer.training.checkpoint import (
-    Checkpoint,
-    list_checkpoints,
-    open_checkpoint,
-    write_checkpoint,
-)
+from saesteer.training.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from saesteer.training.coder import StepResult
 from saesteer.training.distributed import ALONE, World
+from saesteer.training.folder import check_same_config
 from saesteer.training.learner import Learner
+from saesteer.training.loop import Progress, run_to_end
 from saesteer.training.signals import StopRequest
 from saesteer.training.stopwatch import Stopwatch
-
-Progress = Callable[[int, int, Mapping[str, float]], None]
-"""Called after steps with (steps done, steps in all, latest figures)."""
-
-_RESUMABLE = frozenset(
-    {
-        *("device", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps"),
-        *("wandb", "prefetch", "score"),
-    }
-)
-"""Settings that may change between start and resume, since they change no number."""
-
 
 _STREAM = ":stream"
 """What waiting for batches is timed under; no SAE can have this name."""
@@ -78,6 +63,7 @@ class SAETrainer:
 
     def __post_init__(self) -> None:
         self._watch = Stopwatch(next(iter(self.learners.values())).firing.last.device)
+        self._logged = (time.perf_counter(), self.step_count)
 
     @classmethod
     def create(
@@ -126,6 +112,16 @@ class SAETrainer:
         with self._watch.time(name):
             return learner.step(self.columns.pick(batch, learner.sites))
 
+    @property
+    def n_steps(self) -> int:
+        """Steps in all."""
+        return self.config.n_steps
+
+    @property
+    def checkpoint_every_steps(self) -> int:
+        """Steps between checkpoints."""
+        return self.config.checkpoint_every_steps
+
     def run(
         self, folder: Path, tracker: Tracker, stop: StopRequest, progress: Progress | None = None
     ) -> bool:
@@ -135,27 +131,18 @@ class SAETrainer:
             DataError: the text ended early, or a loss is no number.
             OutputError: a checkpoint can't be written.
         """
-        config, clock, since = self.config, time.perf_counter(), self.step_count
-        while self.step_count < config.n_steps:
-            results = self.step()
-            done, last = self.step_count, self.step_count == config.n_steps
-            figures: dict[str, Any] = {}
-            if done % config.log_every_steps == 0 or last:
-                elapsed, clock = time.perf_counter() - clock, time.perf_counter()
-                n_tokens, since = (done - since) * config.batch_size, done
-                figures = {**self.figures(results), **self._rates(n_tokens, elapsed)}
-            if config.score.every_steps and done % config.score.every_steps == 0:
-                figures |= self.scores()
-            if figures:
-                tracker.log(done, figures)
-                if progress:
-                    progress(done, config.n_steps, figures)
-            stopping = stop.agreed(self.world)
-            if done % config.checkpoint_every_steps == 0 or stopping or last:
-                self.save(folder)
-            if stopping and not last:
-                return False
-        return True
+        self._logged = (time.perf_counter(), self.step_count)
+        return run_to_end(self, folder, tracker, stop, progress)
+
+    def advance(self) -> dict[str, Any]:
+        """One step of every SAE, and what to log of it: of most steps nothing."""
+        config, results = self.config, self.step()
+        done, figures = self.step_count, {}
+        if done % config.log_every_steps == 0 or done == config.n_steps:
+            figures = {**self.figures(results), **self._rates()}
+        if config.score.every_steps and done % config.score.every_steps == 0:
+            figures |= self.scores()
+        return figures
 
     def figures(self, results: Mapping[str, StepResult]) -> dict[str, float]:
         """What is logged: of every SAE under its name, and of the stream."""
@@ -177,9 +164,12 @@ class SAETrainer:
         sae = learner.to_sae(self.config.model)
         return self.scorer(sae) if isinstance(sae, SAE) else {}
 
-    def _rates(self, n_tokens: int, elapsed: float) -> dict[str, float]:
-        """Tokens a second, in all and by stage, and what one step of each SAE takes."""
-        seconds, steps = self._watch.read(), n_tokens / self.config.batch_size
+    def _rates(self) -> dict[str, float]:
+        """Tokens a second since the last log, in all and by stage, and one step's time by SAE."""
+        clock, since = self._logged
+        self._logged = (time.perf_counter(), self.step_count)
+        elapsed, steps = self._logged[0] - clock, self.step_count - since
+        seconds, n_tokens = self._watch.read(), steps * self.config.batch_size
         waited = seconds.pop(_STREAM)
         each = {name: {"seconds_per_step": spent / steps} for name, spent in seconds.items()}
         return {
@@ -252,37 +242,3 @@ class SAETrainer:
             self.stream.restore(*parts[0])
         else:
             self.stream.take_over(parts, rank, size)
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run, if there is one."""
-    found = list_checkpoints(folder / "checkpoints")
-    return found[-1] if found else None
-
-
-def check_same_config(saved: Mapping[str, Any], here: Mapping[str, Any], path: Path) -> None:
-    """Refuse to resume under settings that would change the numbers.
-
-    Raises:
-        CheckpointError: naming each setting that differs.
-    """
-    then, now = dict(_flat(saved)), dict(_flat(here))
-    differing = [
-        f"{key}: {then.get(key)!r} then, {now.get(key)!r} now"
-        for key in now | then
-        if key.partition(".")[0] not in _RESUMABLE and then.get(key) != now.get(key)
-    ]
-    if differing:
-        raise CheckpointError(
-            f"{path} was written under other settings ({'; '.join(differing)}); resume with the "
-            "same ones, or start in another folder."
-        )
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings by dotted key; tuples as lists, as JSON has them."""
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value

@@ -15,7 +15,8 @@ from multi import settings, steps
 from timing import Progress, spread
 
 from saesteer.models import load_model, load_skeleton
-from saesteer.training.estimate import estimate, measure_rates
+from saesteer.training.estimate import estimate
+from saesteer.training.rates import measure_rates
 from saesteer.training.sae import open_trainer
 
 

@@ -122,7 +122,7 @@ def test_rules_check_and_explain(run: Any, disk: Path, tmp_path: Path) -> None:
 
 
 def test_methods_are_listed_under_their_names_in_configs(run: Any, tmp_path: Path) -> None:
-    from saesteer.evals.build import METHODS
+    from saesteer.methods.named import METHODS
 
     report = tmp_path / "methods.json"
     done = run("methods", "list", "--json", report)

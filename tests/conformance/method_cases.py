@@ -26,6 +26,10 @@ LONG = Contrast.from_texts([PROMPTS[1]] * 10, [PROMPTS[0], PROMPTS[2]] * 5, name
 """A condition that the second of the laws' prompts meets and not all the others do."""
 
 CASES: Mapping[str, Callable[[SAE], Method]] = {
+    "GACT": lambda _: methods.GACT(),
+    "BroadSkills": lambda _: methods.BroadSkills(),
+    "PersonaVectors": lambda _: methods.PersonaVectors(),
+    "NLITI": lambda _: methods.NLITI(top_k=3),
     "ActAdd": lambda _: methods.ActAdd(),
     "AurA": lambda _: methods.AurA(),
     "BreakingBadTokens": methods.BreakingBadTokens,
@@ -42,6 +46,8 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "MassMean": lambda _: methods.MassMean(whiten=True),
     "RandomDirection": lambda _: methods.RandomDirection(),
     "RandomFeature": methods.RandomFeature,
+    "OutputScore": lambda sae: methods.OutputScore(sae, n_candidates=3),
+    "LFSteering": lambda sae: methods.LFSteering(sae, n_features=24),
     "RepE": lambda _: methods.RepE(layers=[1, 2]),
     "RepIt": lambda _: methods.DirectionalAblation(others=[OTHERS], n_candidates=2),
 }

@@ -9,7 +9,9 @@ import pytest
 import torch
 from laws import ARCHES, PROMPTS, clamp_plan, fresh, generate, latch_plan, same
 
+from saesteer.errors import PlanError
 from saesteer.models import Model, as_model
+from saesteer.steer import Plan, WeightEdit
 
 
 @pytest.fixture(params=ARCHES)
@@ -59,3 +61,39 @@ def test_the_bridge_s_own_loop_knows_where_the_prompt_ends(
     assert torch.equal(tokens[:, ids.shape[1] :], plain.tokens)
     assert trace.n_edited == 6
     assert "generate" not in bridge.__dict__
+
+
+def test_a_bridges_weights_are_edited_under_the_models_own_names(
+    pair: tuple[Model, Any, Model],
+) -> None:
+    model, bridge, _ = pair
+    matrices = [(n, p) for n, p in model.hf.named_parameters() if p.ndim == 2 and "1." in n]
+    name, parameter = next((n, p) for n, p in matrices if "mlp" in n or "o_proj" in n)
+    noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    plan, ids = Plan(WeightEdit(name, 0.3 * noise)), torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        plain = model.hf(ids).logits
+        with plan.on(model):
+            steered = model.hf(ids).logits
+        with plan.on(bridge):
+            inside = bridge(ids)
+        again = bridge(ids)
+    size = plain.abs().max()
+    assert (steered - plain).abs().max() > 1e-2 * size
+    assert (inside - steered).abs().max() <= 1e-5 * size
+    assert (again - plain).abs().max() <= 1e-5 * size
+
+
+def test_a_fused_weight_that_a_bridge_has_copied_is_refused(
+    pair: tuple[Model, Any, Model],
+) -> None:
+    model, bridge, _ = pair
+    fused = [
+        n for n, _ in model.hf.named_parameters() if "c_attn.w" in n or "query_key_value.w" in n
+    ]
+    for name in fused:
+        plan = Plan(WeightEdit(name, torch.zeros_like(model.hf.get_parameter(name))))
+        with plan.on(model):
+            pass
+        with pytest.raises(PlanError, match="copies"):
+            plan.attach(bridge)

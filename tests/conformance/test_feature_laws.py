@@ -28,6 +28,9 @@ def full(sae: SAE, resid: Tensor, kind: str) -> Tensor:
             new[..., FEATURES] *= 2.5
         case "ablate":
             new[..., FEATURES] = 0.0
+        case "feature_shift":
+            shifted = (new[..., FEATURES] - 0.8).clamp(min=0)
+            new[..., FEATURES] = torch.where(new[..., FEATURES] > 0, shifted, 0.0)
         case _:
             new[..., FEATURES] += 1.5
     return resid + sae.decode(new) - sae.decode(latents)
@@ -41,11 +44,13 @@ def sliced(sae: SAE, kind: str) -> Intervention:
             return steer.scale(sae, FEATURES, 2.5)
         case "ablate":
             return steer.ablate(sae, FEATURES)
+        case "feature_shift":
+            return steer.feature_shift(sae, FEATURES, -0.8)
         case _:
             return steer.feature_add(sae, FEATURES, 1.5)
 
 
-@pytest.mark.parametrize("kind", ["clamp", "scale", "ablate", "feature_add"])
+@pytest.mark.parametrize("kind", ["clamp", "scale", "ablate", "feature_add", "feature_shift"])
 @pytest.mark.parametrize("activation", ["jumprelu", "relu", "topk"])
 def test_a_slice_equals_the_full_code(
     tiny_model: Any, tiny_sae: Any, kind: str, activation: str

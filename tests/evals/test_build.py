@@ -10,9 +10,10 @@ import pytest
 from saesteer import methods
 from saesteer.config import CompareConfig, load_config
 from saesteer.errors import ConfigError
-from saesteer.evals.build import METHODS, build_method, read_method
+from saesteer.evals.build import build_method, read_method
 from saesteer.evals.tasks import load_task
 from saesteer.methods import Method
+from saesteer.methods.named import METHODS
 from saesteer.rules import RuleBook
 from saesteer.steer import Plan, add
 

@@ -187,7 +187,7 @@ def test_a_tracker_gets_table_and_figures(tiny_model: Callable[[str], Model], vo
         def table(self, name: str, rows: Any) -> None:
             self.tables[name] = rows
 
-        def artifact(self, name: str, folder: Any, lineage: Any) -> None:
+        def artifact(self, name: str, folder: Any, lineage: Any, kind: str = "sae") -> None:
             raise AssertionError("a comparison makes no SAE")
 
         def finish(self) -> None:

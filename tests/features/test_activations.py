@@ -123,6 +123,20 @@ def test_pooled_rows_are_the_texts_own_tokens_pooled(tiny_model: Any, pool: Any)
         torch.testing.assert_close(found[site], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_last", [2, 100])
+def test_pooling_may_keep_to_the_last_tokens_and_count_positive_ones(
+    tiny_model: Any, n_last: int
+) -> None:
+    model = tiny_model("llama")
+    tokens = [rows[-n_last:] for rows in read_activations(model, TEXTS, SITE, drop_outliers=True)]
+    for pool, expected in (
+        ("mean", [rows.mean(0) for rows in tokens]),
+        ("rate", [(rows > 0).float().mean(0) for rows in tokens]),
+    ):
+        got = pooled_activations(model, TEXTS, [SITE], pool, n_last=n_last)[SITE]
+        torch.testing.assert_close(got, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_a_text_of_outliers_alone_is_pooled_all_the_same(tiny_model: Any) -> None:
     model = tiny_model("llama")
     plain = pooled_activations(model, TEXTS, [SITE])[SITE]

@@ -18,6 +18,12 @@ from saesteer.steer import Plan
 
 TEXT = "some words of no kind"
 NAMES = (
+    "GACT",
+    "BroadSkills",
+    "PersonaVectors",
+    "NLITI",
+    "LFSteering",
+    "OutputScore",
     "CAA",
     "CAST",
     "ITI",

@@ -64,6 +64,18 @@ def test_clamping_holds_a_multiple_of_the_train_maximum(
     assert torch.allclose((steered - clean) @ sae.w_dec[feature], wanted, rtol=1e-3, atol=1e-3)
 
 
+def test_a_strength_factor_counts_in_maximum_activations(
+    model: Model, sae: SAE, letters: Contrast
+) -> None:
+    peak = latent_stats(model, sae, letters.split("train").examples).peak
+    feature = int(peak.argmax())
+    method = FeatureSteering(sae, feature=feature, mode="add-max", multiple=0.5)
+    clean, steered = resids(model, method.fit(model, letters) * 3.0)
+    assert method.name == f"feature {feature}, plus 0.5 x max"
+    expected = 1.5 * peak[feature] * sae.w_dec[feature]
+    assert torch.allclose(steered - clean, expected.expand_as(clean), rtol=1e-3, atol=1e-4)
+
+
 def test_found_features_are_those_of_the_search(model: Model, sae: SAE, letters: Contrast) -> None:
     by_activation = FeatureSteering(sae, n_features=3, select="activation").find(model, letters)
     assert by_activation == find_features(model, sae, letters, top=3)

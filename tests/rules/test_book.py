@@ -100,6 +100,11 @@ def test_heads_have_gates_of_their_own_over_one_evaluation(eye_sae: SAE) -> None
     assert first.gate.rules is second.gate.rules  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def test_an_act_may_count_in_units_of_a_features_maximum() -> None:
+    acts = {"careful": [{"clamp": 3, "value": 2, "unit": 4.5}, {"add": 3, "amount": -1, "unit": 2}]}
+    assert [act.amount for act in RuleBook.from_dict(_dict(acts=acts)).acts] == [9.0, -2.0]
+
+
 def test_a_plan_needs_acts_and_an_sae_that_has_the_features(eye_sae: SAE) -> None:
     with pytest.raises(RuleError, match="rules has no acts"):
         RuleBook.from_dict(_dict(acts={})).plan(eye_sae)
@@ -192,6 +197,14 @@ def test_a_head_may_be_a_concept_too_and_concepts_may_go_unused() -> None:
             "concepts.pain.site: 'x.1' is not a site",
         ),
         ({"acts": {"careful": {"clamp": 1}}}, "acts.careful.value is missing"),
+        (
+            {"acts": {"careful": {"clamp": 1, "value": 2, "unit": -3}}},
+            "acts.careful.unit is -3.0, expected a feature's maximum activation",
+        ),
+        (
+            {"acts": {"careful": {"scale": 1, "factor": 2, "unit": 3}}},
+            "acts.careful.unit is no known key",
+        ),
         ({"acts": {"careful": {}}}, "acts.careful has none of clamp, scale, ablate, add, vector"),
         (
             {"acts": {"careful": {"clamp": 1, "value": 1, "where": "there"}}},

@@ -100,10 +100,10 @@ def test_every_kind_of_site_can_be_edited(tiny_model: Any, site: str) -> None:
 
 
 def test_wrong_parts_are_refused() -> None:
-    from saesteer.steer.plan import _as_edit
+    from saesteer.steer.plan import _as_act
 
     with pytest.raises(PlanError, match="got a int"):
-        _as_edit(3, None, None)
+        _as_act(3, None, None)
     wrong = Edit(ADD)
     object.__setattr__(wrong, "where", steer.generated)
     with pytest.raises(PlanError, match="where is a function, expected a Where"):

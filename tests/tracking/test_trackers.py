@@ -92,7 +92,7 @@ class Memory:
     def table(self, name, rows):
         self.calls.append(("table", name, list(rows)))
 
-    def artifact(self, name, folder, lineage):
+    def artifact(self, name, folder, lineage, kind="sae"):
         self.calls.append(("artifact", name, folder, dict(lineage)))
 
     def finish(self):

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from saesteer.config import CacheConfig
 from saesteer.errors import ConfigError, ModelError, SiteError
 from saesteer.models import Model, TokenBatch, load_skeleton, record
-from saesteer.training.estimate import Rates, estimate, gpu_rates, measure_rates
-from saesteer.training.sae import open_trainer
+from saesteer.training.estimate import estimate
+from saesteer.training.rates import Rates, gpu_rates, measure_rates
+from saesteer.training.sae import open_trainer, train_sae
 
 RATES = Rates("a box", matmul=1e12, exact=1e11, bandwidth=1e10, memory=1e10)
 
@@ -95,3 +96,19 @@ def test_what_does_not_exist_is_named(settings, model, tmp_path):
         estimate(settings(site="resid_post.99"), model, RATES)
     with pytest.raises(ModelError):
         load_skeleton(str(tmp_path / "nothing"))
+
+
+def test_a_run_that_does_not_fit_says_what_it_needs(settings, model):
+    fits = estimate(settings(), model, RATES)
+    assert fits.shortage is None
+    tight = estimate(settings(), model, replace(RATES, memory=0.5 * fits.memory["in_all"]))
+    assert "lower batch_size" in str(tight.shortage)
+    assert f"{fits.memory['in_all'] / 1e9:.3g} GB" in str(tight.shortage)
+
+
+def test_training_warns_before_it_runs_out_of_memory(
+    settings, model, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("saesteer.training.sae.device_memory", lambda _: 1.0)
+    train_sae(settings(), tmp_path / "run", model=model)
+    assert "the run needs about" in capsys.readouterr().err

@@ -20,6 +20,7 @@ from saesteer.config import (
 from saesteer.errors import ConfigError, DataError, OutputError, SiteError
 from saesteer.models import record
 from saesteer.saes import load_crosscoder, load_sae, load_transcoder
+from saesteer.training import folder as folder_module
 from saesteer.training import sae as sae_module
 from saesteer.training.learner import Learner
 from saesteer.training.sae import open_trainer, train_sae
@@ -260,13 +261,13 @@ def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figur
         def table(self, name, rows):
             raise AssertionError("training logs no table")
 
-        def artifact(self, name, folder, lineage):
+        def artifact(self, name, folder, lineage, kind="sae"):
             started.append((name, folder, lineage["config"]["seed"]))
 
         def finish(self):
             started.append(self.lines)
 
-    monkeypatch.setattr(sae_module, "WandbTracker", Fake)
+    monkeypatch.setattr(folder_module, "WandbTracker", Fake)
     config = settings(wandb=WandbConfig(project="p", name="n"))
     out = tmp_path / "run"
     run(config, out, stop_at=12)

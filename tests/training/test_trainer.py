@@ -12,10 +12,11 @@ import torch
 
 from saesteer.errors import CheckpointError, DataError
 from saesteer.training.distributed import World
+from saesteer.training.folder import check_same_config
 from saesteer.training.learner import Learner, learning_rate
 from saesteer.training.sae import open_trainer
 from saesteer.training.signals import StopRequest, watch_signals
-from saesteer.training.trainer import SAETrainer, check_same_config
+from saesteer.training.trainer import SAETrainer
 
 
 @pytest.fixture

@@ -1,0 +1,126 @@
+"""G-ACT: a few steering vectors at a site, and a probe that picks one for each activation.
+
+The differences h⁺ − h⁻ of pairs `[pairs, width]` fall into k clusters (k-means); a multinomial
+logistic probe is fitted to tell a pair's cluster from h⁻ alone. At every position that chooses a
+generated token `h += strength · c_j`, c_j the centroid of the cluster that the probe names at h.
+
+Source: Sharma and Raman 2025, Steering Conceptual Bias via Transformer Latent-Subspace Activation
+(2506.18887), after ACT (Wang et al. 2024, 2406.00034): clustered differences of prompts, a
+lightweight linear probe on every steered layer's residual, the predicted cluster's vector added to
+that residual. Uncertain in the paper and chosen here: the probe learns from the negatives, since
+what is to be steered is not yet positive; the vector is the plain centroid; each position asks the
+probe anew, so an answer never depends on the other positions. Their probes are refined by gradient
+steps while the model runs ("online"); a plan is a fixed value, so here the probe is fitted to
+convergence beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saesteer.axes import Resid, Rows, Vector
+from saesteer.data.contrast import Contrast
+from saesteer.errors import ConfigError
+from saesteer.features.activations import Pool, pooled_activations
+from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.models import Model, as_model
+from saesteer.models.sites import Site
+from saesteer.steer import Intervention, Plan, generated, register_kind
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class AddChosen(Intervention):
+    """h + v_j, j the largest of the probe's logits at h."""
+
+    vectors: Float[Tensor, "k width"]
+    weight: Float[Tensor, "k width"]
+    bias: Float[Tensor, " k"]
+
+    @property
+    def width(self) -> int:
+        """Size of the vectors."""
+        return self.vectors.shape[1]
+
+    def describe(self) -> str:
+        """`add one of 4 vectors`."""
+        return f"add one of {len(self.vectors)} vectors"
+
+    def delta(self, resid: Resid) -> Resid:
+        """The chosen vector at each position."""
+        logits = resid.float() @ self.weight.T + self.bias
+        return self.vectors[logits.argmax(-1)]
+
+
+@final
+@dataclass(frozen=True)
+class GACT(Method):
+    """`n_clusters` vectors a layer; `layers` as in `RepE`, `read` is how a text becomes one row."""
+
+    source: ClassVar[str] = "Sharma and Raman 2025, 2506.18887"
+    needs: ClassVar[str] = "pairs"
+    family: ClassVar[Family] = "dense"
+
+    n_clusters: int = 3
+    layers: Sequence[int] = ()
+    read: Pool = "mean"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "G-ACT"
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """One edit a layer; see `Method.fit`.
+
+        Raises:
+            ConfigError: fewer different pairs than clusters.
+        """
+        model = as_model(model)
+        place = site_or_default(model, site)
+        sites = [model.check_site(Site(layer, place.kind)) for layer in self.layers] or [place]
+        texts = [example for pair in contrast.split("train").pairs() for example in pair]
+        read = pooled_activations(model, texts, sites, self.read)
+        acts = [self._act(at, rows[0::2] - rows[1::2], rows[1::2]) for at, rows in read.items()]
+        return Plan(*acts, where=generated(), name=self.name)
+
+    def _act(self, site: Site, differences: Rows, start: Rows) -> AddChosen:
+        from sklearn.cluster import KMeans
+
+        n_pairs = len(torch.unique(differences, dim=0))
+        if n_pairs < self.n_clusters:
+            raise ConfigError(
+                f"{self.name}: {n_pairs} different pairs at {site} make no {self.n_clusters} "
+                "clusters; give more pairs or fewer clusters."
+            )
+        restarts: Any = 10  # the stubs know the word "auto" alone
+        means = KMeans(self.n_clusters, n_init=restarts, random_state=self.seed)
+        labels = torch.from_numpy(means.fit_predict(differences.double().numpy())).long()
+        centroids = torch.stack([differences[labels == j].mean(0) for j in range(self.n_clusters)])
+        return AddChosen(site, centroids, *cluster_probe(start, labels, self.n_clusters))
+
+
+def cluster_probe(
+    rows: Rows, labels: Int[Tensor, " n"], n_clusters: int
+) -> tuple[Float[Tensor, "k d_model"], Float[Tensor, " k"]]:
+    """Weight and bias of a logistic regression over the clusters, L2 with C = 1 at RMS 1."""
+    from sklearn.linear_model import LogisticRegression
+
+    weight, bias = torch.zeros(n_clusters, rows.shape[1]), torch.zeros(n_clusters)
+    if n_clusters == 1:
+        return weight, bias
+    rms = float(rows.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+    probe = LogisticRegression(C=1.0, max_iter=2000)
+    probe.fit((rows / rms).double().numpy(), labels.numpy())
+    found: Vector = torch.from_numpy(probe.coef_).float() / rms
+    at = slice(1, 2) if n_clusters == 2 else slice(None)  # two classes have one row of weights
+    weight[at], bias[at] = found, torch.from_numpy(probe.intercept_).float()
+    return weight, bias

@@ -1,0 +1,104 @@
+"""LF-Steering: shift the latents that are on by how far they differ between two phrasings.
+
+`z_j ← max(z_j + strength · d_j, 0)` where z_j > 0, with `d = mean z⁺ − mean z⁻` over the train
+texts `[d_sae]`, for the `n_features` of largest |d_j|, at positions that choose a generated token.
+The decoder carries the shift back, `h += (z* − z) W_dec`, so the SAE's error stays. Of several SAEs
+the one is used whose site a linear probe separates best.
+
+Source: Yang et al. 2025 (2501.11036), for the consistency of answers to paraphrases: positives are
+the phrasings that are answered well, and `contrast` pairs them with those that are not. Uncertain,
+and chosen: texts count as the mean of their tokens' latents; the probe is a logistic regression on
+mean activations, judged by AUROC on the validation split, the earlier layer on a tie; how many
+latents move; that a shifted latent can't fall below 0. A latent that is off stays off, so this
+turns up what the text has of the behaviour and brings in nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor
+
+from saesteer.data.contrast import Contrast
+from saesteer.errors import ContrastError
+from saesteer.features.find import latent_stats
+from saesteer.features.separation import auroc
+from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.directions import logistic_direction, read_sides
+from saesteer.models import Model, as_model
+from saesteer.models.sites import Site
+from saesteer.saes import check_width
+from saesteer.saes.sae import SAE
+from saesteer.steer import Plan, feature_shift, generated
+
+
+@final
+@dataclass(frozen=True)
+class LFSteering(Method):
+    """Active latents shifted; `others` are SAEs of further sites that the probe may prefer."""
+
+    source: ClassVar[str] = "Yang et al. 2025, 2501.11036"
+    needs: ClassVar[str] = "an SAE or several, paraphrase pairs"
+    family: ClassVar[Family] = "feature"
+
+    sae: SAE
+    others: Sequence[SAE] = ()
+    n_features: int = 64
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "LF-Steering"
+
+    def separability(self, model: Model | Any, contrast: Contrast) -> dict[Site, float]:
+        """AUROC of a probe at each SAE's site, on the validation split."""
+        model = as_model(model)
+        sites = list(dict.fromkeys(sae.site for sae in (self.sae, *self.others)))
+        train = read_sides(model, contrast.split("train"), sites, "mean")
+        held = read_sides(model, contrast.split("validation"), sites, "mean")
+        found: dict[Site, float] = {}
+        for site in sites:
+            weight, _ = logistic_direction(train[site])
+            scores = (held[site].rows @ weight)[:, None]
+            found[site] = float(auroc(scores, held[site].labels > 0.5))
+        return found
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """The shift as a plan at the most separable SAE's site, whatever `site` is.
+
+        Raises:
+            DimensionError: an SAE is of another width.
+            ContrastError: no latent differs between the labels.
+        """
+        model = as_model(model)
+        check_optional_site(model, site)
+        for sae in (self.sae, *self.others):
+            check_width(sae, model)
+        sae = self._choose(model, contrast)
+        shift = mean_difference(model, sae, contrast)
+        order = shift.abs().argsort(descending=True, stable=True)[: self.n_features]
+        features = order[shift[order] != 0].tolist()
+        if not features:
+            raise ContrastError(
+                f"{contrast.name}: no latent of SAE {sae.name} differs between its labels; "
+                "check that their texts differ, or use another SAE."
+            )
+        act = feature_shift(sae, features, shift[features].tolist())
+        return Plan(act, where=generated(), name=self.name)
+
+    def _choose(self, model: Model, contrast: Contrast) -> SAE:
+        if not self.others:
+            return self.sae
+        found = self.separability(model, contrast)
+        return max((self.sae, *self.others), key=lambda sae: (found[sae.site], -sae.site.order[0]))
+
+
+def mean_difference(model: Model, sae: SAE, contrast: Contrast) -> Tensor:
+    """Mean latents of the train positives less those of the negatives, `[d_sae]`, texts alike."""
+    train = contrast.split("train")
+    pooled = latent_stats(model, sae, train.examples).pooled
+    positive = torch.tensor([example.label == 1 for example in train.examples])
+    return pooled[positive].mean(0) - pooled[~positive].mean(0)

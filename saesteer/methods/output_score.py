@@ -1,0 +1,80 @@
+"""Output-score selection: of the features that fire on a behaviour, those that also say it.
+
+`h += strength · ‖h‖ · unit(Σ_j ŵ_j)` at every position that chooses a generated token, ŵ_j the unit
+decoder rows `[d_model]` of the chosen features. Candidates are the `n_candidates` that tell the
+train texts apart best; those with the highest output score (`features.output_score`) are steered.
+The score is the feature's own, the same whatever the behaviour: it asks whether pushing a feature
+changes the next token as its decoder row promises, not in whose favour.
+
+Source: Arad et al. 2025 (2505.20063), whose published gain on AxBench is two- to threefold. There
+candidates are the features labelled with a concept, and those under a fixed score are dropped; here
+a contrast gives the candidates and the best scores win, since a fixed threshold (the paper's lies
+near 0.01) does not carry over between models. `FeatureSteering` asks the other question, which
+feature moves this contrast's texts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from saesteer.data.contrast import Contrast
+from saesteer.errors import ContrastError
+from saesteer.features.find import find_features
+from saesteer.features.output_score import output_scores
+from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.feature_steering import unit_sum
+from saesteer.models import Model, as_model
+from saesteer.models.sites import Site
+from saesteer.saes import check_width
+from saesteer.saes.sae import SAE
+from saesteer.steer import Plan, add_scaled, generated
+
+
+@final
+@dataclass(frozen=True)
+class OutputScore(Method):
+    """Features of the contrast chosen by their output score; `n_features` of `n_candidates`."""
+
+    source: ClassVar[str] = "Arad et al. 2025, 2505.20063"
+    needs: ClassVar[str] = "an SAE, two groups of texts"
+    family: ClassVar[Family] = "feature"
+
+    sae: SAE
+    n_features: int = 1
+    n_candidates: int = 12
+
+    @property
+    def name(self) -> str:
+        """How features are chosen, and their number where it is not one."""
+        return "output score" if self.n_features == 1 else f"output score, {self.n_features}"
+
+    def ranked(self, model: Model | Any, contrast: Contrast) -> list[tuple[int, float]]:
+        """Candidates with their output scores, best first; the train split alone is read.
+
+        Raises:
+            ContrastError: no feature fires on enough of the train texts.
+        """
+        model = as_model(model)
+        found = find_features(model, self.sae, contrast, top=self.n_candidates)
+        if not found:
+            raise ContrastError(
+                f"{contrast.name}: no feature of SAE {self.sae.name} fires on its train texts "
+                "often enough to be ranked; add texts."
+            )
+        indices = [feature.index for feature in found]
+        scored = zip(indices, output_scores(model, self.sae, indices), strict=True)
+        return sorted(scored, key=lambda pair: -pair[1])
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """The chosen features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
+
+        Raises:
+            DimensionError: the SAE is of another width.
+        """
+        model = as_model(model)
+        check_optional_site(model, site)
+        check_width(self.sae, model)
+        features = [feature for feature, _ in self.ranked(model, contrast)[: self.n_features]]
+        act = add_scaled(self.sae.site, unit_sum(self.sae, features))
+        return Plan(act, where=generated(), name=self.name)

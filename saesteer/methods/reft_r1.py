@@ -1,0 +1,136 @@
+"""ReFT-r1: one direction that detects a concept and steers towards it, learned on its texts.
+
+Each token has the latent a = ReLU(h · w), w `[width]` of norm 1. While learning, a text's edited
+positions get `h += w · mean of its k largest a`, and the loss is the text's negative log likelihood
+(nats a token) plus λ times the mean of the other a, λ rising from 0 to `sparsity`, the model
+frozen. The plan adds w times the mean, over the train texts, of what was added in learning. Its
+unit vector is also the detector: h · ŵ, the largest over a text's tokens.
+
+Source: Wu et al. 2025, AxBench (2501.17148), and its code, from which come: w renewed to norm 1 and
+its gradient kept orthogonal to it at each step; the rise of λ; positives alone. There w starts at
+random, and steering adds multiples of the largest latent seen in training; here the start is random
+as well and the unit of strength is the mean, which the loss was taken at. Texts without a prompt
+are edited from their first token on. No bias, as in the paper's formula.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saesteer.axes import Resid
+from saesteer.data.contrast import Contrast, Example
+from saesteer.methods.base import Family, site_or_default
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
+from saesteer.methods.scoring import Texts, log_likelihood, teacher_forced
+from saesteer.models import Model
+from saesteer.models.sites import Site
+from saesteer.steer import Intervention, Plan, add, generated
+
+
+@final
+@dataclass(frozen=True)
+class ReFTr1(LearnedMethod):
+    """A learned direction; `n_largest` is k, `sparsity` the final λ."""
+
+    source: ClassVar[str] = "Wu et al. 2025, 2501.17148"
+    needs: ClassVar[str] = "texts that show the behaviour, training"
+    family: ClassVar[Family] = "dense"
+
+    n_largest: int = 8
+    sparsity: float = 5e-3
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "ReFT-r1"
+
+    def begin(self, model: Model, contrast: Contrast, site: Site | str | None) -> Fitting:
+        """A random direction; see `LearnedMethod.begin`."""
+        place = site_or_default(model, site)
+        return _Fitting(self, model, contrast.split("train").positives, place)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _TopKAdd(Intervention):
+    """The learning form: it looks at whole texts, so it is no plan's to keep.
+
+    Attributes:
+        edited: 1 where latents count, `[rows, pos]`.
+        seen: gets, at each pass, what each row was given and its other latents' mean, `[rows]`.
+    """
+
+    direction: Float[Tensor, " width"]
+    edited: Float[Tensor, "rows pos"]
+    k: int
+    seen: list[tuple[Tensor, Tensor]]
+
+    @property
+    def width(self) -> int:
+        """Size of the direction."""
+        return self.direction.shape[0]
+
+    def describe(self) -> str:
+        """What it is."""
+        return f"the {self.k} largest latents"
+
+    def delta(self, resid: Resid) -> Resid:
+        """The direction times the mean of each text's largest latents."""
+        latents = functional.relu(resid.float() @ self.direction) * self.edited
+        counts = self.edited.sum(-1).clamp(min=1)
+        top = latents.topk(min(self.k, latents.shape[-1]), dim=-1).values
+        size = top.sum(-1) / counts.clamp(max=self.k)
+        self.seen.append((size, (latents.sum(-1) - top.sum(-1)) / counts))
+        return size[:, None, None] * self.direction.expand(resid.shape)
+
+
+@final
+class _Fitting(Fitting):
+    def __init__(self, method: ReFTr1, model: Model, texts: Sequence[Example], site: Site) -> None:
+        super().__init__()
+        self._method, self._model, self._texts, self._site = method, model, texts, site
+        self.n_rows = len(texts)
+        draw = torch.Generator().manual_seed(method.seed)
+        start = torch.randn(model.layout.width(site), generator=draw)
+        self.direction = nn.Parameter(functional.normalize(start, dim=0).to(model.device))
+
+    def loss(self, turn: Turn) -> Measured:
+        """Negative log likelihood and the other latents' mean."""
+        texts = teacher_forced(self._model, [self._texts[row] for row in turn.rows])
+        loss, others = self._run(texts)[1:]
+        whole = loss + turn.share * self._method.sparsity * others.mean()
+        return Measured(whole, {"nll": loss, "other_latents": others.mean()})
+
+    def before_update(self) -> None:
+        """No gradient along the direction, whose length is fixed."""
+        grad = self.direction.grad
+        assert grad is not None
+        grad -= (grad @ self.direction.detach()) * self.direction.detach()
+
+    def after_update(self, lr: float) -> None:  # noqa: ARG002
+        """Norm 1."""
+        self.direction.div_(self.direction.norm())
+
+    def plan(self) -> Plan:
+        """The direction, as long as what it added to the train texts on average."""
+        sizes = [self._run(teacher_forced(self._model, [text]))[0] for text in self._texts]
+        vector = self.direction.detach().cpu() * float(torch.cat(sizes).mean())
+        return Plan(add(self._site, vector), where=generated(), name=self._method.name)
+
+    def _run(self, texts: Texts) -> tuple[Tensor, Tensor, Tensor]:
+        """What each row was given, the mean loss, and the mean of each row's other latents."""
+        edited = texts.tokens.attention_mask.clone()
+        for row, length in enumerate(texts.prompt_lengths):
+            edited[row, : length - 1] = False
+        seen: list[tuple[Tensor, Tensor]] = []
+        edit = _TopKAdd(self._site, self.direction, edited.float(), self._method.n_largest, seen)
+        with Plan(edit, where=generated()).on(self._model, texts.prompt_lengths):
+            loss = -log_likelihood(self._model, texts).mean()
+        return seen[-1][0], loss, seen[-1][1]
