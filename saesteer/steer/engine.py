@@ -75,7 +75,7 @@ class Attachment:
         for index, edit in enumerate(plan.edits):
             check_edit(edit, model)
             if strength := plan.strength * edit.strength:
-                act = _Act(index, edit, strength, _ready(edit.intervention, model))
+                act = _Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
         gates = [act.edit.gate for acts in self._acts.values() for act in acts]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
@@ -209,8 +209,8 @@ def check_edit(edit: Edit, model: Model) -> None:
             )
 
 
-def _ready(intervention: Intervention, model: Model) -> Intervention:
-    """Fill in what the model has to supply."""
+def ready(intervention: Intervention, model: Model) -> Intervention:
+    """The intervention with what the model has to supply filled in."""
     match intervention:
         case AddScaled(typical_norm=None) | Replace(typical_norm=None):
             with unsteered(model):
