@@ -100,7 +100,7 @@ class Attachment:
         for index, edit in enumerate(plan.edits):
             check_edit(edit, model)
             if strength := plan.strength * edit.strength:
-                act = _Act(index, edit, strength, _ready(edit.intervention, model))
+                act = _Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
         for change in plan.weight_edits:
             check_change(model.hf, change)
@@ -237,8 +237,8 @@ def check_edit(edit: Edit, model: Model) -> None:
             )
 
 
-def _ready(intervention: Intervention, model: Model) -> Intervention:
-    """Fill in what the model has to supply."""
+def ready(intervention: Intervention, model: Model) -> Intervention:
+    """The intervention with what the model has to supply filled in."""
     match intervention:
         case AddScaled(typical_norm=None) | Replace(typical_norm=None):
             with unsteered(model):

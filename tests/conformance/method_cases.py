@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from donor import donor
 from laws import ARCHES, PROMPTS
 
 from saesteer import methods
@@ -26,6 +27,14 @@ LONG = Contrast.from_texts([PROMPTS[1]] * 10, [PROMPTS[0], PROMPTS[2]] * 5, name
 """A condition that the second of the laws' prompts meets and not all the others do."""
 
 CASES: Mapping[str, Callable[[SAE], Method]] = {
+    "WorldModel": lambda _: methods.WorldModel(),
+    "CommandV": lambda _: methods.CommandV(*donor()),
+    "BindingIDs": lambda _: methods.BindingIDs(swap=("short", "something")),
+    "RefusalCliff": lambda _: methods.RefusalCliff(top_k=2),
+    "HNeurons": lambda _: methods.HNeurons(share=0.02),
+    "ExpertNeurons": lambda _: methods.ExpertNeurons(),
+    "LanguageArithmetics": lambda _: methods.LanguageArithmetics(share=0.05),
+    "ToxificationReversal": lambda _: methods.ToxificationReversal(),
     "GACT": lambda _: methods.GACT(),
     "BroadSkills": lambda _: methods.BroadSkills(),
     "PersonaVectors": lambda _: methods.PersonaVectors(),
@@ -53,7 +62,9 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
 }
 """Prompting is not among them: it edits no activation that decoding could disagree about."""
 
-UNREACHABLE = {("AurA", "mixtral")}
+UNREACHABLE = {
+    (name, "mixtral") for name in ("AurA", "ExpertNeurons", "HNeurons", "LanguageArithmetics")
+}
 """Fused experts have no neurons to hook."""
 FAST_ARCHES = ("llama", "neox")
 """Architectures of the default run, sequential and parallel; the full run has the others."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from donor import donor
 
 import saesteer.methods as methods
 from saesteer.data.contrast import Contrast
@@ -18,6 +19,14 @@ from saesteer.steer import Plan
 
 TEXT = "some words of no kind"
 NAMES = (
+    "WorldModel",
+    "CommandV",
+    "BindingIDs",
+    "RefusalCliff",
+    "HNeurons",
+    "ExpertNeurons",
+    "LanguageArithmetics",
+    "ToxificationReversal",
     "GACT",
     "BroadSkills",
     "PersonaVectors",
@@ -45,6 +54,8 @@ NAMES = (
 @pytest.fixture(params=NAMES)
 def method(request: pytest.FixtureRequest, tiny_sae: Callable[..., SAE], model: Model) -> Method:
     kind = getattr(methods, request.param)
+    if request.param == "CommandV":
+        return kind(*donor())
     needs_sae = "sae" in kind.__dataclass_fields__
     return kind(tiny_sae(model, "resid_post.1")) if needs_sae else kind()
 
