@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saesteer.steer.condition import PromptCondition, condition_score
+from saesteer.steer.control import Backtrack, Control, Refuse, Step, Stop
 from saesteer.steer.edit import Edit
 from saesteer.steer.feature_edits import ablate, clamp, feature_add, scale
 from saesteer.steer.feature_edits import replace_by as replace
@@ -17,7 +18,7 @@ from saesteer.steer.intervention import (
 )
 from saesteer.steer.plan import Plan
 from saesteer.steer.prompts import PromptEdit
-from saesteer.steer.schedule import Schedule, constant, decay
+from saesteer.steer.schedule import Schedule, constant, decay, dial, linear
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
@@ -26,7 +27,9 @@ from saesteer.steer.where import Where, all, first, generated, last, positions, 
 
 __all__ = [
     "Always",
+    "Backtrack",
     "ColumnHistory",
+    "Control",
     "Edit",
     "Explains",
     "FollowsRows",
@@ -36,7 +39,10 @@ __all__ = [
     "Plan",
     "PromptCondition",
     "PromptEdit",
+    "Refuse",
     "Schedule",
+    "Step",
+    "Stop",
     "Trace",
     "WeightEdit",
     "Where",
@@ -49,10 +55,12 @@ __all__ = [
     "condition_score",
     "constant",
     "decay",
+    "dial",
     "feature_add",
     "first",
     "generated",
     "last",
+    "linear",
     "positions",
     "project_out",
     "prompt",
