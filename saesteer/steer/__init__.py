@@ -16,9 +16,11 @@ from saesteer.steer.intervention import (
     affine,
     project_out,
 )
+from saesteer.steer.kl_dials import KlDials
 from saesteer.steer.plan import Plan
+from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
-from saesteer.steer.schedule import Schedule, constant, decay, dial, linear
+from saesteer.steer.schedule import Schedule, constant, decay, dial, key_of, linear
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
@@ -36,13 +38,16 @@ __all__ = [
     "Frame",
     "Gate",
     "Intervention",
+    "KlDials",
     "Plan",
+    "ProbeFalls",
     "PromptCondition",
     "PromptEdit",
     "Refuse",
     "Schedule",
     "Step",
     "Stop",
+    "TakeBackAndSteer",
     "Trace",
     "WeightEdit",
     "Where",
@@ -59,6 +64,7 @@ __all__ = [
     "feature_add",
     "first",
     "generated",
+    "key_of",
     "last",
     "linear",
     "positions",

@@ -5,6 +5,7 @@ Most read positions only. A dial is set while a text is generated, by a control 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -174,3 +175,9 @@ def linear(n_tokens: int | float, end: float = 0.0) -> Schedule:
 def dial(key: str, start: float = 1.0) -> Schedule:
     """A strength that a control sets while it decodes, under the same key."""
     return Dial(key, float(start))
+
+
+def key_of(name: str, vector: Tensor) -> str:
+    """A key for the dial of an edit with this vector, which no other vector's has."""
+    digest = hashlib.sha256(vector.detach().float().cpu().contiguous().numpy().tobytes())
+    return f"{name} {digest.hexdigest()[:8]}"
