@@ -283,6 +283,9 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
     cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
     _bench_steer(verbs)
+    control = add("control", "control", "Methods that own the loop, against recomputing.", None)
+    control.add_argument("--tokens", type=int, default=256, help="new tokens (default 256)")
+    control.add_argument("--model", default="smollm2-135m-instruct")
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")

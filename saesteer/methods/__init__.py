@@ -12,14 +12,16 @@ from saesteer.methods.caa import CAA
 from saesteer.methods.cast import CAST
 from saesteer.methods.command_v import CommandV
 from saesteer.methods.directional_ablation import DirectionalAblation
+from saesteer.methods.dynamic_activation_composition import DynamicActivationComposition
 from saesteer.methods.expert_neurons import ExpertNeurons
+from saesteer.methods.fasb import FASB
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.g_act import GACT
 from saesteer.methods.h_neurons import HNeurons
 from saesteer.methods.iti import ITI
+from saesteer.methods.language_arithmetics import LanguageArithmetics
 from saesteer.methods.learned import LearnedMethod
 from saesteer.methods.lf_steering import LFSteering
-from saesteer.methods.language_arithmetics import LanguageArithmetics
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
 from saesteer.methods.loreft import LoReFT
@@ -51,11 +53,13 @@ __all__ = [
     "NLITI",
     "CAA",
     "CAST",
+    "FASB",
     "ITI",
     "ActAdd",
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",
+    "DynamicActivationComposition",
     "Family",
     "FeatureSteering",
     "LFSteering",

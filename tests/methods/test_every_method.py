@@ -40,6 +40,8 @@ NAMES = (
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",
+    "DynamicActivationComposition",
+    "FASB",
     "FeatureSteering",
     "LinearAcT",
     "LinearProbe",
