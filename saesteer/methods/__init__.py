@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saesteer.methods.actadd import ActAdd
+from saesteer.methods.activation_reasoning import ActivationReasoning
 from saesteer.methods.aura import AurA
 from saesteer.methods.base import Family, Method, default_site, difference_in_means
 from saesteer.methods.breaking_bad_tokens import BreakingBadTokens
@@ -20,12 +21,17 @@ from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
 from saesteer.methods.repe import RepE
+from saesteer.methods.sae_ts import SAETS
+from saesteer.methods.scar import SCAR
 
 __all__ = [
     "CAA",
     "CAST",
     "ITI",
+    "SAETS",
+    "SCAR",
     "ActAdd",
+    "ActivationReasoning",
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",
