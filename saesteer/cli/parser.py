@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from saesteer.cli.localizers import LOCALIZERS
+
 Run = Callable[[argparse.Namespace], int | None]
 
 _SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"
@@ -39,6 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     _features(nouns)
     _rules(nouns)
     _methods(nouns)
+    _localize(nouns)
     _compare(nouns)
     _bench(nouns)
     return parser
@@ -236,6 +239,18 @@ def _methods(nouns: argparse._SubParsersAction[_Parser]) -> None:
     _command(
         verbs, "list", _later("methods", "list_all"), "Their names in configs, sources and needs."
     )
+
+
+def _localize(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    help_text = "Rank sites, heads, neurons or features by what they do for a contrast."
+    parser = _command(nouns, "localize", _later("localize", "rank"), help_text)
+    parser.add_argument("method", help="; ".join(f"{k}: {v}" for k, v in LOCALIZERS.items()))
+    parser.add_argument("contrast", help="JSONL file or built-in; patching needs prompts that swap")
+    parser.add_argument("--model", help="language model; default: smollm2-135m-instruct")
+    parser.add_argument("--sae", help=_SAE_HELP + ", for nodes")
+    parser.add_argument("--kind", nargs="+", metavar="KIND", help="sites, such as head_out mlp_out")
+    parser.add_argument("--by", help="position, site, or unit where a gradient is read")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="how many (default 20)")
 
 
 def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:

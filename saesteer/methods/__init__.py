@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saesteer.methods.actadd import ActAdd
+from saesteer.methods.activation_reasoning import ActivationReasoning
 from saesteer.methods.aura import AurA
 from saesteer.methods.base import Family, Method, default_site, difference_in_means
 from saesteer.methods.binding_ids import BindingIDs
@@ -37,6 +38,8 @@ from saesteer.methods.refusal_cliff import RefusalCliff
 from saesteer.methods.repe import RepE
 from saesteer.methods.toxification_reversal import ToxificationReversal
 from saesteer.methods.world_model import WorldModel
+from saesteer.methods.sae_ts import SAETS
+from saesteer.methods.scar import SCAR
 
 __all__ = [
     "WorldModel",
@@ -55,7 +58,10 @@ __all__ = [
     "CAST",
     "FASB",
     "ITI",
+    "SAETS",
+    "SCAR",
     "ActAdd",
+    "ActivationReasoning",
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, is_dataclass
+from dataclasses import FrozenInstanceError, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,9 @@ NAMES = (
     "BroadSkills",
     "PersonaVectors",
     "NLITI",
+    "ActivationReasoning",
+    "SCAR",
+    "SAETS",
     "LFSteering",
     "OutputScore",
     "CAA",
@@ -51,6 +54,8 @@ NAMES = (
     "RandomFeature",
     "RepE",
 )
+FASTER = {"SAETS": {"n_vectors": 4, "n_tokens": 2}}
+"""Settings for methods whose own are too slow for eight tests."""
 
 
 @pytest.fixture(params=NAMES)
@@ -60,6 +65,10 @@ def method(request: pytest.FixtureRequest, tiny_sae: Callable[..., SAE], model: 
         return kind(*donor())
     needs_sae = "sae" in kind.__dataclass_fields__
     return kind(tiny_sae(model, "resid_post.1")) if needs_sae else kind()
+    if "sae" not in kind.__dataclass_fields__:
+        return kind()
+    sae = tiny_sae(model, "resid_post.1")
+    return kind(replace(sae, metadata={"supervised_latent": 3}), **FASTER.get(request.param, {}))
 
 
 @pytest.fixture(scope="module")
