@@ -274,6 +274,12 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     multi.add_argument("--d-sae", type=int, default=2048, help="latents of each (default 2048)")
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
     cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
+    rules = add("rules", "rules", "The rule engine against a loop and clingo.", None)
+    rules.add_argument("--threads", type=int, default=2, help="default 2")
+    rules.add_argument(
+        "--steps", type=int, default=250, help="decoding steps (default 250); 0: none"
+    )
+    rules.set_defaults(rounds=40)
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")
