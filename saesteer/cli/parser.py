@@ -301,6 +301,12 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     control = add("control", "control", "Methods that own the loop, against recomputing.", None)
     control.add_argument("--tokens", type=int, default=256, help="new tokens (default 256)")
     control.add_argument("--model", default="smollm2-135m-instruct")
+    rules = add("rules", "rules", "The rule engine against a loop and clingo.", None)
+    rules.add_argument("--threads", type=int, default=2, help="default 2")
+    rules.add_argument(
+        "--steps", type=int, default=250, help="decoding steps (default 250); 0: none"
+    )
+    rules.set_defaults(rounds=40)
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")

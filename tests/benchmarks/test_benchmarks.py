@@ -33,6 +33,20 @@ def test_the_buffer(tmp_path):
     assert result_of(tmp_path, "buffer", *shape)["ratio"]["median"] > 0
 
 
+def test_rules_agree_with_a_loop_and_clingo(tmp_path):
+    result = result_of(tmp_path, "rules", "--rounds", "1", "--steps", "0", "--quiet")
+    assert result["equal_on_every_atom"]
+    assert result["ratio_python"]["median"] > 1
+    assert [line["rules"] for line in result["growth"]] == [250, 500, 1000, 2000, 4000, 8000]
+
+
+@pytest.mark.full
+@pytest.mark.real
+def test_rules_in_decoding(tmp_path, real_model):
+    result = result_of(tmp_path, "rules", "--rounds", "1", "--steps", "2", "--quiet")
+    assert {row["name"] for row in result["decoding"]} == {"again", "rules-20"}
+
+
 @pytest.mark.full
 def test_the_memory_of_a_step(tmp_path):
     result = result_of(tmp_path, "memory", "--shape", "256x4096", "--batch", "1024", "--quiet")
