@@ -36,10 +36,10 @@ from saesteer.methods.random_feature import RandomFeature
 from saesteer.methods.reft_r1 import ReFTr1
 from saesteer.methods.refusal_cliff import RefusalCliff
 from saesteer.methods.repe import RepE
-from saesteer.methods.toxification_reversal import ToxificationReversal
-from saesteer.methods.world_model import WorldModel
 from saesteer.methods.sae_ts import SAETS
 from saesteer.methods.scar import SCAR
+from saesteer.methods.toxification_reversal import ToxificationReversal
+from saesteer.methods.world_model import WorldModel
 
 __all__ = [
     "WorldModel",
