@@ -156,6 +156,9 @@ def test_layers_are_those_that_separate_validation_best(model: Model, letters: C
     first = best(letters, sites)
     second = best(other(), [s for s in sites if s != first])
     assert [e.intervention.site for e in plan.edits] == [first, second]
+    twice = BroadSkills(others=[letters]).fit(model, letters)
+    expected = [first, best(letters, [s for s in sites if s != first])]
+    assert [e.intervention.site for e in twice.edits] == expected
     given = BroadSkills(others=[other()]).fit(model, letters, "mlp_out.1")
     assert str(given.edits[0].intervention.site) == "mlp_out.1"
     assert given.edits[1].intervention.site.kind == "mlp_out"
