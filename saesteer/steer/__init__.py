@@ -17,6 +17,7 @@ from saesteer.steer.intervention import (
     project_out,
 )
 from saesteer.steer.kl_dials import KlDials
+from saesteer.steer.latch import Latched, latched
 from saesteer.steer.plan import Plan
 from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
@@ -39,6 +40,7 @@ __all__ = [
     "Gate",
     "Intervention",
     "KlDials",
+    "Latched",
     "Plan",
     "ProbeFalls",
     "PromptCondition",
@@ -66,6 +68,7 @@ __all__ = [
     "generated",
     "key_of",
     "last",
+    "latched",
     "linear",
     "positions",
     "project_out",
