@@ -168,7 +168,7 @@ class Attachment:
         total = moves[0] if len(moves) == 1 else torch.stack(moves).sum(0)
         touched = masks[0] if len(masks) == 1 else torch.stack(masks).any(0)
         self._note(acts, wide, moves, masks, total, touched, now.record)
-        return torch.where(touched[..., None], (wide + total).to(resid.dtype), resid)
+        return torch.where(touched[..., None], _narrow(wide + total, wide, resid.dtype), resid)
 
     def _dose(self, act: _Act, frame: Frame, device: torch.device) -> float | Tensor:
         if act.edit.schedule is None:
@@ -271,6 +271,17 @@ def _ready(intervention: Intervention, model: Model) -> Intervention:
                 return replace(intervention, typical_norm=typical_norm(model, intervention.site))
         case _:
             return intervention
+
+
+def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
+    """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
+
+    An infinity that was there stays, so that a broken model does not look whole.
+    """
+    if dtype != torch.float16:
+        return new.to(dtype)
+    limit = torch.finfo(dtype).max
+    return torch.where(old.isfinite(), new.clamp(-limit, limit), new).to(dtype)
 
 
 def _norm(tensor: Tensor) -> Tensor:
