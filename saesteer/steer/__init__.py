@@ -18,6 +18,7 @@ from saesteer.steer.intervention import (
 )
 from saesteer.steer.kl_dials import KlDials
 from saesteer.steer.low_rank import low_rank
+from saesteer.steer.latch import Latched, latched
 from saesteer.steer.plan import Plan
 from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
@@ -40,6 +41,7 @@ __all__ = [
     "Gate",
     "Intervention",
     "KlDials",
+    "Latched",
     "Plan",
     "ProbeFalls",
     "PromptCondition",
@@ -69,6 +71,7 @@ __all__ = [
     "key_of",
     "last",
     "low_rank",
+    "latched",
     "linear",
     "positions",
     "project_out",

@@ -191,7 +191,7 @@ class Attachment:
             held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
             total, size, touched = torch.stack(held).sum(0), None, torch.stack(masks).any(0)
         self._note(acts, wide, moves, masks, (total, size), touched, now.record)
-        return torch.where(touched[..., None], (wide + total).to(resid.dtype), resid)
+        return torch.where(touched[..., None], _narrow(wide + total, wide, resid.dtype), resid)
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
         where = edit.where.mask(frame)
@@ -289,6 +289,17 @@ def ready(intervention: Intervention, model: Model) -> Intervention:
                 return replace(intervention, typical_norm=typical_norm(model, intervention.site))
         case _:
             return intervention
+
+
+def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
+    """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
+
+    An infinity that was there stays, so that a broken model does not look whole.
+    """
+    if dtype != torch.float16:
+        return new.to(dtype)
+    limit = torch.finfo(dtype).max
+    return torch.where(old.isfinite(), new.clamp(-limit, limit), new).to(dtype)
 
 
 def _norm(tensor: Tensor) -> Tensor:

@@ -152,6 +152,28 @@ class Plan:
 
     __rmul__ = __mul__
 
+    def __neg__(self) -> Plan:
+        """The plan at minus its strength; controls have no sign and stay.
+
+        Raises:
+            PlanError: it edits prompts, which has no opposite.
+        """
+        if self.prompt_edits and self.strength:
+            raise PlanError(f"{self.name} edits prompts, and that can't be negated; leave it out.")
+        return self * -1.0
+
+    def __sub__(self, other: Plan) -> Plan:
+        """Both plans' acts in one plan, the other's at minus their strength."""
+        return self + -other
+
+    def __radd__(self, other: int) -> Plan:
+        """The plan itself for the 0 that `sum` starts from."""
+        return self if other == 0 else NotImplemented
+
+    def named(self, name: str) -> Plan:
+        """The same plan under another name."""
+        return Plan(*self.acts, strength=self.strength, name=name, stamp=self.stamp)
+
     def __add__(self, other: Plan) -> Plan:
         """Both plans' acts in one plan, this one's first; strengths move into the edits."""
         acts = [act for plan in (self, other) for act in plan._at_strength_one()]
