@@ -6,10 +6,12 @@ from saesteer.evals.compare import compare
 from saesteer.evals.concept_eval import ConceptScores, evaluate_concepts
 from saesteer.evals.curves import Advantage, Curve, Point, advantage_at_equal_kl
 from saesteer.evals.first_letters import LetterAbsorption, first_letters
+from saesteer.evals.in_distribution import SiteShift, in_distribution
 from saesteer.evals.lens_eval import LensAgreement, lens_agreement
 from saesteer.evals.report import join_results, write_report
 from saesteer.evals.results import Report
 from saesteer.evals.sae_eval import SaeScores, evaluate_sae
+from saesteer.evals.safety import RefusalChange, SafetyAudit, safety_audit
 from saesteer.evals.tasks import Task, builtin_tasks, load_task
 from saesteer.evals.watch import held_out_scorer
 
@@ -20,8 +22,11 @@ __all__ = [
     "LensAgreement",
     "LetterAbsorption",
     "Point",
+    "RefusalChange",
     "Report",
     "SaeScores",
+    "SafetyAudit",
+    "SiteShift",
     "Task",
     "advantage_at_equal_kl",
     "builtin_tasks",
@@ -30,8 +35,10 @@ __all__ = [
     "evaluate_sae",
     "first_letters",
     "held_out_scorer",
+    "in_distribution",
     "join_results",
     "lens_agreement",
     "load_task",
+    "safety_audit",
     "write_report",
 ]
