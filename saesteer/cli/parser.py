@@ -280,6 +280,9 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
         "--steps", type=int, default=250, help="decoding steps (default 250); 0: none"
     )
     rules.set_defaults(rounds=40)
+    control = add("control", "control", "Methods that own the loop, against recomputing.", None)
+    control.add_argument("--tokens", type=int, default=256, help="new tokens (default 256)")
+    control.add_argument("--model", default="smollm2-135m-instruct")
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")

@@ -9,6 +9,8 @@ from saesteer.methods.breaking_bad_tokens import BreakingBadTokens
 from saesteer.methods.caa import CAA
 from saesteer.methods.cast import CAST
 from saesteer.methods.directional_ablation import DirectionalAblation
+from saesteer.methods.dynamic_activation_composition import DynamicActivationComposition
+from saesteer.methods.fasb import FASB
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.iti import ITI
 from saesteer.methods.linear_act import LinearAcT
@@ -22,11 +24,13 @@ from saesteer.methods.repe import RepE
 __all__ = [
     "CAA",
     "CAST",
+    "FASB",
     "ITI",
     "ActAdd",
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",
+    "DynamicActivationComposition",
     "Family",
     "FeatureSteering",
     "LinearAcT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saesteer.steer.condition import PromptCondition, condition_score
+from saesteer.steer.control import Backtrack, Control, Refuse, Step, Stop
 from saesteer.steer.edit import Edit
 from saesteer.steer.feature_edits import ablate, clamp, feature_add, scale
 from saesteer.steer.feature_edits import replace_by as replace
@@ -15,9 +16,12 @@ from saesteer.steer.intervention import (
     affine,
     project_out,
 )
+from saesteer.steer.kl_dials import KlDials
+from saesteer.steer.latch import Latched, latched
 from saesteer.steer.plan import Plan
+from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
-from saesteer.steer.schedule import Schedule, constant, decay
+from saesteer.steer.schedule import Schedule, constant, decay, dial, key_of, linear
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
@@ -26,17 +30,26 @@ from saesteer.steer.where import Where, all, first, generated, last, positions, 
 
 __all__ = [
     "Always",
+    "Backtrack",
     "ColumnHistory",
+    "Control",
     "Edit",
     "Explains",
     "FollowsRows",
     "Frame",
     "Gate",
     "Intervention",
+    "KlDials",
+    "Latched",
     "Plan",
+    "ProbeFalls",
     "PromptCondition",
     "PromptEdit",
+    "Refuse",
     "Schedule",
+    "Step",
+    "Stop",
+    "TakeBackAndSteer",
     "Trace",
     "WeightEdit",
     "Where",
@@ -49,10 +62,14 @@ __all__ = [
     "condition_score",
     "constant",
     "decay",
+    "dial",
     "feature_add",
     "first",
     "generated",
+    "key_of",
     "last",
+    "latched",
+    "linear",
     "positions",
     "project_out",
     "prompt",

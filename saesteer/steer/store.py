@@ -25,6 +25,7 @@ from saesteer.errors import OutputError, PlanError, SaesteerError
 from saesteer.models import Model, Site, check_change
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer import feature_edits, intervention, schedule, where
+from saesteer.steer.control import Backtrack, Control, Refuse, Stop
 from saesteer.steer.edit import Edit
 from saesteer.steer.gate import Always
 from saesteer.steer.prompts import PromptEdit
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
-_ACTS = ("edits", "weight_edits", "prompt_edits")
+_ACTS = ("edits", "weight_edits", "controls", "prompt_edits")
 
 _OWN_MODULE = re.compile(r"saesteer(\.[a-z_]+)+")
 """Modules that a manifest may cause to be imported: this package's own, and no others."""
@@ -64,9 +65,14 @@ _KINDS: dict[str, type] = {
         where.Spans,
         schedule.Constant,
         schedule.Decay,
+        schedule.Linear,
+        schedule.Dial,
         Always,
         Edit,
         WeightEdit,
+        Stop,
+        Refuse,
+        Backtrack,
         PromptEdit,
         FeatureSlice,
         SAE,
@@ -98,6 +104,7 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
         "strength": plan.strength,
         "edits": [_pack(edit, tensors) for edit in plan.edits],
         "weight_edits": [_pack(edit, tensors) for edit in plan.weight_edits],
+        "controls": [_pack(control, tensors) for control in plan.controls],
         "prompt_edits": [_pack(edit, tensors) for edit in plan.prompt_edits],
         "stamp": stamp_of(model) if model is not None else plan.stamp,
     }
@@ -119,13 +126,13 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
 
 def load_plan(folder: Path, model: Model | None) -> Plan:
     """Read a plan and check it against the model it is meant for (`Plan.load`)."""
-    from saesteer.steer.engine import check_edit
+    from saesteer.steer.engine import check_control, check_edit
     from saesteer.steer.plan import Plan
 
     body, tensors = _read(folder)
     try:
         acts = [_unpack(part, tensors) for kind in _ACTS for part in body.get(kind, ())]
-        if not all(isinstance(act, Edit | WeightEdit | PromptEdit) for act in acts):
+        if not all(isinstance(act, Edit | WeightEdit | Control | PromptEdit) for act in acts):
             raise ValueError("it lists something that is no edit")
         plan = Plan(*acts, strength=body["strength"], name=body["name"], stamp=body["stamp"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -140,6 +147,8 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
             check_edit(edit, model)
         for change in plan.weight_edits:
             check_change(model.hf, change)
+        for control in plan.controls:
+            check_control(control, model)
     return plan
 
 

@@ -60,6 +60,15 @@ def test_many_saes(tmp_path, real_model):
     assert result_of(tmp_path, "multi", *args)["ratio"]["median"] > 0
 
 
+@pytest.mark.full
+@pytest.mark.real
+def test_control_of_decoding_gives_the_same_text_with_and_without_a_cache(tmp_path, real_model):
+    args = ["--tokens", "12", "--rounds", "1", "--quiet"]
+    rows = result_of(tmp_path, "control", *args)["rows"]
+    assert [row["name"] for row in rows] == ["dynamic-activation-composition", "fasb"]
+    assert all(row["same_output"] for row in rows)
+
+
 def test_a_wheel_without_benchmarks_says_so(monkeypatch, tmp_path, capsys):
     from saesteer.cli import bench
 

@@ -35,6 +35,8 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "CAST": lambda _: methods.CAST(condition=LONG),
     "CAST-last": lambda _: methods.CAST(condition=LONG, over="last"),
     "DirectionalAblation": lambda _: methods.DirectionalAblation(n_candidates=2),
+    "DynamicActivationComposition": lambda _: methods.DynamicActivationComposition([OTHERS]),
+    "FASB": lambda _: methods.FASB(tau=1.0, n_back=2),
     "FeatureSteering": lambda sae: methods.FeatureSteering(sae, n_candidates=2),
     "ITI": lambda _: methods.ITI(top_k=3),
     "LinearAcT": lambda _: methods.LinearAcT(),

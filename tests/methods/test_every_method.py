@@ -25,6 +25,8 @@ NAMES = (
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",
+    "DynamicActivationComposition",
+    "FASB",
     "FeatureSteering",
     "LinearAcT",
     "LinearProbe",

@@ -1,0 +1,91 @@
+"""Any gate, held open: once it has opened in a text it stays so, for good or for some tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from saesteer.axes import TokenMask
+from saesteer.errors import PlanError
+from saesteer.models.sites import Site
+from saesteer.steer.frame import Frame
+from saesteer.steer.gate import ColumnHistory, Explains, FollowsRows, Gate
+from saesteer.steer.store import register_kind
+
+
+@final
+@dataclass(eq=False)
+class LatchState:
+    """What the gate itself remembers, and at which columns it was open."""
+
+    inner: Any
+    opened: ColumnHistory
+
+    def select_rows(self, rows: Tensor) -> None:
+        """Follow the cache: keep these rows in this order."""
+        self.opened.select_rows(rows)
+        if isinstance(self.inner, FollowsRows):
+            self.inner.select_rows(rows)
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class Latched:
+    """Open from each token at which `gate` is open, for `duration` real tokens, that one included.
+
+    Kept by column, so beams, rollbacks, caches and batches agree (`ColumnHistory`).
+
+    Attributes:
+        duration: None for the rest of the text.
+
+    Raises:
+        PlanError: duration below 1.
+    """
+
+    gate: Gate
+    duration: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the duration."""
+        if self.duration is not None and self.duration < 1:
+            raise PlanError(f"latched: duration is {self.duration}, expected 1 token or more.")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """What the gate reads."""
+        return self.gate.sites
+
+    def new_state(self) -> LatchState:
+        """The gate's own state beside the positions at which it was open, `[batch, columns, 1]`."""
+        return LatchState(self.gate.new_state(), ColumnHistory(fill=-1.0))
+
+    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: LatchState) -> TokenMask:
+        """Where the latest opening is recent enough, `[batch, pos]`."""
+        now = self.gate.open(readings, frame, state.inner).to(frame.valid.device) & frame.valid
+        at = torch.where(now, frame.logical.float(), -1.0)
+        state.opened.write(frame, at[..., None])
+        latest = state.opened.so_far(frame)[..., 0].cummax(1).values[:, frame.start :]
+        held = latest >= 0
+        if self.duration is not None:
+            held = held & (frame.logical - latest < self.duration)
+        return held & frame.valid
+
+    def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
+        """What the gate says of the token itself."""
+        if not isinstance(self.gate, Explains):
+            return "latched"
+        return f"latched: {self.gate.explain(evidence, row, index)}"
+
+
+def latched(gate: Gate, duration: int | None = None) -> Latched:
+    """Hold a gate open once it has opened: for `duration` tokens, or for the rest of the text.
+
+    Raises:
+        PlanError: duration below 1.
+    """
+    return Latched(gate, duration)
