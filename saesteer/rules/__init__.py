@@ -3,5 +3,15 @@
 from saesteer.rules.book import RuleBook
 from saesteer.rules.proof import Leaf, Proof
 from saesteer.rules.reading import RuleReading
+from saesteer.rules.written import atoms, compare, never, program
 
-__all__ = ["Leaf", "Proof", "RuleBook", "RuleReading"]
+__all__ = [
+    "Leaf",
+    "Proof",
+    "RuleBook",
+    "RuleReading",
+    "atoms",
+    "compare",
+    "never",
+    "program",
+]

@@ -30,12 +30,14 @@ from saesteer.features.concepts import (
     Readout,
 )
 from saesteer.rules.acts import Act, read_acts
-from saesteer.rules.compile import BooleanProgram, compile_program
+from saesteer.rules.compile import BooleanProgram
 from saesteer.rules.fields import Fields, vector_in
+from saesteer.rules.grounded import GroundedProgram, compile_any
 from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.source import read_source
 from saesteer.rules.stratify import stratify
-from saesteer.rules.syntax import Atom, Origin, Program, check_name, nearest, parse
+from saesteer.rules.syntax import Atom, Origin, Program, nearest, parse
+from saesteer.rules.terms import STRENGTH, is_strength
 
 if TYPE_CHECKING:
     from saesteer.models.model import Model
@@ -114,9 +116,9 @@ class RuleBook:
         goal = Atom.parse(atom)
         return prove(self.program, came, goal) if goal in came else None
 
-    def compile(self) -> BooleanProgram:
-        """The tensor program; its first columns are the concepts, in order."""
-        return compile_program(self.program, [Atom(c.name) for c in self.concepts])
+    def compile(self) -> BooleanProgram | GroundedProgram:
+        """The tensor program, or clingo's for rules with variables; concepts come first."""
+        return compile_any(self.program, [Atom.parse(c.name) for c in self.concepts])
 
     def plan(self, sae: SAE | None = None) -> Plan:
         """One edit per act, each open where its head holds; they share one evaluation a pass.
@@ -195,7 +197,7 @@ def _head(key: object, faults: list[str]) -> Atom:
 def _concept(key: object, raw: object, folder: Path, faults: list[str]) -> Concept:
     name = str(key)
     try:
-        check_name(name if isinstance(key, str) else repr(key))
+        name = str(Atom.parse(name if isinstance(key, str) else repr(key)))
     except RuleError as error:
         faults.append(f"concepts: {str(error).rstrip('.')}")
     fields = Fields(raw, f"concepts.{name}", faults)
@@ -237,26 +239,46 @@ def _dense(fields: Fields, kind: Literal["vector", "probe"], folder: Path) -> Re
 
 
 def _check_defined(program: Program, concepts: Iterable[Concept]) -> None:
-    known = {*(Atom(c.name) for c in concepts), *program.heads}
+    names = [Atom.parse(c.name) for c in concepts]
+    known = {*names, *program.heads}
+    shapes = {atom.schema for atom in known if atom.args}
     for rule in program.statements:
         for literal in rule.body:
-            if literal.atom in known:
-                continue
-            hint = nearest(str(literal.atom), map(str, known))
-            if literal.atom.strong and Atom(literal.atom.name) in known:
-                hint = f"; did you mean 'not {literal.atom.name}'?"
-            raise RuleError(
-                f"{program.source} line {literal.line}, column {literal.column}: '{literal.atom}' "
-                f"is neither a concept nor the head of a rule{hint or '.'} "
-                "Define it under concepts: or derive it."
-            )
+            atom = literal.atom
+            place = f"{program.source} line {literal.line}, column {literal.column}"
+            if is_strength(atom):
+                _check_strength(atom, names, place)
+            elif atom not in known and atom.schema not in shapes:
+                hint = nearest(str(atom), map(str, known))
+                if atom.strong and Atom(atom.name, args=atom.args) in known:
+                    hint = f"; did you mean 'not {Atom(atom.name, args=atom.args)}'?"
+                raise RuleError(
+                    f"{place}: '{atom}' is neither a concept nor the head of a rule{hint or '.'} "
+                    "Define it under concepts: or derive it."
+                )
+
+
+def _check_strength(atom: Atom, concepts: Iterable[Atom], place: str) -> None:
+    """The first argument must be a concept without arguments, or a variable."""
+    named, names = atom.args[0], [c.name for c in concepts if not (c.args or c.strong)]
+    if not named.is_variable and str(named) not in names:
+        hint = nearest(str(named), names)
+        raise RuleError(
+            f"{place}: {STRENGTH}({named}, ...) reads no concept{hint or '.'} "
+            "Its first argument is the name of one under concepts:."
+        )
 
 
 def _check_heads(program: Program, heads: Iterable[Atom]) -> None:
     for head in heads:
-        if head not in program.heads:
+        if head not in program.heads and head.schema not in _shapes(program):
             hint = nearest(str(head), map(str, program.heads))
             raise RuleError(
                 f"{program.source}: acts.{head} has no rule that derives '{head}'{hint or '.'} "
                 f"Write one, such as '{head} :- CONCEPT.'"
             )
+
+
+def _shapes(program: Program) -> set[Atom]:
+    """What heads with variables derive."""
+    return {head.schema for head in program.heads if not head.is_ground}

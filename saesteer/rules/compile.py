@@ -69,8 +69,13 @@ class BooleanProgram:
         """Where each constraint is violated, given what `run` returned."""
         return self.settle(closed).alarms
 
-    def settle(self, mask: Atoms) -> Settled:
-        """What `run` and `alarms` return, at the cost of one; errors as for `run`."""
+    def settle(self, mask: Atoms, scores: Tensor | None = None) -> Settled:
+        """What `run` and `alarms` return, at the cost of one; errors as for `run`.
+
+        Args:
+            scores: ignored, since propositions have no strength.
+        """
+        del scores
         batch, pos, n_given = mask.shape
         n, m = len(self.atoms), len(self.watched)
         if n_given != n:
@@ -79,7 +84,7 @@ class BooleanProgram:
                 "each name in `.atoms`."
             )
         facts = mask.new_zeros(batch * pos, self.n_columns)
-        facts[:, :n] = mask.reshape(-1, n)
+        facts[:, :n] = mask.reshape(batch * pos, n)
         small = self.dense is not None and len(facts) * self.work <= DENSE_WORK
         form = self.dense if small and self.dense is not None else self.sliced
         closed = form.run(facts).view(batch, pos, self.n_columns)

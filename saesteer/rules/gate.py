@@ -26,7 +26,14 @@ from saesteer.features.concepts import (
     concept_readers,
 )
 from saesteer.models.sites import Site
-from saesteer.rules.compile import BooleanProgram, compile_program
+from saesteer.rules.compile import BooleanProgram
+from saesteer.rules.grounded import (
+    GroundedProgram,
+    compile_any,
+    reads_strength,
+    strength_facts,
+    thousandths,
+)
 from saesteer.rules.prompt_scores import (
     Kinds,
     PromptState,
@@ -36,8 +43,17 @@ from saesteer.rules.prompt_scores import (
     token_scores,
 )
 from saesteer.rules.proof import Leaf, Proof, closure, prove
-from saesteer.rules.stratify import downstream
-from saesteer.rules.syntax import Atom, Literal, Program, Rule
+from saesteer.rules.stratify import downstream, schema_of
+from saesteer.rules.terms import (
+    STRENGTH,
+    Atom,
+    Comparison,
+    Literal,
+    Program,
+    Rule,
+    Term,
+    is_strength,
+)
 from saesteer.steer.frame import Frame
 from saesteer.steer.store import register_kind
 
@@ -73,7 +89,7 @@ class _Compiled(NamedTuple):
     thresholds: Float[Tensor, " n_concepts"]
     prompt: Int[Tensor, " n_prompt"]
     kinds: Kinds
-    logic: BooleanProgram
+    logic: BooleanProgram | GroundedProgram
     late_atoms: Bool[Tensor, " n_atoms"]
     late_alarms: Bool[Tensor, " n_constraints"]
 
@@ -92,7 +108,7 @@ class RuleGate:
     program: Program
     concepts: tuple[Concept, ...]
     readers: tuple[ConceptReader, ...]
-    logic: BooleanProgram = field(init=False, repr=False)
+    logic: BooleanProgram | GroundedProgram = field(init=False, repr=False)
     key: tuple[object, ...] = field(init=False, repr=False)
     _on: dict[torch.device, _Compiled] = field(init=False, default_factory=dict, repr=False)
 
@@ -102,8 +118,8 @@ class RuleGate:
         Raises:
             RuleError: a cycle through negation.
         """
-        names = [Atom(concept.name) for concept in self.concepts]
-        object.__setattr__(self, "logic", compile_program(self.program, names))
+        names = [Atom.parse(concept.name) for concept in self.concepts]
+        object.__setattr__(self, "logic", compile_any(self.program, names))
         told = [(c.name, str(c.readout), c.threshold, c.aggregate, c.over) for c in self.concepts]
         held = [id(tensor) for reader in self.readers for tensor in reader.tensors]
         object.__setattr__(self, "key", (str(self.program), tuple(told), tuple(held)))
@@ -161,12 +177,15 @@ class RuleGate:
         column = self.logic.atoms.index(str(atom))
         facts = evidence["facts"][row, index].tolist()
         given = [Atom.parse(a) for a, fact in zip(self.logic.atoms, facts, strict=True) if fact]
+        leaves = {
+            leaf.concept: leaf
+            for leaf in (self._leaf(i, evidence, row, index) for i in range(len(self.concepts)))
+        }
+        given += self._strengths(evidence, row, index)
         came = closure(self.program, given)
-        each = enumerate(self.concepts)
-        leaves = {Atom(c.name): self._leaf(i, evidence, row, index) for i, c in each}
         if atom in came and not evidence["atoms"][row, index, column]:
             return Proof(str(atom), holds=False, note="not decided before the prompt's end")
-        return prove(self.program, came, atom, leaves.get)
+        return prove(self.program, came, atom, lambda a: leaves.get(_concept_of(a)))
 
     def alarms(self, evidence: Mapping[str, Any], row: int, index: int) -> list[str]:
         """The constraints violated at `[row, index]`, as they are written."""
@@ -181,7 +200,7 @@ class RuleGate:
         given = (scored.scores > on.thresholds) & frame.valid[..., None]
         n_derived = len(self.logic.atoms) - len(self.concepts)
         facts = torch.cat([given, given.new_zeros(*given.shape[:2], n_derived)], -1)
-        atoms, alarms = on.logic.settle(facts)
+        atoms, alarms = on.logic.settle(facts, scored.scores)
         decided = frame.valid[..., None]
         if frame.prompt_lengths is not None and totals is not None:
             ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
@@ -211,6 +230,13 @@ class RuleGate:
         pairs = zip(own, totals.scored, strict=True)
         return Scored(*(values.index_copy(-1, on.prompt, run) for values, run in pairs)), totals
 
+    def _strengths(self, evidence: Mapping[str, Any], row: int, index: int) -> list[Atom]:
+        """The strengths that rules read, as facts."""
+        names = [c.name for c in self.concepts]
+        whole = thousandths(evidence["scores"][row, index]).tolist()
+        read = {n: w for n, w in zip(names, whole, strict=True) if reads_strength(self.program, n)}
+        return strength_facts(read)
+
     def _leaf(self, column: int, evidence: Mapping[str, Any], row: int, index: int) -> Leaf:
         concept, decode = self.concepts[column], evidence.get("decode")
         token = int(evidence["token"][row, index, column])
@@ -228,9 +254,12 @@ class RuleGate:
         """The gate's tensors on one device; moved there once."""
         if device not in self._on:
             order = [column for reader in self.readers for column in reader.concepts]
-            late = downstream(self.program, {Atom(self.concepts[i].name) for i in self._prompt})
-            atoms = [Atom.parse(a) in late for a in self.logic.atoms]
-            alarms = [any(b.atom in late for b in rule.body) for rule in self.logic.watched]
+            late = self._late()
+            atoms = [_shape(Atom.parse(a), self.program) in late for a in self.logic.atoms]
+            alarms = [
+                any(_shape(b.atom, self.program) in late for b in rule.body)
+                for rule in self.logic.watched
+            ]
             self._on[device] = _Compiled(
                 readers=tuple(reader.to(device) for reader in self.readers),
                 order=torch.tensor(order, dtype=torch.long).argsort().to(device),
@@ -242,6 +271,15 @@ class RuleGate:
                 late_alarms=torch.tensor(alarms, dtype=torch.bool).to(device),
             )
         return self._on[device]
+
+    def _late(self) -> frozenset[Atom]:
+        """What rests on a prompt-level concept; with variables, by predicate."""
+        names = [self.concepts[i].name for i in self._prompt]
+        sources = {_shape(Atom.parse(name), self.program) for name in names}
+        if any(reads_strength(self.program, name) for name in names):
+            sources.add(Atom(STRENGTH, args=(Term("_"),) * 2))
+        program = self.program if self.program.is_ground else schema_of(self.program)
+        return downstream(program, sources)
 
     @property
     def _prompt(self) -> list[int]:
@@ -286,7 +324,16 @@ class HeadGate:
         return "\n".join([*proof.lines(), *(f"alarm: {rule}" for rule in alarms)])
 
 
-for _kind in (Atom, Literal, Rule, Program):
+def _shape(atom: Atom, program: Program) -> Atom:
+    return atom if program.is_ground else atom.schema
+
+
+def _concept_of(atom: Atom) -> str:
+    """The concept that an atom is about: itself, or what a strength is of."""
+    return str(atom.args[0]) if is_strength(atom) else str(atom)
+
+
+for _kind in (Term, Comparison, Atom, Literal, Rule, Program):
     register_kind(_kind)
 for _kind in (Concept, ConceptReader, FeatureReadout, CosineReadout, ProbeReadout):
     register_kind(_kind)

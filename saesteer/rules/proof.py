@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
-from saesteer.rules.stratify import stratify
+from saesteer.rules.stratify import strata_of, stratify
 from saesteer.rules.syntax import Atom, Literal, Program, Rule
 
 
@@ -114,10 +114,16 @@ def closure(program: Program, facts: Iterable[Atom]) -> dict[Atom, Rule | None]:
     """Every atom that follows from the facts, with the rule that derived it first (None: a fact).
 
     Raises:
-        RuleError: a cycle through negation.
+        RuleError: a cycle through negation, or a grounding that could get too large.
     """
     came: dict[Atom, Rule | None] = dict.fromkeys(facts)
-    for stratum in stratify(program):
+    if not program.is_ground:
+        from saesteer.rules.ground import instances, solve
+
+        stratify(program)
+        true = solve(program, came)
+        program = Program(tuple(instances(program.rules, true)), program.source)
+    for stratum in strata_of(program):
         for _ in range(stratum.passes):
             new = [rule for rule in stratum.rules if _satisfied(rule, came)]
             for rule in new:
@@ -156,7 +162,7 @@ class _Prover:
                 return Proof(str(literal), holds, leaf=leaf, note="" if leaf else "given")
             steps = tuple(self.prove(body) for body in rule.body)
             return Proof(str(literal), holds, rule=rule, children=steps)
-        rules = [rule for rule in self.program.rules if rule.head == atom]
+        rules = self._rules_for(atom)
         if leaf is not None and not rules:
             return Proof(str(literal), holds, leaf=leaf)
         if atom in trail:
@@ -168,8 +174,20 @@ class _Prover:
         return Proof(str(literal), holds, children=tuple(failed), note=note)
 
     def _first_failing(self, rule: Rule, trail: tuple[Atom, ...]) -> Proof:
-        literal = next(body for body in rule.body if not _true(body, self.came))
-        return self.prove(literal, trail)
+        for literal in rule.body:
+            if not _true(literal, self.came):
+                return self.prove(literal, trail)
+        return Proof(str(rule.tests[0]), holds=False, note=f"in {rule}")
+
+    def _rules_for(self, atom: Atom) -> list[Rule]:
+        """The rules that could derive an atom; with variables, the instances that get furthest."""
+        if self.program.is_ground:
+            return [rule for rule in self.program.rules if rule.head == atom]
+        from saesteer.rules.ground import Index, attempt
+
+        index = Index(self.came)
+        found = (attempt(rule, atom, index) for rule in self.program.rules)
+        return [rule for rule in found if rule is not None] if atom.is_ground else []
 
 
 def _true(literal: Literal, came: Mapping[Atom, Rule | None]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar, final
 
 from saesteer.errors import RuleError
@@ -43,8 +43,19 @@ Graph = Mapping[Atom, tuple[Edge, ...]]
 def stratify(program: Program) -> tuple[Stratum, ...]:
     """The strata of a program, first to last; constraints are left out.
 
+    With variables, predicates are ordered instead of atoms.
+
     Raises:
         RuleError: an atom depends on its own negation; the text names the cycle.
+    """
+    return strata_of(program if program.is_ground else schema_of(program))
+
+
+def strata_of(program: Program) -> tuple[Stratum, ...]:
+    """The strata of rules taken as they stand, atom by atom; for instances of rules.
+
+    Raises:
+        RuleError: as for `stratify`.
     """
     graph = dependencies(program)
     components = list(_components({atom: [e.to for e in graph[atom]] for atom in graph}))
@@ -62,6 +73,21 @@ def stratify(program: Program) -> tuple[Stratum, ...]:
     for i, component in enumerate(components):
         passes[level[i]] = max(passes.get(level[i], 1), len(component))
     return tuple(Stratum(tuple(derived[n]), passes[n]) for n in sorted(derived))
+
+
+def schema_of(program: Program) -> Program:
+    """The program with `_` for every argument: what depends on what, whoever it is about."""
+    return Program(
+        tuple(
+            Rule(
+                None if rule.head is None else rule.head.schema,
+                tuple(replace(literal, atom=literal.atom.schema) for literal in rule.body),
+                rule.line,
+            )
+            for rule in program.statements
+        ),
+        program.source,
+    )
 
 
 def dependencies(program: Program) -> Graph:

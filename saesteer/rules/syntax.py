@@ -8,6 +8,8 @@ refused with the spelling that works. Printing a program and parsing it again gi
     always.                          % a fact
     -safe :- weapon.                 % `-safe` is an atom of its own, not the absence of `safe`
     :- pain, casual.                 % a constraint: raises an alarm, removes nothing
+    armed(X) :- holds(X, Y), weapon(Y), X != nobody.   % variables over entities
+    grave :- strength(pain, S), S > 2700.              % strengths are whole thousandths
 """
 
 from __future__ import annotations
@@ -15,28 +17,47 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, final
 
 from saesteer.errors import RuleError
+from saesteer.rules.safety import check_rule
+from saesteer.rules.terms import (
+    INTEGER_PATTERN,
+    NAME_PATTERN,
+    VARIABLE_PATTERN,
+    Atom,
+    Comparison,
+    Literal,
+    Program,
+    Rule,
+    Term,
+    check_name,
+    lower_case,
+)
 
 if TYPE_CHECKING:
     from lark import Lark, Tree
-
-NAME_PATTERN = r"(?!not(?![A-Za-z0-9_']))_*[a-z][A-Za-z0-9_']*"
-"""What clingo reads as a constant: lower-case first letter; `not` is a word of the language."""
 
 GRAMMAR = rf"""
 start: statement*
 ?statement: atom "."            -> fact
     | atom ":-" body "."        -> rule
     | ":-" body "."             -> constraint
-body: literal ("," literal)*
+body: _part ("," _part)*
+_part: literal | comparison
 literal: NOT* atom
-atom: MINUS? NAME
+comparison: term SIGN term
+atom: MINUS? NAME arguments?
+arguments: "(" term ("," term)* ")"
+term: NAME | VARIABLE | ANYTHING | INTEGER
 MINUS: "-"
+SIGN: "<=" | ">=" | "!=" | "<" | ">" | "="
 NOT.2: /not(?![A-Za-z0-9_'])/
+INTEGER: /{INTEGER_PATTERN}(?![A-Za-z0-9_'])/
+VARIABLE: /{VARIABLE_PATTERN}/
+ANYTHING: /_(?![A-Za-z0-9_'])/
 NAME: /{NAME_PATTERN}/
 COMMENT: /%(?!\*)[^\n]*/
 %ignore COMMENT
@@ -45,6 +66,12 @@ COMMENT: /%(?!\*)[^\n]*/
 
 EXPECTED_WORDS = {
     "NAME": "a name",
+    "VARIABLE": "a variable",
+    "INTEGER": "a whole number",
+    "ANYTHING": "'_'",
+    "SIGN": "a comparison",
+    "LPAR": "'('",
+    "RPAR": "')'",
     "NOT": "'not'",
     "MINUS": "'-'",
     "DOT": "'.'",
@@ -53,10 +80,14 @@ EXPECTED_WORDS = {
     "$END": "the end",
 }
 HINTS = {
-    "(": "Atoms take no arguments; write one name, such as weapon_in_hand.",
-    "<": "Comparisons are not read here; give the concept its threshold under concepts:.",
-    ">": "Comparisons are not read here; give the concept its threshold under concepts:.",
-    "=": "Comparisons are not read here; give the concept its threshold under concepts:.",
+    "(": "Only a name may have arguments, and they can't be nested.",
+    "<": "A comparison is one sign between two terms, such as S > 700; write a chain as two.",
+    ">": "A comparison is one sign between two terms, such as S > 700; write a chain as two.",
+    "=": "A comparison is written =, !=, <, <=, > or >=, between two terms.",
+    "+": "Numbers are not computed with; compare them as they are.",
+    "-": "Numbers are not computed with; compare them as they are.",
+    "*": "Numbers are not computed with; compare them as they are.",
+    '"': "Entities are names, not quoted text; write gun.",
     "{": "Choice rules are not read; every conclusion must be certain.",
     "|": "A rule has one head; write one rule for each.",
     ";": "Separate body literals with ','; for an alternative write another rule of the same head.",
@@ -68,6 +99,20 @@ HINTS = {
 }
 
 
+__all__ = [
+    "Atom",
+    "Comparison",
+    "Literal",
+    "Origin",
+    "Program",
+    "Rule",
+    "Term",
+    "check_name",
+    "nearest",
+    "parse",
+]
+
+
 @final
 @dataclass(frozen=True)
 class Origin:
@@ -76,116 +121,6 @@ class Origin:
     name: str = "rules"
     line: int = 1
     column: int = 1
-
-
-@final
-@dataclass(frozen=True, order=True)
-class Atom:
-    """A proposition; `-p` is another atom than `p`, tied to it by an alarm only."""
-
-    name: str
-    strong: bool = False
-
-    def __str__(self) -> str:
-        """As written in a rule."""
-        return f"-{self.name}" if self.strong else self.name
-
-    @staticmethod
-    def parse(text: str) -> Atom:
-        """Read `p` or `-p`.
-
-        Raises:
-            RuleError: the text is no atom.
-        """
-        name = text.removeprefix("-").strip()
-        check_name(name)
-        return Atom(name, strong=text.startswith("-"))
-
-
-@final
-@dataclass(frozen=True)
-class Literal:
-    """An atom under 0, 1 or 2 `not`; `not not p` holds where p does but still counts as negative.
-
-    Positions (1-based, in the file if the text came from one) are for messages and don't count in
-    equality.
-    """
-
-    atom: Atom
-    nots: int = 0
-    line: int = field(default=0, compare=False)
-    column: int = field(default=0, compare=False)
-
-    def __str__(self) -> str:
-        """As written in a rule."""
-        return "not " * self.nots + str(self.atom)
-
-    @property
-    def negated(self) -> bool:
-        """True if the literal holds where its atom does not."""
-        return self.nots % 2 == 1
-
-
-@final
-@dataclass(frozen=True)
-class Rule:
-    """`head :- body.`; a fact has an empty body, a constraint no head."""
-
-    head: Atom | None
-    body: tuple[Literal, ...] = ()
-    line: int = field(default=0, compare=False)
-
-    def __str__(self) -> str:
-        """As written, normalised: one space after `,` and around `:-`."""
-        head = "" if self.head is None else str(self.head)
-        if not self.body:
-            return f"{head}."
-        return f"{head} :- ".lstrip() + ", ".join(map(str, self.body)) + "."
-
-
-@final
-@dataclass(frozen=True)
-class Program:
-    """Rules and constraints in the order they were written; `source` opens messages about them."""
-
-    statements: tuple[Rule, ...]
-    source: str = field(default="rules", compare=False)
-
-    def __str__(self) -> str:
-        """The text that parses to this program."""
-        return "".join(f"{statement}\n" for statement in self.statements)
-
-    @property
-    def rules(self) -> tuple[Rule, ...]:
-        """The statements that derive something, facts among them."""
-        return tuple(s for s in self.statements if s.head is not None)
-
-    def constraints(self, given: Iterable[Atom] = ()) -> tuple[Rule, ...]:
-        """The statements that raise an alarm, then `:- p, -p.` for every such pair in use.
-
-        Args:
-            given: atoms that may hold without standing in any rule.
-        """
-        atoms = dict.fromkeys([*self.atoms, *given])
-        both = [a for a in atoms if not a.strong and Atom(a.name, strong=True) in atoms]
-        clashes = (Rule(None, (Literal(a), Literal(Atom(a.name, strong=True)))) for a in both)
-        written = tuple(s for s in self.statements if s.head is None)
-        return written + tuple(c for c in clashes if c not in written)
-
-    @property
-    def heads(self) -> tuple[Atom, ...]:
-        """Atoms that some rule derives, in order of appearance."""
-        return tuple(dict.fromkeys(r.head for r in self.statements if r.head is not None))
-
-    @property
-    def atoms(self) -> tuple[Atom, ...]:
-        """Every atom in use, in order of appearance."""
-        seen: dict[Atom, None] = {}
-        for statement in self.statements:
-            seen.update(dict.fromkeys(literal.atom for literal in statement.body))
-            if statement.head is not None:
-                seen[statement.head] = None
-        return tuple(seen)
 
 
 def parse(text: str, origin: Origin | None = None) -> Program:
@@ -211,20 +146,6 @@ def parse(text: str, origin: Origin | None = None) -> Program:
     return Program(tuple(_statement(child, origin) for child in trees), origin.name)
 
 
-def check_name(name: str) -> str:
-    """The same name, if a rule can use it.
-
-    Raises:
-        RuleError: it is no lower-case identifier.
-    """
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise RuleError(
-            f"{name!r} can't be a name in a rule; expected a lower-case letter, then letters, "
-            f"digits or '_', and not the word 'not'{_lower_case(name)}."
-        )
-    return name
-
-
 def nearest(name: str, names: Iterable[str]) -> str:
     """`; did you mean 'pain'?` if some name is close enough, else nothing."""
     close = difflib.get_close_matches(name, [*names], n=1)
@@ -241,14 +162,16 @@ def _parser() -> Lark:
 def _statement(tree: Tree[Any], origin: Origin) -> Rule:
     parts = list(tree.children)
     head = None if tree.data == "constraint" else _atom(parts[0])
-    literals = [] if tree.data == "fact" else parts[-1].children
+    inside = [] if tree.data == "fact" else parts[-1].children
     line = tree.meta.line + origin.line - 1
-    return Rule(head, tuple(_literal(child, origin) for child in literals), line)
+    body = tuple(_literal(part, origin) for part in inside if part.data == "literal")
+    tests = tuple(_comparison(part, origin) for part in inside if part.data == "comparison")
+    return check_rule(Rule(head, body, line, tests), origin.name)
 
 
 def _literal(tree: Tree[Any], origin: Origin) -> Literal:
     nots = len(tree.children) - 1
-    line, column = tree.meta.line + origin.line - 1, tree.meta.column + origin.column - 1
+    line, column = _place(tree, origin)
     if nots > 2:
         raise RuleError(
             f"{origin.name} line {line}, column {column}: {nots} times 'not' before one atom; "
@@ -257,8 +180,23 @@ def _literal(tree: Tree[Any], origin: Origin) -> Literal:
     return Literal(_atom(tree.children[-1]), nots, line, column)
 
 
+def _comparison(tree: Tree[Any], origin: Origin) -> Comparison:
+    left, sign, right = tree.children
+    return Comparison(_term(left), str(sign), _term(right), *_place(tree, origin))
+
+
+def _place(tree: Tree[Any], origin: Origin) -> tuple[int, int]:
+    return tree.meta.line + origin.line - 1, tree.meta.column + origin.column - 1
+
+
 def _atom(tree: Tree[Any]) -> Atom:
-    return Atom(str(tree.children[-1]), strong=len(tree.children) == 2)
+    parts = list(tree.children)
+    args = tuple(map(_term, parts.pop().children)) if not isinstance(parts[-1], str) else ()
+    return Atom(str(parts[-1]), len(parts) == 2, args)
+
+
+def _term(tree: Tree[Any]) -> Term:
+    return Term(str(tree.children[0]))
 
 
 def _end(text: str) -> tuple[int, int]:
@@ -267,22 +205,27 @@ def _end(text: str) -> tuple[int, int]:
     return len(lines), len(lines[-1]) + 1
 
 
-def _lower_case(name: str) -> str:
-    lower = name[:1].lower() + name[1:]
-    return f"; did you mean '{lower}'?" if name[:1].isupper() else ""
-
-
 def _refuse(
     text: str, origin: Origin, at: tuple[int, int], found: str, expected: Iterable[str]
 ) -> NoReturn:
     words = sorted({EXPECTED_WORDS.get(name, name) for name in expected})
     line, column = at
     lines = text.split("\n")
-    rest = lines[line - 1][column - 1 :] if line <= len(lines) else ""
-    hint = HINTS.get(rest[:1], "")
-    if rest[:1].isupper():
-        word = re.match(r"\w+", rest)
-        hint = f"Names start with a lower-case letter{_lower_case(word[0] if word else '')}"
+    here = lines[line - 1] if line <= len(lines) else ""
+    before, rest = here[: column - 1], here[column - 1 :]
+    hint = _hint(before, rest)
     wanted = f", expected {' or '.join(words)}" if words else ""
     place = f"line {line + origin.line - 1}, column {column + origin.column - 1}"
     raise RuleError(f"{origin.name} {place}: found {found}{wanted}. {hint}".rstrip())
+
+
+def _hint(before: str, rest: str) -> str:
+    """How to mend what can't be read at `rest`."""
+    name = re.search(r"([A-Z]\w*)\s*$", before) or re.match(r"[A-Z]\w*", rest)
+    if name and rest[:1] not in HINTS:
+        return f"Names start with a lower-case letter{lower_case(name[0].strip())}"
+    if re.search(r"\d\.$", before) and rest[:1].isdigit():
+        return "Strengths are whole thousandths; write 700 for 0.7."
+    if rest.startswith("..") or (before.endswith(".") and rest.startswith(".")):
+        return "Ranges are not read; write one fact for each."
+    return HINTS.get(rest[:1], "")

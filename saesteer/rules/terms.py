@@ -16,11 +16,11 @@ from saesteer.errors import RuleError
 NAME_PATTERN = r"(?!not(?![A-Za-z0-9_']))_*[a-z][A-Za-z0-9_']*"
 """What clingo reads as a constant: lower-case first letter; `not` is a word of the language."""
 VARIABLE_PATTERN = r"_*[A-Z][A-Za-z0-9_']*"
-INTEGER_PATTERN = r"-?(0|[1-9][0-9]*)"
+INTEGER_PATTERN = r"(0|-?[1-9][0-9]*)"
 MAX_INTEGER = 2**31 - 1
 """clingo computes in 32 bits and wraps in silence."""
 STRENGTH = "strength"
-"""`strength(pain, S)`: concept `pain` scores S thousandths; given for every concept, true or not."""
+"""`strength(pain, S)`: concept `pain` scores S thousandths; given for every concept."""
 ORDERS = ("<", "<=", ">", ">=")
 
 
@@ -100,7 +100,7 @@ class Atom:
 @final
 @dataclass(frozen=True)
 class Literal:
-    """An atom under 0, 1 or 2 `not`; `not not p` holds where p does but still counts as negative."""
+    """An atom under 0, 1 or 2 `not`; `not not p` holds where p does but counts as negative."""
 
     atom: Atom
     nots: int = 0
@@ -271,4 +271,4 @@ def _general(atom: Atom) -> Atom:
 
 
 def _rank(term: Term) -> tuple[int, int, str]:
-    return (0, int(term.text), "") if term.is_integer else (1, len(term.text), term.text)
+    return (0, int(term.text), "") if term.is_integer else (1, 0, term.text)
