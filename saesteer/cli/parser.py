@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
-from collections.abc import Callable
-from typing import NoReturn
 
 from saesteer.cli.localizers import LOCALIZERS
 
 Run = Callable[[argparse.Namespace], int | None]
+from saesteer.cli.commands import Parser as _Parser
+from saesteer.cli.commands import command as _command
+from saesteer.cli.commands import group as _group
+from saesteer.cli.commands import later as _later
+from saesteer.cli.commands import model_option as _model
+from saesteer.cli.commands import out_option as _out
+from saesteer.cli.steer_parser import bench_steer, plan_commands, steer_commands, tune_command
 
 _SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        print(f"{self.prog}: {message}; see {self.prog} --help.", file=sys.stderr)
-        raise SystemExit(2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,49 +37,11 @@ def build_parser() -> argparse.ArgumentParser:
     _methods(nouns)
     _localize(nouns)
     _compare(nouns)
+    plan_commands(nouns)
+    steer_commands(nouns)
+    tune_command(nouns)
     _bench(nouns)
     return parser
-
-
-def _later(module: str, function: str) -> Run:
-    """A command whose module is imported only when it runs."""
-
-    def run(args: argparse.Namespace) -> int | None:
-        return getattr(importlib.import_module(f"saesteer.cli.{module}"), function)(args)
-
-    return run
-
-
-def _command(
-    group: argparse._SubParsersAction[_Parser], name: str, run: Run, help_text: str
-) -> _Parser:
-    parser = group.add_parser(name, help=help_text, description=help_text)
-    parser.set_defaults(run=run)
-    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
-    parser.add_argument("--device", help="cuda, mps or cpu; default: the best one present")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    return parser
-
-
-def _group(
-    nouns: argparse._SubParsersAction[_Parser], name: str, help_text: str
-) -> argparse._SubParsersAction[_Parser]:
-    parser = nouns.add_parser(name, help=help_text, description=help_text)
-    return parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
-
-
-def _out(parser: _Parser, default: str | None = None) -> None:
-    parser.add_argument(
-        "--out",
-        metavar="DIR",
-        default=default,
-        required=default is None,
-        help="folder for the results" + (f" (default {default})" if default else ""),
-    )
-
-
-def _model(parser: _Parser) -> None:
-    parser.add_argument("--model", help="language model; default: the one the SAE was made for")
 
 
 def _text(parser: _Parser) -> None:
@@ -307,32 +263,7 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
         "--steps", type=int, default=250, help="decoding steps (default 250); 0: none"
     )
     rules.set_defaults(rounds=40)
+    bench_steer(verbs)
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")
-
-
-def _bench_steer(verbs: argparse._SubParsersAction[_Parser]) -> None:
-    parser = _command(verbs, "steer", _later("bench", "run"), "What plans add to a decoding step.")
-    parser.set_defaults(benchmark="steer")
-    parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument(
-        "--steps", type=int, default=250, metavar="N", help="interleaved steps (default 250)"
-    )
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="default 1 8")
-    parser.add_argument(
-        "--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"]
-    )
-    parser.add_argument(
-        "--clock",
-        choices=("wall", "cpu"),
-        default="wall",
-        help="cpu counts one thread's own time, for a machine shared with others: set "
-        "OMP_NUM_THREADS=1 (default wall)",
-    )
-    parser.add_argument(
-        "--against",
-        choices=("all", "none"),
-        default="all",
-        help="the hooks of repeng, steering-vectors and a full encode and decode (default all)",
-    )

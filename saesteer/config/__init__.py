@@ -5,8 +5,10 @@ from saesteer.config.load import build_config, dump_config, load_config, parse_g
 from saesteer.config.method import TrainMethodConfig
 from saesteer.config.sae import CacheConfig, ScoreConfig, TrainSAEConfig, WandbConfig
 from saesteer.config.text import SupervisedConfig, TextConfig
+from saesteer.config.tune import BudgetConfig, TuneConfig
 
 __all__ = [
+    "BudgetConfig",
     "CacheConfig",
     "CompareConfig",
     "ScoreConfig",
@@ -14,6 +16,7 @@ __all__ = [
     "TextConfig",
     "TrainMethodConfig",
     "TrainSAEConfig",
+    "TuneConfig",
     "WandbConfig",
     "build_config",
     "dump_config",

@@ -28,6 +28,8 @@ STRETCH, MAX_STRETCHES = 2.0, 2
 below the KL it is needed at; else a gentle baseline would be judged by its smallest doses alone."""
 
 Tick = Callable[[str], None]
+Cost = Callable[[Point], float]
+"""What a budget counts of a point."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,14 @@ def calibrate(bench: Bench, entry: Entry, doses: Sequence[float]) -> Swept:
     return Swept(entry, tuple(doses) if swept else (), units)
 
 
-def curve_on_validation(bench: Bench, swept: Swept, kl_budget: float, tick: Tick) -> Curve:
+def kl_of(point: Point) -> float:
+    """The usual cost: KL in nats per token."""
+    return point.kl
+
+
+def curve_on_validation(
+    bench: Bench, swept: Swept, budget: float, tick: Tick, cost: Cost = kl_of
+) -> Curve:
     """The first seed's doses in ascending order, up to the first that costs more than the budget.
 
     Larger ones could not be chosen, and a grid that ends within the budget is stretched.
@@ -92,7 +101,7 @@ def curve_on_validation(bench: Bench, swept: Swept, kl_budget: float, tick: Tick
     points: list[Point] = []
     for plans in _ladder(swept):
         points.append(_ticked(bench, plans[0], swept.entry.name, tick))
-        if points[-1].kl > kl_budget:
+        if cost(points[-1]) > budget:
             break
     return Curve(swept.entry.name, tuple(points), swept.swept)
 
@@ -118,10 +127,16 @@ def curves_on_test(
 
 def choose(curve: Curve, kl_budget: float) -> int:
     """Index of the point with the largest effect within the budget, else of the smallest KL."""
-    within = [i for i, point in enumerate(curve.points) if point.kl <= kl_budget]
-    if not within:
+    best = within(curve, kl_budget)
+    if best is None:
         return min(range(len(curve.points)), key=lambda i: curve.points[i].kl)
-    return max(within, key=lambda i: curve.points[i].effect)
+    return best
+
+
+def within(curve: Curve, budget: float, cost: Cost = kl_of) -> int | None:
+    """Index of the point with the largest effect within the budget; None if there is none."""
+    kept = [i for i, point in enumerate(curve.points) if cost(point) <= budget]
+    return max(kept, key=lambda i: curve.points[i].effect) if kept else None
 
 
 def _ladder(swept: Swept, spare: int = 0) -> Iterator[list[Plan]]:

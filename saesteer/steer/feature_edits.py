@@ -65,6 +65,10 @@ class FeatureEdit(Intervention):
         """(z* - z) W_dec over the edited features."""
         return self.reader.delta(self.change(self.reader.read(resid.float())))
 
+    def span(self) -> Float[Tensor, "k width"]:
+        """The features' decoder rows."""
+        return self.reader.w_dec
+
     def _named(self) -> str:
         features = self.reader.features
         return f"feature{'s'[: len(features) != 1]} {', '.join(map(str, features))}"

@@ -48,6 +48,15 @@ class Intervention(ABC):
         """Δh where it is the same at every position, so that it need not be worked out at each."""
         return None
 
+    def span(self) -> Float[Tensor, "k width"] | None:
+        """Rows that span all that Δh can be; None where it can be anything."""
+        added = self.added()
+        return None if added is None else added[None]
+
+    def added(self) -> Float[Tensor, " width"] | None:
+        """What Δh is a positive multiple of, at every position; None where its sign may vary."""
+        return self.constant()
+
     def to(self, device: torch.device | str) -> Intervention:
         """The same intervention with its tensors in fp32 on `device`."""
         moved: dict[str, Any] = {}
@@ -138,6 +147,10 @@ class AddScaled(Intervention):
         """`add a vector of norm 0.2 ‖h‖`."""
         return f"add a vector of norm {float(self.vector.norm()):.3g} ‖h‖"
 
+    def added(self) -> Float[Tensor, " width"]:
+        """The vector."""
+        return self.vector
+
     def delta(self, resid: Resid) -> Resid:
         """The vector times each token's norm, outliers held to the typical one."""
         norms = resid.float().norm(dim=-1, keepdim=True)
@@ -161,6 +174,10 @@ class ProjectOut(Intervention):
         """`project out 1 direction`."""
         k = self.basis.shape[0]
         return f"project out {k} direction{'s'[: k != 1]}"
+
+    def span(self) -> Float[Tensor, "k width"]:
+        """The basis."""
+        return self.basis
 
     def delta(self, resid: Resid) -> Resid:
         """Minus the projection onto the subspace."""

@@ -34,6 +34,10 @@ class LowRank(Intervention):
         """`map of rank 4`."""
         return f"map of rank {self.write.shape[0]}"
 
+    def span(self) -> Float[Tensor, "k width"]:
+        """What is written."""
+        return self.write
+
     def delta(self, resid: Resid) -> Resid:
         """Oᵀ(A h + b)."""
         return (resid.float() @ self.read.T + self.bias) @ self.write

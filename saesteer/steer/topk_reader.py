@@ -25,6 +25,11 @@ class TopKReader:
         """Width of the activations."""
         return self.sae.d_model
 
+    @property
+    def w_dec(self) -> Float[Tensor, "k d_model"]:
+        """Decoder rows of the used features."""
+        return self.sae.w_dec[list(self.features)]
+
     def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
         """Activations of the used features among all: a few comparisons, no row of all latents."""
         pre = self.sae.pre(resid)
@@ -38,7 +43,7 @@ class TopKReader:
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
         """What a change of the used features adds to the residual."""
-        return change @ self.sae.w_dec[list(self.features)]
+        return change @ self.w_dec
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> TopKReader:
         """The same reader elsewhere."""

@@ -129,9 +129,17 @@ class Trace:
             counts[self.labels[deed.edit]] += int(deed.mask.sum())
         return counts
 
-    def dose(self) -> float:
-        """Relative dose: mean ‖Δh‖/‖h‖ over edited positions and sites, outliers out; 0 if none."""
-        return _mean([self._ratios(p.moved, p.touched, p.norms) for p in self.passes])
+    def dose(self, site: Site | None = None) -> float:
+        """Relative dose: mean ‖Δh‖/‖h‖ over edited positions and sites, outliers out; 0 if none.
+
+        Args:
+            site: count this one alone.
+        """
+        parts = []
+        for p in self.passes:
+            moved = {s: size for s, size in p.moved.items() if site in (None, s)}
+            parts.append(self._ratios(moved, p.touched, p.norms))
+        return _mean(parts)
 
     def edit_dose(self, edit: int) -> float:
         """The same for one edit alone, by its place in the plan."""

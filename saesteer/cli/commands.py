@@ -1,0 +1,65 @@
+"""How commands are put together; nothing here imports torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+Run = Callable[[argparse.Namespace], int | None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        print(f"{self.prog}: {message}; see {self.prog} --help.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def later(module: str, function: str) -> Run:
+    """A command whose module is imported only when it runs."""
+
+    def run(args: argparse.Namespace) -> int | None:
+        return getattr(importlib.import_module(f"saesteer.cli.{module}"), function)(args)
+
+    return run
+
+
+def command(
+    verbs: argparse._SubParsersAction[Parser], name: str, run: Run, help_text: str
+) -> Parser:
+    """A command with the options that all have."""
+    parser = verbs.add_parser(name, help=help_text, description=help_text)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--device", help="cuda, mps or cpu; default: the best one present")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    return parser
+
+
+def group(
+    nouns: argparse._SubParsersAction[Parser], name: str, help_text: str
+) -> argparse._SubParsersAction[Parser]:
+    """A noun, whose verbs are commands."""
+    parser = nouns.add_parser(name, help=help_text, description=help_text)
+    return parser.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+
+
+def out_option(parser: Parser, default: str | None = None) -> None:
+    """`--out DIR`, required where there is no default."""
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        default=default,
+        required=default is None,
+        help="folder for the results" + (f" (default {default})" if default else ""),
+    )
+
+
+def model_option(parser: Parser) -> None:
+    """`--model`."""
+    parser.add_argument("--model", help="language model; default: the one the SAE was made for")

@@ -1,0 +1,64 @@
+"""`saesteer tune`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from saesteer.cli.common import Progress, check_json, show_table, write_json
+from saesteer.cli.compare import check_out
+from saesteer.errors import TaskError
+
+
+def tune(args: argparse.Namespace) -> None:
+    """Choose on validation as a config says; leaves `results.json`, the config and the plan.
+
+    Raises:
+        TaskError: nothing that was tried keeps within the budget.
+    """
+    from dataclasses import asdict, replace
+
+    from saesteer.config import TuneConfig, dump_config, load_config
+    from saesteer.evals.tune import tune as run
+    from saesteer.files import write_text
+    from saesteer.tracking import WandbTracker
+
+    check_json(args)
+    config = load_config(TuneConfig, args.config, args.overrides)
+    config = replace(config, device=args.device) if args.device else config
+    check_out(args.out)
+    out = Path(args.out)
+    write_text(out / "config.resolved.yaml", dump_config(config))
+    with ExitStack() as stack:
+        tracker = None
+        if config.wandb.project is not None:
+            wandb = {"project": config.wandb.project, "name": config.wandb.name}
+            tracker = WandbTracker(
+                **wandb, mode=config.wandb.mode, folder=out, config=asdict(config)
+            )
+            stack.callback(tracker.finish)
+        progress = stack.enter_context(Progress("tune", quiet=args.quiet))
+        found = run(config, out, resume=args.resume, progress=progress, tracker=tracker)
+    write_text(out / "results.json", json.dumps(found.results, indent=1) + "\n")
+    write_json(args, found.results)
+    show_table([_row(row) for row in found.results["tried"]])
+    if found.plan is None:
+        budget = config.budget
+        raise TaskError(
+            f"nothing keeps within {budget.of} of {budget.at_most:g}; allow more (budget.at_most), "
+            "or try smaller doses."
+        )
+    shutil.rmtree(out / "plan", ignore_errors=True)
+    found.plan.save(out / "plan", found.model)
+    chosen = found.results["chosen"]
+    print(f"\n{out / 'plan'}: {chosen['candidate']}, dose {chosen['relative_dose']:.3g}")
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    keys = ("relative_dose", "effect", "effect_ci", "kl", "perplexity")
+    point = {} if row["chosen"] is None else row["points"][row["chosen"]]
+    return {"candidate": row["candidate"], **{key: point.get(key) for key in keys}}

@@ -1,0 +1,165 @@
+"""Tuning chooses within its budget, reads no test prompt, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saesteer.cli import main
+from saesteer.config import BudgetConfig, TuneConfig, load_config
+from saesteer.errors import ConfigError, SiteError
+from saesteer.evals import tune as tuning
+from saesteer.evals.tune import tune
+from saesteer.models import load_model
+from saesteer.saes import save_sae
+from saesteer.steer import Plan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def config(tiny_model: Any, tiny_sae: Any, tmp_path_factory: Any) -> TuneConfig:
+    """Letters scored on a tiny model; the task's test part holds what must not be read."""
+    folder = tmp_path_factory.mktemp("tune")
+    model = tiny_model("llama")
+    model.hf.save_pretrained(folder / "model")
+    model.tokenizer.save_pretrained(folder / "model")
+    save_sae(tiny_sae(model, "resid_post.1"), folder / "sae")
+    rows = [{"text": f"{text} {i}", "label": label, "split": split}
+            for text, label in (("aaa eee", 1), ("zzz xxx", 0))
+            for split, n in (("train", 6), ("validation", 4), ("test", 2))
+            for i in range(n)]  # fmt: skip
+    for i, row in enumerate(rows):
+        row["pair"] = str(i % (len(rows) // 2))
+    (folder / "toy.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = {
+        "contrast": "toy.jsonl",
+        "prompts": {"validation": ["one day", "so it"], "test": ["FORBIDDEN"]},
+        "scorer": {"kind": "lexicon", "positive": ["a", "e"], "negative": ["z", "x"]},
+    }
+    (folder / "toy.json").write_text(json.dumps(task))
+    return TuneConfig(
+        task=str(folder / "toy.json"),
+        methods=["CAA", {"RepE": {"centre": "pca_diff"}}],
+        sites=["resid_post.0", "resid_post.2"],
+        model=str(folder / "model"),
+        sae=str(folder / "sae"),
+        doses=[0.2, 0.6],
+        budget=BudgetConfig("kl", 1000.0),
+        max_new_tokens=5,
+    )
+
+
+def test_every_method_is_tried_at_every_site_and_the_best_point_is_chosen(config, tmp_path) -> None:
+    found = tune(config, tmp_path)
+    tried = found.results["tried"]
+    assert [row["candidate"] for row in tried] == [
+        "CAA at resid_post.0",
+        "CAA at resid_post.2",
+        'RepE {"centre": "pca_diff"} at resid_post.0',
+        'RepE {"centre": "pca_diff"} at resid_post.2',
+    ]
+    best = max(point["effect"] for row in tried for point in row["points"])
+    chosen = found.results["chosen"]
+    assert chosen["effect"] == best
+    assert found.plan is not None
+    assert found.plan.strength == pytest.approx(chosen["strength"])
+    assert [str(e.intervention.site) for e in found.plan.edits] == chosen["sites"]
+
+
+def test_the_test_part_is_never_read(config, tmp_path, monkeypatch) -> None:
+    read: list[str] = []
+    made = tuning.make_bench
+
+    def watched(model: Any, task: Any, split: str, n: int) -> Any:
+        read.append(split)
+        return made(model, task, split, n)
+
+    monkeypatch.setattr(tuning, "make_bench", watched)
+    found = tune(replace(config, sites=["resid_post.2"], methods=["CAA"]), tmp_path)
+    assert read == ["validation"]
+    assert "FORBIDDEN" not in json.dumps(found.results)
+
+
+@pytest.mark.parametrize("of", ["kl", "perplexity"])
+def test_the_chosen_point_keeps_within_the_budget(config, tmp_path, of) -> None:
+    free = tune(config, tmp_path / "free")
+    costs = sorted(point[of] for row in free.results["tried"] for point in row["points"])
+    bound = costs[len(costs) // 2]
+    found = tune(replace(config, budget=BudgetConfig(of, bound)), tmp_path / "bound")
+    assert found.results["chosen"][of] <= bound
+    for row in found.results["tried"]:
+        points = row["points"]
+        assert all(point[of] <= bound for point in points[:-1])  # it stops once it is spent
+        kept = [i for i, point in enumerate(points) if point[of] <= bound]
+        wanted = max(kept, key=lambda i: points[i]["effect"]) if kept else None
+        assert row["chosen"] == wanted
+
+
+def test_a_stopped_run_goes_on_where_it_was(config, tmp_path, monkeypatch) -> None:
+    whole = tune(config, tmp_path / "whole").results
+    measured = tuning.curve_on_validation
+    calls: list[str] = []
+
+    def stops(bench: Any, swept: Any, *rest: Any) -> Any:
+        calls.append(swept.entry.name)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return measured(bench, swept, *rest)
+
+    monkeypatch.setattr(tuning, "curve_on_validation", stops)
+    with pytest.raises(KeyboardInterrupt):
+        tune(config, tmp_path / "cut")
+    again = tune(config, tmp_path / "cut", resume=True)
+    assert len(calls) == 5  # two, the one that was stopped, and the two that were left
+    assert again.results == whole
+    changed = replace(config, doses=[0.3])
+    tune(changed, tmp_path / "cut", resume=True)
+    assert len(calls) == 9  # another grid is another measurement
+
+
+def test_a_method_that_goes_to_its_own_place_counts_once(config, tmp_path) -> None:
+    settings = replace(config, methods=[{"FeatureSteering": {"feature": 3}}])
+    (row,) = tune(settings, tmp_path).results["tried"]
+    assert row["sites"] == ["resid_post.1"]
+
+
+def test_the_command_leaves_a_plan_to_use(config, tmp_path, capsys) -> None:
+    from saesteer.config import dump_config
+
+    file, out = tmp_path / "tune.yaml", tmp_path / "out"
+    file.write_text(dump_config(config))
+    assert main(["tune", str(file), "--out", str(out), "sites=[resid_post.2]"]) == 0
+    shown = capsys.readouterr()
+    assert "CAA at resid_post.2" in shown.out
+    assert "tune: 2/2" in shown.err
+    results = json.loads((out / "results.json").read_text())
+    plan = Plan.load(out / "plan", load_model(config.model))
+    assert plan.strength == results["chosen"]["strength"]
+    assert plan.stamp["model"] == config.model
+    args = ["tune", str(file), "--out", str(out), "--quiet", "--resume", "budget.at_most=0.000001"]
+    assert main(args) == 2
+    assert "nothing keeps within kl of 1e-06" in capsys.readouterr().err
+    assert json.loads((out / "results.json").read_text())["chosen"] is None
+
+
+def test_mistakes_are_named_before_the_work(config, tmp_path) -> None:
+    with pytest.raises(SiteError, match="layer 9 does not exist"):
+        tune(replace(config, sites=["resid_post.9"]), tmp_path)
+    with pytest.raises(ConfigError, match="unknown method 'CAAA'"):
+        tune(replace(config, methods=["CAAA"]), tmp_path)
+    with pytest.raises(ConfigError, match="leaves nothing to choose"):
+        BudgetConfig("perplexity", 1.0)
+    assert not (tmp_path / "tried").exists()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs" / "tune").glob("*.yaml")), ids=str)
+def test_every_shipped_config_is_valid_and_opens_with_its_command(file) -> None:
+    config = load_config(TuneConfig, file)
+    assert config.task
+    name = file.relative_to(ROOT)
+    assert file.read_text().startswith(f"# saesteer tune {name} --out ")
