@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from saesteer.cli.localizers import LOCALIZERS
-
-Run = Callable[[argparse.Namespace], int | None]
 from saesteer.cli.commands import Parser as _Parser
 from saesteer.cli.commands import command as _command
 from saesteer.cli.commands import group as _group
 from saesteer.cli.commands import later as _later
 from saesteer.cli.commands import model_option as _model
 from saesteer.cli.commands import out_option as _out
+from saesteer.cli.localizers import LOCALIZERS
 from saesteer.cli.steer_parser import bench_steer, plan_commands, steer_commands, tune_command
 
 _SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"

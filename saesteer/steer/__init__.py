@@ -17,8 +17,8 @@ from saesteer.steer.intervention import (
     project_out,
 )
 from saesteer.steer.kl_dials import KlDials
-from saesteer.steer.low_rank import low_rank
 from saesteer.steer.latch import Latched, latched
+from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
 from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
