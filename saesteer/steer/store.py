@@ -63,6 +63,7 @@ _KINDS: dict[str, type] = {
         where.First,
         where.Positions,
         where.Spans,
+        where.ChatRole,
         schedule.Constant,
         schedule.Decay,
         schedule.Linear,
