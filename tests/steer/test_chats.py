@@ -28,7 +28,7 @@ def model(tiny_model: Any) -> Model:
 
 def edited(model: Model, role: str, chats: list[Any], **options: Any) -> list[str]:
     """The text of edited positions, row by row."""
-    plan = Plan(steer.add("resid_post.1", torch.ones(32)), where=steer.chat(role))
+    plan = Plan(steer.add("resid_post.1", torch.ones(model.d_model)), where=steer.chat(role))
     batch = model.tokenize(chats)
     with plan.on(model) as trace:
         model.hf.generate(
