@@ -31,7 +31,7 @@ from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.models import Model, as_model, load_model
 from saesteer.models.sites import Site
 from saesteer.steer import Always, Edit, Intervention, Plan, register_kind
-from saesteer.steer.engine import ready
+from saesteer.steer.checks import ready
 
 
 @register_kind

@@ -27,7 +27,7 @@ from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
 from saesteer.steer.weights import WeightEdit
-from saesteer.steer.where import Where, all, first, generated, last, positions, prompt, spans
+from saesteer.steer.where import Where, all, chat, first, generated, last, positions, prompt, spans
 
 __all__ = [
     "Always",
@@ -59,6 +59,7 @@ __all__ = [
     "add_scaled",
     "affine",
     "all",
+    "chat",
     "clamp",
     "condition_score",
     "constant",

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from saesteer.errors import DimensionError, PlanError
 from saesteer.models import Model, Site, check_change
 from saesteer.models.weights import Change
+from saesteer.steer.checks import check_control, check_edit, ready
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
-from saesteer.steer.feature_edits import Replace
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
-from saesteer.steer.intervention import AddScaled, Intervention
-from saesteer.steer.norms import typical_norm
-from saesteer.steer.session import decode_plainly, unsteered
+from saesteer.steer.intervention import Intervention
+from saesteer.steer.session import decode_plainly
 from saesteer.steer.trace import Deed, Event, Evidence, PassRecord, Trace
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ class _Act:
 
     def move(self, wide: Tensor, frame: Frame) -> tuple[Tensor, Tensor | None]:
         """Δh, one for all positions where it is, and then its norm."""
-        here = self.placed.get(wide.device) or self._place(wide.device)
+        here = self.on(wide.device)
         schedule = self.edit.schedule
         if schedule is not None:
             factor = schedule.factor(frame).to(wide.device)[..., None]
@@ -64,6 +62,10 @@ class _Act:
             return here.constant, here.norm
         move = here.intervention.delta(wide)
         return (move if self.strength == 1.0 else move * self.strength), None
+
+    def on(self, device: torch.device) -> _Placed:
+        """What it is on a device, moved there once."""
+        return self.placed.get(device) or self._place(device)
 
     def _place(self, device: torch.device) -> _Placed:
         intervention = self.intervention.to(device)
@@ -248,58 +250,6 @@ class Attachment:
     @staticmethod
     def _remembers(states: dict[int, Any]) -> bool:
         return any(state is not None for state in states.values())
-
-
-def check_edit(edit: Edit, model: Model) -> None:
-    """Make sure that the model can carry out an edit.
-
-    Raises:
-        SiteError, DimensionError, PlanError: as for `Attachment`.
-    """
-    site = model.check_site(edit.intervention.site)
-    width = model.layout.width(site)
-    if edit.intervention.width != width:
-        raise DimensionError(
-            f"{edit.label}: made for width {edit.intervention.width}, but {model.name} has width "
-            f"{width} at {site}; use an SAE or vector of this model."
-        )
-    for read in edit.gate.sites:
-        if model.check_site(read).order > site.order:
-            raise PlanError(
-                f"{edit.label}: its gate reads {read}, which a pass reaches after {site}; "
-                f"edit at {read} or later, or read at {site} or earlier."
-            )
-
-
-def check_control(control: Control, model: Model) -> None:
-    """Make sure that the model has what a control's gate reads.
-
-    Raises:
-        SiteError: it has not.
-    """
-    for site in control.gate.sites:
-        model.check_site(site)
-
-
-def ready(intervention: Intervention, model: Model) -> Intervention:
-    """The intervention with what the model has to supply filled in."""
-    match intervention:
-        case AddScaled(typical_norm=None) | Replace(typical_norm=None):
-            with unsteered(model):
-                return replace(intervention, typical_norm=typical_norm(model, intervention.site))
-        case _:
-            return intervention
-
-
-def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
-    """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
-
-    An infinity that was there stays, so that a broken model does not look whole.
-    """
-    if dtype != torch.float16:
-        return new.to(dtype)
-    limit = torch.finfo(dtype).max
-    return torch.where(old.isfinite(), new.clamp(-limit, limit), new).to(dtype)
 
 
 def _norm(tensor: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from saesteer.errors import PlanError
 from saesteer.models import Model, Site, Weights, install
 from saesteer.models.weights import Change
 from saesteer.steer.calls import unwrap_generate, wrap_generate
+from saesteer.steer.chats import Reader
 from saesteer.steer.control import Control
 from saesteer.steer.frame import Frame, Prompt, cache_in, read_frame
 from saesteer.steer.ids import Ids
@@ -69,6 +70,7 @@ class Session:
         self._latest: Frame | None = None
         self._paused = 0
         self._special = Ids(model.special_ids)
+        self._decode = None if model.tokenizer is None else Reader(model.tokenizer)
 
     @property
     def active(self) -> bool:
@@ -211,11 +213,6 @@ class Session:
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """Shared: a model that is deep-copied under a plan keeps its hooks until the plan goes."""
         return self
-
-    @property
-    def _decode(self) -> Any:
-        tokenizer = self.model.tokenizer
-        return None if tokenizer is None else lambda ids: decode_plainly(tokenizer, ids)
 
 
 @final

@@ -64,6 +64,7 @@ _KINDS: dict[str, type] = {
         where.First,
         where.Positions,
         where.Spans,
+        where.ChatRole,
         schedule.Constant,
         schedule.Decay,
         schedule.Linear,
@@ -153,7 +154,7 @@ def check_plan(plan: Plan, model: Model) -> None:
     Raises:
         SiteError, DimensionError, PlanError: it can't.
     """
-    from saesteer.steer.engine import check_control, check_edit
+    from saesteer.steer.checks import check_control, check_edit
 
     for edit in plan.edits:
         check_edit(edit, model)

@@ -16,8 +16,9 @@ import torch
 
 from saesteer.axes import TokenMask
 from saesteer.errors import PlanError
+from saesteer.steer.chats import ROLES, Reader
 from saesteer.steer.frame import Frame
-from saesteer.steer.spans import span_mask
+from saesteer.steer.spans import found_mask, span_mask, tokens_of
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,30 @@ class Spans(Where):
         return self._plain(frame, span_mask(frame, self.text, self.nth))
 
 
+@final
+@dataclass(frozen=True)
+class ChatRole(Where):
+    """The prompt's messages of one role, without what the template puts around them."""
+
+    role: str = "user"
+
+    def _choose(self, frame: Frame) -> TokenMask:
+        reader = frame.decode
+        if not isinstance(reader, Reader):
+            raise PlanError("chat regions need a tokenizer; load the model with one.")
+        if self.role not in reader.roles:
+            raise PlanError(
+                f"chat({self.role!r}): this chat template has no such role; "
+                f"it has {', '.join(reader.roles)}."
+            )
+
+        def find(ids: Sequence[int]) -> list[tuple[int, int]]:
+            return tokens_of(ids, reader.regions(ids, self.role), reader)
+
+        who = f"chat({self.role!r})"
+        return self._plain(frame, found_mask(frame, ("chat", self.role), who, find))
+
+
 def prompt(*, special: bool = False) -> Where:
     """The prompt's tokens."""
     return PromptTokens(special)
@@ -180,3 +205,14 @@ def spans(text: str, nth: int | None = None, *, special: bool = False) -> Where:
     if not text or (nth is not None and nth < 0):
         raise PlanError(f"spans({text!r}, {nth}): give the text to look for, and nth of 0 or more.")
     return Spans(special, text, nth)
+
+
+def chat(role: str, *, special: bool = False) -> Where:
+    """The messages of one role ("user", "system" or "assistant") in a prompt that is a chat.
+
+    Raises:
+        PlanError: another role.
+    """
+    if role not in ROLES:
+        raise PlanError(f"chat({role!r}): expected one of {', '.join(ROLES)}.")
+    return ChatRole(special, role)

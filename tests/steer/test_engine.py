@@ -107,5 +107,5 @@ def test_a_plan_is_placed_once_per_device(tiny_model: Any) -> None:
     (only,) = next(iter(act.values()))
     places = [torch.device("cpu"), torch.device("meta")]
     made = [only.on(place) for place in places]
-    assert [m.vector.device.type for m in made] == ["cpu", "meta"]  # type: ignore[attr-defined]
-    assert [only.on(place) for place in places] == made
+    assert [m.intervention.vector.device.type for m in made] == ["cpu", "meta"]  # type: ignore[attr-defined]
+    assert all(only.on(place) is one for place, one in zip(places, made, strict=True))

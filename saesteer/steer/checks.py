@@ -1,0 +1,66 @@
+"""Whether a model can carry out what a plan holds, and what the model itself has to supply."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from saesteer.errors import DimensionError, PlanError
+from saesteer.models import Model
+from saesteer.steer.control import Control
+from saesteer.steer.edit import Edit
+from saesteer.steer.feature_edits import Replace
+from saesteer.steer.intervention import AddScaled, Intervention
+from saesteer.steer.norms import typical_norm
+from saesteer.steer.session import unsteered
+
+
+def check_edit(edit: Edit, model: Model) -> None:
+    """Make sure that the model can carry out an edit.
+
+    Raises:
+        SiteError, DimensionError, PlanError: as for `Attachment`.
+    """
+    site = model.check_site(edit.intervention.site)
+    width = model.layout.width(site)
+    if edit.intervention.width != width:
+        raise DimensionError(
+            f"{edit.label}: made for width {edit.intervention.width}, but {model.name} has width "
+            f"{width} at {site}; use an SAE or vector of this model."
+        )
+    for read in edit.gate.sites:
+        if model.check_site(read).order > site.order:
+            raise PlanError(
+                f"{edit.label}: its gate reads {read}, which a pass reaches after {site}; "
+                f"edit at {read} or later, or read at {site} or earlier."
+            )
+
+
+def check_control(control: Control, model: Model) -> None:
+    """Make sure that the model has what a control's gate reads.
+
+    Raises:
+        SiteError: it has not.
+    """
+    for site in control.gate.sites:
+        model.check_site(site)
+
+
+def ready(intervention: Intervention, model: Model) -> Intervention:
+    """The intervention with what the model has to supply filled in."""
+    match intervention:
+        case AddScaled(typical_norm=None) | Replace(typical_norm=None):
+            with unsteered(model):
+                return replace(intervention, typical_norm=typical_norm(model, intervention.site))
+        case _:
+            return intervention
+
+
+def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
+    """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
+
+    An infinity that was there stays, so that a broken model does not look whole.
+    """
+    if dtype != torch.float16:
+        return new.to(dtype)
+    limit = torch.finfo(dtype).max
+    return torch.where(old.isfinite(), new.clamp(-limit, limit), new).to(dtype)
