@@ -14,8 +14,7 @@ Source: Chalnev et al. 2024 (2411.02193) and their code. There n is all decoder 
 each scaled to a loss; here it is `n_vectors`, at one share of the site's typical norm, drawn at
 random (or "decoder", the rows of the contrast's best features), decoded greedily, so that a fit
 takes minutes. With fewer vectors than d_model the map knows only their span and ridge shrinks the
-rest. The feature is the contrast's best by activation unless given: what is targeted is what a
-reader would recognise in the output.
+rest. The feature, unless given, is the contrast's best by activation that any vector brings about.
 """
 
 from __future__ import annotations
@@ -81,9 +80,11 @@ class SAETS(Method):
         ranked = [f.index for f in find_features(model, self.sae, contrast, top=self.n_vectors)]
         if self.feature is None and not ranked:
             raise FeatureError(f"no feature of SAE {self.sae.name} fires on {contrast.name}.")
-        target = self.sae.check_features(ranked[:1] if self.feature is None else [self.feature])[0]
-        units = self._units(list(dict.fromkeys([target, *ranked])))
+        wanted = ranked if self.feature is None else self.sae.check_features([self.feature])
+        units = self._units(list(dict.fromkeys([*wanted, *ranked])))
         effects = output_effects(model, self.sae, units, self.dose, self.prompts, self.n_tokens)
+        moved = effects.amax(0) > effects.amin(0)
+        target = next((feature for feature in wanted if moved[feature]), wanted[0])
         vector = target_direction(units, effects, target)
         return Plan(add_scaled(self.sae.site, vector), where=generated(), name=self.name)
 

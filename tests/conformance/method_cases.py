@@ -59,7 +59,9 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "RandomFeature": methods.RandomFeature,
     "OutputScore": lambda sae: methods.OutputScore(sae, n_candidates=3),
     "LFSteering": lambda sae: methods.LFSteering(sae, n_features=24),
-    "SAETS": lambda sae: methods.SAETS(sae, n_vectors=6, n_tokens=3, prompts=["aa ee", "zz"]),
+    "SAETS": lambda sae: methods.SAETS(
+        sae, n_vectors=6, n_tokens=4, dose=2.0, prompts=["aa", "zz"]
+    ),
     "SCAR": lambda sae: methods.SCAR(sae, latent=3),
     "ActivationReasoning": methods.ActivationReasoning,
     "ActivationReasoning-global": lambda sae: methods.ActivationReasoning(
