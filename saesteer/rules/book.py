@@ -33,16 +33,18 @@ from saesteer.rules.acts import Act, read_acts
 from saesteer.rules.compile import BooleanProgram
 from saesteer.rules.fields import Fields, vector_in
 from saesteer.rules.grounded import GroundedProgram, compile_any
+from saesteer.rules.names import check_defined, check_heads
 from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.source import read_source
 from saesteer.rules.stratify import stratify
-from saesteer.rules.syntax import Atom, Origin, Program, nearest, parse
-from saesteer.rules.terms import STRENGTH, is_strength
+from saesteer.rules.syntax import Atom, Origin, Program, parse
 
 if TYPE_CHECKING:
     from saesteer.models.model import Model
+    from saesteer.rules.gate import RuleGate
     from saesteer.rules.reading import RuleReading
     from saesteer.saes.sae import SAE
+    from saesteer.steer.gate import Gate
     from saesteer.steer.plan import Plan
 
 READOUT_KEYS = ("feature", "features", "vector", "probe")
@@ -121,7 +123,7 @@ class RuleBook:
         return compile_any(self.program, [Atom.parse(c.name) for c in self.concepts])
 
     def plan(self, sae: SAE | None = None) -> Plan:
-        """One edit per act, each open where its head holds; they share one evaluation a pass.
+        """Each act open where its head holds; they share one evaluation a pass.
 
         Args:
             sae: where features live; by default the one that the rule file names.
@@ -140,9 +142,9 @@ class RuleBook:
             )
         sae = self._sae(sae)
         rules = RuleGate.of(self, sae)
-        heads = dict.fromkeys(act.head for act in self.acts)
-        gates = {head: rules.head(head, alarms=i == 0) for i, head in enumerate(heads)}
-        return Plan(*(act.edit(sae, gates[act.head]) for act in self.acts), name=self.name)
+        gates = _gates(rules, self.acts)
+        made = (part for act in self.acts for part in act.acts(sae, gates[_timing(act)]))
+        return Plan(*made, name=self.name)
 
     def evaluate(self, model: Model, sae: SAE | None, text: str) -> RuleReading:
         """What holds at each token of a text, read as a prompt, without steering anything.
@@ -163,6 +165,28 @@ class RuleBook:
         return load_sae(self.sae)
 
 
+def _timing(act: Act) -> tuple[Atom, bool, int | None, int]:
+    return act.head, act.latch, act.duration, act.priority
+
+
+def _gates(
+    rules: RuleGate, acts: tuple[Act, ...]
+) -> dict[tuple[Atom, bool, int | None, int], Gate]:
+    """A gate for each head and timing, shut where one of higher priority is open."""
+    from saesteer.rules.ranking import Outranked
+    from saesteer.steer import latched
+
+    heads = dict.fromkeys(act.head for act in acts)
+    plain = {head: rules.head(head, alarms=i == 0) for i, head in enumerate(heads)}
+    gates: dict[tuple[Atom, bool, int | None, int], Gate] = {}
+    for act in acts:
+        head = plain[act.head]
+        held = act.latch or act.duration is not None
+        gates.setdefault(_timing(act), latched(head, act.duration) if held else head)
+    above = {key: tuple(g for k, g in gates.items() if k[-1] > key[-1]) for key in gates}
+    return {k: Outranked(gate, above[k]) if above[k] else gate for k, gate in gates.items()}
+
+
 def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
     faults: list[str] = []
     fields = Fields(raw, "", faults)
@@ -181,8 +205,8 @@ def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(faults)) + ".")
     program = parse(text, origin)
-    _check_defined(program, concepts)
-    _check_heads(program, [_head(key, faults) for key in acting])
+    check_defined(program, [concept.name for concept in concepts])
+    check_heads(program, [_head(key, faults) for key in acting])
     return RuleBook(program, tuple(concepts), tuple(acts), sae, name)
 
 
@@ -236,49 +260,3 @@ def _dense(fields: Fields, kind: Literal["vector", "probe"], folder: Path) -> Re
     except ConfigError as error:
         faults.append(f"{path}: {str(error).rstrip('.')}")
         return FeatureReadout((0,))
-
-
-def _check_defined(program: Program, concepts: Iterable[Concept]) -> None:
-    names = [Atom.parse(c.name) for c in concepts]
-    known = {*names, *program.heads}
-    shapes = {atom.schema for atom in known if atom.args}
-    for rule in program.statements:
-        for literal in rule.body:
-            atom = literal.atom
-            place = f"{program.source} line {literal.line}, column {literal.column}"
-            if is_strength(atom):
-                _check_strength(atom, names, place)
-            elif atom not in known and atom.schema not in shapes:
-                hint = nearest(str(atom), map(str, known))
-                if atom.strong and Atom(atom.name, args=atom.args) in known:
-                    hint = f"; did you mean 'not {Atom(atom.name, args=atom.args)}'?"
-                raise RuleError(
-                    f"{place}: '{atom}' is neither a concept nor the head of a rule{hint or '.'} "
-                    "Define it under concepts: or derive it."
-                )
-
-
-def _check_strength(atom: Atom, concepts: Iterable[Atom], place: str) -> None:
-    """The first argument must be a concept without arguments, or a variable."""
-    named, names = atom.args[0], [c.name for c in concepts if not (c.args or c.strong)]
-    if not named.is_variable and str(named) not in names:
-        hint = nearest(str(named), names)
-        raise RuleError(
-            f"{place}: {STRENGTH}({named}, ...) reads no concept{hint or '.'} "
-            "Its first argument is the name of one under concepts:."
-        )
-
-
-def _check_heads(program: Program, heads: Iterable[Atom]) -> None:
-    for head in heads:
-        if head not in program.heads and head.schema not in _shapes(program):
-            hint = nearest(str(head), map(str, program.heads))
-            raise RuleError(
-                f"{program.source}: acts.{head} has no rule that derives '{head}'{hint or '.'} "
-                f"Write one, such as '{head} :- CONCEPT.'"
-            )
-
-
-def _shapes(program: Program) -> set[Atom]:
-    """What heads with variables derive."""
-    return {head.schema for head in program.heads if not head.is_ground}

@@ -67,6 +67,15 @@ class Fields:
             return value if isinstance(value, float) else 0.0
         return as_number(value, self._at(key), self.faults)
 
+    def whole(self, key: str, least: int | None) -> int:
+        """A whole number, of at least `least` if there is a least one."""
+        value = self.raw(key)
+        small = isinstance(value, int) and least is not None and value < least
+        if not isinstance(value, int) or isinstance(value, bool) or small:
+            self.fault(key, value, "a whole number" + f", {least} or more" * (least is not None))
+            return least or 0
+        return value
+
     def choice(self, key: str, known: Collection[str], default: str) -> str:
         """One of some words."""
         value = self.raw(key, default)

@@ -27,13 +27,9 @@ from saesteer.features.concepts import (
 )
 from saesteer.models.sites import Site
 from saesteer.rules.compile import BooleanProgram
-from saesteer.rules.grounded import (
-    GroundedProgram,
-    compile_any,
-    reads_strength,
-    strength_facts,
-    thousandths,
-)
+from saesteer.rules.evidence import Evidence, leaves_of, strengths_of
+from saesteer.rules.grounded import GroundedProgram, compile_any
+from saesteer.rules.late import Waiting
 from saesteer.rules.prompt_scores import (
     Kinds,
     PromptState,
@@ -42,10 +38,8 @@ from saesteer.rules.prompt_scores import (
     aggregate,
     token_scores,
 )
-from saesteer.rules.proof import Leaf, Proof, closure, prove
-from saesteer.rules.stratify import downstream, schema_of
+from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.terms import (
-    STRENGTH,
     Atom,
     Comparison,
     Literal,
@@ -60,21 +54,6 @@ from saesteer.steer.store import register_kind
 if TYPE_CHECKING:
     from saesteer.rules.book import RuleBook
     from saesteer.saes.sae import SAE
-
-
-class Evidence(NamedTuple):
-    """What one pass found, `[batch, pos, n]` each; every field is noted for the trace.
-
-    `scores` and what they rest on have a column per concept, `facts` and `atoms` one per atom, and
-    `alarms` one per constraint. `atoms` leaves out what is not decided before the prompt's end.
-    """
-
-    scores: Tensor
-    position: Tensor
-    token: Tensor
-    facts: Tensor
-    atoms: Tensor
-    alarms: Tensor
 
 
 class _Compiled(NamedTuple):
@@ -177,11 +156,8 @@ class RuleGate:
         column = self.logic.atoms.index(str(atom))
         facts = evidence["facts"][row, index].tolist()
         given = [Atom.parse(a) for a, fact in zip(self.logic.atoms, facts, strict=True) if fact]
-        leaves = {
-            leaf.concept: leaf
-            for leaf in (self._leaf(i, evidence, row, index) for i in range(len(self.concepts)))
-        }
-        given += self._strengths(evidence, row, index)
+        leaves = {leaf.concept: leaf for leaf in leaves_of(self.concepts, evidence, row, index)}
+        given += strengths_of(self.program, self.concepts, evidence, row, index)
         came = closure(self.program, given)
         if atom in came and not evidence["atoms"][row, index, column]:
             return Proof(str(atom), holds=False, note="not decided before the prompt's end")
@@ -230,36 +206,13 @@ class RuleGate:
         pairs = zip(own, totals.scored, strict=True)
         return Scored(*(values.index_copy(-1, on.prompt, run) for values, run in pairs)), totals
 
-    def _strengths(self, evidence: Mapping[str, Any], row: int, index: int) -> list[Atom]:
-        """The strengths that rules read, as facts."""
-        names = [c.name for c in self.concepts]
-        whole = thousandths(evidence["scores"][row, index]).tolist()
-        read = {n: w for n, w in zip(names, whole, strict=True) if reads_strength(self.program, n)}
-        return strength_facts(read)
-
-    def _leaf(self, column: int, evidence: Mapping[str, Any], row: int, index: int) -> Leaf:
-        concept, decode = self.concepts[column], evidence.get("decode")
-        token = int(evidence["token"][row, index, column])
-        return Leaf(
-            concept=concept.name,
-            readout=str(concept.readout),
-            score=float(evidence["scores"][row, index, column]),
-            threshold=concept.threshold,
-            aggregate="token" if concept.aggregate == "token" else concept.over,
-            position=int(evidence["position"][row, index, column]),
-            token=decode([token]) if decode is not None and token >= 0 else f"<{token}>",
-        )
-
     def _compiled(self, device: torch.device) -> _Compiled:
         """The gate's tensors on one device; moved there once."""
         if device not in self._on:
             order = [column for reader in self.readers for column in reader.concepts]
-            late = self._late()
-            atoms = [_shape(Atom.parse(a), self.program) in late for a in self.logic.atoms]
-            alarms = [
-                any(_shape(b.atom, self.program) in late for b in rule.body)
-                for rule in self.logic.watched
-            ]
+            late = Waiting.of(self.program, [self.concepts[i].name for i in self._prompt])
+            atoms = [late.has(Atom.parse(atom)) for atom in self.logic.atoms]
+            alarms = [any(late.has(b.atom) for b in rule.body) for rule in self.logic.watched]
             self._on[device] = _Compiled(
                 readers=tuple(reader.to(device) for reader in self.readers),
                 order=torch.tensor(order, dtype=torch.long).argsort().to(device),
@@ -271,15 +224,6 @@ class RuleGate:
                 late_alarms=torch.tensor(alarms, dtype=torch.bool).to(device),
             )
         return self._on[device]
-
-    def _late(self) -> frozenset[Atom]:
-        """What rests on a prompt-level concept; with variables, by predicate."""
-        names = [self.concepts[i].name for i in self._prompt]
-        sources = {_shape(Atom.parse(name), self.program) for name in names}
-        if any(reads_strength(self.program, name) for name in names):
-            sources.add(Atom(STRENGTH, args=(Term("_"),) * 2))
-        program = self.program if self.program.is_ground else schema_of(self.program)
-        return downstream(program, sources)
 
     @property
     def _prompt(self) -> list[int]:
@@ -322,10 +266,6 @@ class HeadGate:
         proof = self.rules.prove(evidence, row, index, Atom.parse(self.atom))
         alarms = self.rules.alarms(evidence, row, index) if self.names_alarms else []
         return "\n".join([*proof.lines(), *(f"alarm: {rule}" for rule in alarms)])
-
-
-def _shape(atom: Atom, program: Program) -> Atom:
-    return atom if program.is_ground else atom.schema
 
 
 def _concept_of(atom: Atom) -> str:

@@ -1,0 +1,65 @@
+"""Whether the names in rules and acts are those of concepts and heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from saesteer.errors import RuleError
+from saesteer.rules.syntax import nearest
+from saesteer.rules.terms import STRENGTH, Atom, Program, is_strength
+
+
+def check_defined(program: Program, concepts: Iterable[str]) -> None:
+    """Every atom in a body is a concept or derived.
+
+    Raises:
+        RuleError: with line, column, and the nearest name.
+    """
+    names = [Atom.parse(name) for name in concepts]
+    known = {*names, *program.heads}
+    shapes = {atom.schema for atom in known if atom.args}
+    for rule in program.statements:
+        for literal in rule.body:
+            atom = literal.atom
+            place = f"{program.source} line {literal.line}, column {literal.column}"
+            if is_strength(atom):
+                _check_strength(atom, names, place)
+            elif atom not in known and atom.schema not in shapes:
+                hint = nearest(str(atom), map(str, known))
+                if atom.strong and Atom(atom.name, args=atom.args) in known:
+                    hint = f"; did you mean 'not {Atom(atom.name, args=atom.args)}'?"
+                raise RuleError(
+                    f"{place}: '{atom}' is neither a concept nor the head of a rule{hint or '.'} "
+                    "Define it under concepts: or derive it."
+                )
+
+
+def _check_strength(atom: Atom, concepts: Iterable[Atom], place: str) -> None:
+    """The first argument must be a concept without arguments, or a variable."""
+    named, names = atom.args[0], [c.name for c in concepts if not (c.args or c.strong)]
+    if not named.is_variable and str(named) not in names:
+        hint = nearest(str(named), names)
+        raise RuleError(
+            f"{place}: {STRENGTH}({named}, ...) reads no concept{hint or '.'} "
+            "Its first argument is the name of one under concepts:."
+        )
+
+
+def check_heads(program: Program, heads: Iterable[Atom]) -> None:
+    """Every head with an act is derived.
+
+    Raises:
+        RuleError: naming the head, and the nearest one.
+    """
+    for head in heads:
+        if head not in program.heads and head.schema not in _shapes(program):
+            hint = nearest(str(head), map(str, program.heads))
+            raise RuleError(
+                f"{program.source}: acts.{head} has no rule that derives '{head}'{hint or '.'} "
+                f"Write one, such as '{head} :- CONCEPT.'"
+            )
+
+
+def _shapes(program: Program) -> set[Atom]:
+    """What heads with variables derive."""
+    return {head.schema for head in program.heads if not head.is_ground}
