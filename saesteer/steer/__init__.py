@@ -18,7 +18,7 @@ from saesteer.steer.intervention import (
 from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
 from saesteer.steer.prompts import PromptEdit
-from saesteer.steer.schedule import Schedule, constant, decay
+from saesteer.steer.schedule import ReadingSchedule, Schedule, constant, decay
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
@@ -37,6 +37,7 @@ __all__ = [
     "Plan",
     "PromptCondition",
     "PromptEdit",
+    "ReadingSchedule",
     "Schedule",
     "Trace",
     "WeightEdit",

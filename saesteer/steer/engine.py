@@ -23,6 +23,7 @@ from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Gate
 from saesteer.steer.intervention import AddScaled, Intervention
 from saesteer.steer.norms import typical_norm
+from saesteer.steer.schedule import ReadingSchedule
 from saesteer.steer.session import decode_plainly, unsteered
 from saesteer.steer.trace import Deed, Evidence, PassRecord, Trace
 
@@ -58,6 +59,7 @@ class _Pass:
     states: dict[int, Any]
     readings: dict[Site, Tensor] = field(default_factory=dict)
     opened: dict[int, Tensor] = field(default_factory=dict)
+    worked: dict[Any, Any] = field(default_factory=dict)
 
 
 @final
@@ -88,7 +90,7 @@ class Attachment:
         )
         gates = [act.edit.gate for acts in self._acts.values() for act in acts]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
-        self._reads = {site for gate in self._gates.values() for site in gate.sites}
+        self._reads = {s for acts in self._acts.values() for act in acts for s in act.edit.reads}
         self.sites = tuple(sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s))))
         decode = None if model.tokenizer is None else _decoder(model.tokenizer)
         throughout = [f"{change.label}, strength {s:g}" for change, s in self.weight_changes]
@@ -128,7 +130,7 @@ class Attachment:
         moves, masks = [], []
         for act in acts:
             mask = self._mask(act.edit, frame, now).to(resid.device)
-            move = act.on(resid.device).delta(wide) * self._dose(act, frame, resid.device)
+            move = act.on(resid.device).delta(wide) * self._dose(act, frame, now, resid.device)
             moves.append(move if len(acts) == 1 else torch.where(mask[..., None], move, 0.0))
             masks.append(mask)
         total = moves[0] if len(moves) == 1 else torch.stack(moves).sum(0)
@@ -136,10 +138,16 @@ class Attachment:
         self._note(acts, wide, moves, masks, total, touched, now.record)
         return torch.where(touched[..., None], (wide + total).to(resid.dtype), resid)
 
-    def _dose(self, act: _Act, frame: Frame, device: torch.device) -> float | Tensor:
-        if act.edit.schedule is None:
-            return act.strength
-        return act.strength * act.edit.schedule.factor(frame).to(device)[..., None]
+    def _dose(self, act: _Act, frame: Frame, now: _Pass, device: torch.device) -> float | Tensor:
+        match act.edit.schedule:
+            case None:
+                return act.strength
+            case ReadingSchedule() as schedule:
+                readings = {site: now.readings[site] for site in schedule.sites}
+                factor = schedule.factor(readings, now.worked)
+            case schedule:
+                factor = schedule.factor(frame)
+        return act.strength * factor.to(device)[..., None]
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
         where = edit.where.mask(frame)
@@ -211,10 +219,10 @@ def check_edit(edit: Edit, model: Model) -> None:
             f"{edit.label}: made for width {edit.intervention.width}, but {model.name} has width "
             f"{width} at {site}; use an SAE or vector of this model."
         )
-    for read in edit.gate.sites:
+    for read in edit.reads:
         if model.check_site(read).order > site.order:
             raise PlanError(
-                f"{edit.label}: its gate reads {read}, which a pass reaches after {site}; "
+                f"{edit.label}: it reads {read}, which a pass reaches after {site}; "
                 f"edit at {read} or later, or read at {site} or earlier."
             )
 

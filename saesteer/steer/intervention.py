@@ -106,7 +106,7 @@ class Add(Intervention):
 
     def describe(self) -> str:
         """`add a vector of norm 8.1`."""
-        return f"add a vector of norm {float(self.vector.norm()):.3g}"
+        return f"add a vector of norm {float(self.vector.detach().norm()):.3g}"
 
     def delta(self, resid: Resid) -> Resid:
         """The vector, at every position."""
@@ -128,7 +128,7 @@ class AddScaled(Intervention):
 
     def describe(self) -> str:
         """`add a vector of norm 0.2 ‖h‖`."""
-        return f"add a vector of norm {float(self.vector.norm()):.3g} ‖h‖"
+        return f"add a vector of norm {float(self.vector.detach().norm()):.3g} ‖h‖"
 
     def delta(self, resid: Resid) -> Resid:
         """The vector times each token's norm, outliers held to the typical one."""

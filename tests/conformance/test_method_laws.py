@@ -113,6 +113,7 @@ def test_a_saved_plan_is_the_same_plan(case: Case, tmp_path: Path) -> None:
     case.plan.save(tmp_path / "plan", case.model)
     loaded = Plan.load(tmp_path / "plan", case.model)
     assert alike(loaded.edits, case.plan.edits)
+    assert alike(loaded.weight_edits, case.plan.weight_edits)
     with loaded.on(case.model):
         same(case.steered, generate(case.model, PROMPTS, new=NEW), tolerance=0)
 

@@ -11,7 +11,8 @@ import torch
 
 import saesteer.methods as methods
 from saesteer.data.contrast import Contrast
-from saesteer.methods import Method
+from saesteer.methods import LearnedMethod, Method
+from saesteer.methods.named import METHODS
 from saesteer.models import Model
 from saesteer.saes import SAE
 from saesteer.steer import Plan
@@ -19,37 +20,52 @@ from saesteer.steer import Plan
 TEXT = "some words of no kind"
 NAMES = (
     "CAA",
+    "CASAL",
     "CAST",
     "ITI",
     "ActAdd",
     "AurA",
     "BreakingBadTokens",
+    "Controller",
     "DirectionalAblation",
+    "EigenShift",
     "FeatureSteering",
+    "LinEAS",
     "LinearAcT",
     "LinearProbe",
+    "LoReFT",
     "MassMean",
+    "MoTE",
     "Prompting",
+    "ROME",
     "RandomDirection",
     "RandomFeature",
+    "ReFTr1",
+    "RePS",
     "RepE",
 )
 
 
 @pytest.fixture(params=NAMES)
-def method(request: pytest.FixtureRequest, tiny_sae: Callable[..., SAE], model: Model) -> Method:
-    kind = getattr(methods, request.param)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def method(name: str, tiny_sae: Callable[..., SAE], model: Model) -> Method:
+    kind = getattr(methods, name)
     needs_sae = "sae" in kind.__dataclass_fields__
-    return kind(tiny_sae(model, "resid_post.1")) if needs_sae else kind()
+    few = {"n_steps": 3} if issubclass(kind, LearnedMethod) else {}
+    return kind(tiny_sae(model, "resid_post.1")) if needs_sae else kind(**few)
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
+@pytest.fixture
+def model(name: str, tiny_model: Callable[[str], Model]) -> Model:
+    return tiny_model("mixtral" if name == "MoTE" else "llama")
 
 
 def test_the_list_of_methods_is_whole() -> None:
-    found = {kind.__name__ for kind in Method.__subclasses__()}
+    found = {kind.__name__ for kind in METHODS.values()}
     assert found == set(NAMES)
     assert found < set(methods.__all__)
 
@@ -70,7 +86,7 @@ def test_fitting_gives_a_plan_of_the_methods_name(
 ) -> None:
     plan = method.fit(model, letters)
     assert plan.name == method.name
-    assert bool(plan.edits) != bool(plan.prompt_edits)
+    assert sum(map(bool, (plan.edits, plan.weight_edits, plan.prompt_edits))) == 1
 
 
 def test_the_bare_module_fits_as_well(method: Method, model: Model, letters: Contrast) -> None:
