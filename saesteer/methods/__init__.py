@@ -10,10 +10,13 @@ from saesteer.methods.binding_ids import BindingIDs
 from saesteer.methods.breaking_bad_tokens import BreakingBadTokens
 from saesteer.methods.broad_skills import BroadSkills
 from saesteer.methods.caa import CAA
+from saesteer.methods.casal import CASAL
 from saesteer.methods.cast import CAST
 from saesteer.methods.command_v import CommandV
+from saesteer.methods.controller import Controller
 from saesteer.methods.directional_ablation import DirectionalAblation
 from saesteer.methods.dynamic_activation_composition import DynamicActivationComposition
+from saesteer.methods.eigenshift import EigenShift
 from saesteer.methods.expert_neurons import ExpertNeurons
 from saesteer.methods.fasb import FASB
 from saesteer.methods.feature_steering import FeatureSteering
@@ -25,8 +28,10 @@ from saesteer.methods.learned import LearnedMethod
 from saesteer.methods.lf_steering import LFSteering
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
+from saesteer.methods.lineas import LinEAS
 from saesteer.methods.loreft import LoReFT
 from saesteer.methods.mass_mean import MassMean
+from saesteer.methods.mote import MoTE
 from saesteer.methods.nl_iti import NLITI
 from saesteer.methods.output_score import OutputScore
 from saesteer.methods.persona_vectors import PersonaVectors
@@ -36,6 +41,8 @@ from saesteer.methods.random_feature import RandomFeature
 from saesteer.methods.reft_r1 import ReFTr1
 from saesteer.methods.refusal_cliff import RefusalCliff
 from saesteer.methods.repe import RepE
+from saesteer.methods.reps import RePS
+from saesteer.methods.rome import ROME
 from saesteer.methods.sae_ts import SAETS
 from saesteer.methods.scar import SCAR
 from saesteer.methods.toxification_reversal import ToxificationReversal
@@ -55,30 +62,37 @@ __all__ = [
     "PersonaVectors",
     "NLITI",
     "CAA",
+    "CASAL",
     "CAST",
     "FASB",
     "ITI",
     "SAETS",
     "SCAR",
+    "ROME",
     "ActAdd",
     "ActivationReasoning",
     "AurA",
     "BreakingBadTokens",
+    "Controller",
     "DirectionalAblation",
     "DynamicActivationComposition",
+    "EigenShift",
     "Family",
     "FeatureSteering",
     "LFSteering",
     "LearnedMethod",
+    "LinEAS",
     "LinearAcT",
     "LinearProbe",
     "LoReFT",
     "MassMean",
     "Method",
     "OutputScore",
+    "MoTE",
     "Prompting",
     "RandomDirection",
     "RandomFeature",
+    "RePS",
     "ReFTr1",
     "RepE",
     "default_site",

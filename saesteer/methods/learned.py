@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
@@ -27,7 +27,9 @@ from saesteer.models.sites import Site
 from saesteer.steer import Plan
 
 GRAD_CLIP = 1.0
-"""Largest norm of a step's gradient, as in the released code of all methods here."""
+"""Largest norm of a step's gradient, for fittings that don't say otherwise."""
+Rate = Callable[[nn.Parameter], Tensor]
+"""How far a gradient of 1 moved each coordinate of a parameter in this step."""
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -57,9 +59,11 @@ class Fitting(nn.Module, ABC):
 
     Attributes:
         n_rows: how many rows there are to draw batches from.
+        grad_clip: largest norm of a step's gradient.
     """
 
     n_rows: int
+    grad_clip: float = GRAD_CLIP
 
     @abstractmethod
     def loss(self, turn: Turn) -> Measured:
@@ -72,8 +76,8 @@ class Fitting(nn.Module, ABC):
     def before_update(self) -> None:
         """Called between backward and the optimiser: constrain gradients."""
 
-    def after_update(self, lr: float) -> None:
-        """Called after the optimiser, with its learning rate: constrain parameters."""
+    def after_update(self, rate: Rate) -> None:
+        """Called after the optimiser: constrain parameters."""
 
 
 @dataclass(frozen=True)
@@ -172,15 +176,20 @@ class MethodLearner:
                 )
             measured.loss.backward()
         self.fitting.before_update()
-        torch.nn.utils.clip_grad_norm_(self.fitting.parameters(), GRAD_CLIP)
+        torch.nn.utils.clip_grad_norm_(self.fitting.parameters(), self.fitting.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad()
         with torch.no_grad():
-            self.fitting.after_update(lr)
+            self.fitting.after_update(self._rate)
         self.step_count += 1
         return measured
+
+    def _rate(self, parameter: nn.Parameter) -> Tensor:
+        group, moments = self.optimizer.param_groups[0], self.optimizer.state[parameter]
+        mean = moments["exp_avg_sq"] / (1.0 - group["betas"][1] ** float(moments["step"]))
+        return group["lr"] / (mean.sqrt() + group["eps"])
 
     def figures(self, measured: Measured) -> dict[str, float]:
         """What to log of a step."""
@@ -230,6 +239,21 @@ def frozen(model: Model) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module in training:
             module.training = True
+
+
+def keep_unit(direction: nn.Parameter) -> None:
+    """Take out of a direction's gradient what lies along it, as its length is fixed."""
+    assert direction.grad is not None
+    along = direction.detach() / direction.detach().norm()
+    direction.grad -= (direction.grad @ along) * along
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it, PyTorch's layers start from `seed`; its global randomness stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _rows(method: LearnedMethod, n_rows: int, step: int) -> list[int]:

@@ -69,7 +69,7 @@ class LinearAcT(Method):
 def transport(sides: Sides) -> tuple[Vector, Vector]:
     """ω and β `[width]` from the negatives to the positives."""
     n_levels = max(map(len, sides))
-    source, target = (_quantiles(side, n_levels) for side in (sides.negative, sides.positive))
+    source, target = (quantiles(side, n_levels) for side in (sides.negative, sides.positive))
     start, end = source.mean(0), target.mean(0)
     spread = (source - start).square().sum(0)
     slope = ((source - start) * (target - end)).sum(0) / spread
@@ -78,7 +78,7 @@ def transport(sides: Sides) -> tuple[Vector, Vector]:
     return slope.float(), (end - slope * start).float()
 
 
-def _quantiles(rows: Rows, n_levels: int) -> torch.Tensor:
+def quantiles(rows: Rows, n_levels: int) -> torch.Tensor:
     """Each column's quantiles at evenly spaced levels: the sorted rows, if there are as many."""
     ordered = rows.double().sort(0).values
     at = torch.linspace(0, len(ordered) - 1, n_levels, dtype=torch.float64)

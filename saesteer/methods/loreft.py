@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.methods.base import Family, site_or_default
-from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn, seeded
 from saesteer.methods.scoring import log_likelihood, teacher_forced
 from saesteer.models import Model
 from saesteer.models.sites import Site
@@ -66,17 +66,15 @@ class LoReFT(LearnedMethod):
 class _Edit(nn.Module):
     """R (before it is made orthonormal), W and b of one site."""
 
-    def __init__(self, width: int, rank: int, draw: torch.Generator) -> None:
+    def __init__(self, width: int, rank: int) -> None:
         super().__init__()
-        bound = width**-0.5
-        self.rotation = nn.Parameter(torch.randn(rank, width, generator=draw))
-        self.weight = nn.Parameter((2 * torch.rand(rank, width, generator=draw) - 1) * bound)
-        self.bias = nn.Parameter((2 * torch.rand(rank, generator=draw) - 1) * bound)
+        self.rotation = nn.Parameter(torch.randn(rank, width))
+        self.linear = nn.Linear(width, rank)
 
     def parts(self) -> tuple[Float[Tensor, "r width"], Float[Tensor, " r"], Float[Tensor, "r w"]]:
         """W − R, b and R."""
         rows = torch.linalg.qr(self.rotation.T).Q.T
-        return self.weight - rows, self.bias, rows
+        return self.linear.weight - rows, self.linear.bias, rows
 
 
 @final
@@ -85,11 +83,11 @@ class _Fitting(Fitting):
         self, method: LoReFT, model: Model, texts: Sequence[Example], sites: Sequence[Site]
     ) -> None:
         super().__init__()
-        draw = torch.Generator().manual_seed(method.seed)
         self._name, self._model, self._texts, self._sites = method.name, model, texts, sites
         self.n_rows = len(texts)
         widths = [model.layout.width(site) for site in sites]
-        edits = [_Edit(width, min(method.n_ranks, width), draw) for width in widths]
+        with seeded(method.seed):
+            edits = [_Edit(width, min(method.n_ranks, width)) for width in widths]
         self.edits = nn.ModuleList(edits).to(model.device)
 
     def loss(self, turn: Turn) -> Measured:

@@ -20,18 +20,17 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from saesteer.axes import Resid
 from saesteer.data.contrast import Contrast, Example
 from saesteer.methods.base import Family, site_or_default
-from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Rate, Turn, keep_unit, seeded
+from saesteer.methods.learning_edits import TopKAdd
 from saesteer.methods.scoring import Texts, log_likelihood, teacher_forced
 from saesteer.models import Model
 from saesteer.models.sites import Site
-from saesteer.steer import Intervention, Plan, add, generated
+from saesteer.steer import Plan, add, generated
 
 
 @final
@@ -58,48 +57,14 @@ class ReFTr1(LearnedMethod):
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class _TopKAdd(Intervention):
-    """The learning form: it looks at whole texts, so it is no plan's to keep.
-
-    Attributes:
-        edited: 1 where latents count, `[rows, pos]`.
-        seen: gets, at each pass, what each row was given and its other latents' mean, `[rows]`.
-    """
-
-    direction: Float[Tensor, " width"]
-    edited: Float[Tensor, "rows pos"]
-    k: int
-    seen: list[tuple[Tensor, Tensor]]
-
-    @property
-    def width(self) -> int:
-        """Size of the direction."""
-        return self.direction.shape[0]
-
-    def describe(self) -> str:
-        """What it is."""
-        return f"the {self.k} largest latents"
-
-    def delta(self, resid: Resid) -> Resid:
-        """The direction times the mean of each text's largest latents."""
-        latents = functional.relu(resid.float() @ self.direction) * self.edited
-        counts = self.edited.sum(-1).clamp(min=1)
-        top = latents.topk(min(self.k, latents.shape[-1]), dim=-1).values
-        size = top.sum(-1) / counts.clamp(max=self.k)
-        self.seen.append((size, (latents.sum(-1) - top.sum(-1)) / counts))
-        return size[:, None, None] * self.direction.expand(resid.shape)
-
-
-@final
 class _Fitting(Fitting):
     def __init__(self, method: ReFTr1, model: Model, texts: Sequence[Example], site: Site) -> None:
         super().__init__()
         self._method, self._model, self._texts, self._site = method, model, texts, site
         self.n_rows = len(texts)
-        draw = torch.Generator().manual_seed(method.seed)
-        start = torch.randn(model.layout.width(site), generator=draw)
-        self.direction = nn.Parameter(functional.normalize(start, dim=0).to(model.device))
+        with seeded(method.seed):
+            start = functional.normalize(torch.randn(model.layout.width(site)), dim=0)
+        self.direction = nn.Parameter(start.to(model.device))
 
     def loss(self, turn: Turn) -> Measured:
         """Negative log likelihood and the other latents' mean."""
@@ -110,11 +75,9 @@ class _Fitting(Fitting):
 
     def before_update(self) -> None:
         """No gradient along the direction, whose length is fixed."""
-        grad = self.direction.grad
-        assert grad is not None
-        grad -= (grad @ self.direction.detach()) * self.direction.detach()
+        keep_unit(self.direction)
 
-    def after_update(self, lr: float) -> None:  # noqa: ARG002
+    def after_update(self, rate: Rate) -> None:  # noqa: ARG002
         """Norm 1."""
         self.direction.div_(self.direction.norm())
 
@@ -130,7 +93,7 @@ class _Fitting(Fitting):
         for row, length in enumerate(texts.prompt_lengths):
             edited[row, : length - 1] = False
         seen: list[tuple[Tensor, Tensor]] = []
-        edit = _TopKAdd(self._site, self.direction, edited.float(), self._method.n_largest, seen)
+        edit = TopKAdd(self._site, self.direction, edited.float(), self._method.n_largest, seen)
         with Plan(edit, where=generated()).on(self._model, texts.prompt_lengths):
             loss = -log_likelihood(self._model, texts).mean()
         return seen[-1][0], loss, seen[-1][1]

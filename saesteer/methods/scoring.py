@@ -7,16 +7,21 @@ means here what it means in decoding. Texts without a prompt have their first to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from saesteer.axes import Rows
 from saesteer.data.contrast import Example
 from saesteer.errors import DataError
-from saesteer.features.activations import text_ids
-from saesteer.models import Model, TokenBatch, pad_rows
+from saesteer.features.activations import TextBatch, kept_tokens, text_ids
+from saesteer.models import Model, TokenBatch, install, pad_rows
+from saesteer.models.sites import Site
 
 
 class Texts(NamedTuple):
@@ -70,3 +75,24 @@ def log_likelihood(model: Model, texts: Texts) -> Float[Tensor, " rows"]:
 def n_asked(texts: Texts) -> Float[Tensor, " rows"]:
     """Tokens asked for, of each row."""
     return texts.asked.sum(-1).float()
+
+
+def text_means(model: Model, batch: TextBatch, sites: Sequence[Site]) -> list[Rows]:
+    """Each text's mean activation at each site, with gradients, behind whatever is attached.
+
+    Outlier tokens are left out, unless a text has no others.
+    """
+    found: dict[Site, Tensor] = {}
+
+    def keep(site: Site, resid: Tensor) -> None:
+        kept = kept_tokens(resid.detach(), batch)
+        kept = torch.where(kept.any(-1, keepdim=True), kept, batch.own).to(resid.device)
+        total = torch.where(kept[..., None], resid.float(), 0.0).sum(1)
+        found[site] = total / kept.sum(-1, keepdim=True)
+
+    with ExitStack() as hooks:
+        for site in sites:
+            handle = install(model.layout.point(site), partial(keep, site))
+            hooks.callback(handle.remove)
+        model.forward(batch.tokens, base_only=True)
+    return [found[site] for site in sites]

@@ -6,35 +6,48 @@ keyword. Everything above this file deals in plain `[batch, pos, width]` tensors
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 Edit = Callable[[Tensor], Tensor | None]
+
+
+@runtime_checkable
+class Handle(Protocol):
+    """What takes a hook out again."""
+
+    def remove(self) -> None:
+        """Take it out."""
+        ...
 
 
 @dataclass(frozen=True)
 class HookPoint:
     """A module and the side of it on which a site's activation passes.
 
-    `columns` narrows the last axis to one attention head's share.
+    `columns` narrows the last axis to one attention head's share. `rows_of` is for a module that
+    sees rows and positions as one axis: the module around it, whose input still has both.
     """
 
     module: nn.Module
     side: Literal["in", "out"]
     columns: tuple[int, int] | None = None
+    rows_of: nn.Module | None = None
 
 
-def install(point: HookPoint, fn: Edit, *, prepend: bool = False) -> RemovableHandle:
+def install(point: HookPoint, fn: Edit, *, prepend: bool = False) -> Handle:
     """Call `fn` with the site's activation at each forward pass; what it returns replaces it.
 
     Args:
         fn: gets `[batch, pos, width]`; returns the same shape, or None to leave it untouched.
         prepend: run before hooks that are already there.
     """
+    if point.rows_of is not None:
+        return _Unflattened(point, point.rows_of, fn, prepend)
     edit = fn if point.columns is None else _on_columns(fn, point.columns)
     if point.side == "in":
         return point.module.register_forward_pre_hook(
@@ -43,10 +56,35 @@ def install(point: HookPoint, fn: Edit, *, prepend: bool = False) -> RemovableHa
     return point.module.register_forward_hook(_output_hook(edit), prepend=prepend)
 
 
-def remove(handles: Sequence[RemovableHandle]) -> None:
+def remove(handles: Sequence[Handle]) -> None:
     """Take out these hooks and no others."""
     for handle in handles:
         handle.remove()
+
+
+@final
+class _Unflattened:
+    """A hook at a module's input that gives rows and positions back their axes, in each thread."""
+
+    def __init__(self, point: HookPoint, around: nn.Module, fn: Edit, prepend: bool) -> None:
+        self._fn, self._local = fn, threading.local()
+        see, edit = _input_hook(self._see), _input_hook(self._edit)
+        self._handles = [
+            around.register_forward_pre_hook(see, with_kwargs=True, prepend=prepend),
+            point.module.register_forward_pre_hook(edit, with_kwargs=True, prepend=prepend),
+        ]
+
+    def remove(self) -> None:
+        """Take both hooks out."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _see(self, whole: Tensor) -> None:
+        self._local.rows = whole.shape[:-1]
+
+    def _edit(self, flat: Tensor) -> Tensor | None:
+        new = self._fn(flat.view(*self._local.rows, flat.shape[-1]))
+        return None if new is None else new.view(flat.shape)
 
 
 def _on_columns(fn: Edit, columns: tuple[int, int]) -> Edit:

@@ -24,6 +24,7 @@ _MLP = ("mlp", "block_sparse_moe", "feed_forward")
 _ATTENTION_PROJECTION = ("o_proj", "c_proj", "dense", "out_proj", "o")
 _MLP_PROJECTION = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "out")
 _NORM_AFTER_ATTENTION = ("post_attention_layernorm", "ln_2", "ln2")
+_ROUTER = ("gate", "router")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
 
@@ -77,6 +78,8 @@ class Layout:
                 return HookPoint(projection, "in", self._columns(site))
             case "neurons":
                 return HookPoint(_neurons(block, site), "in")
+            case "router_in":
+                return HookPoint(_router(block, site), "in", rows_of=_part(block, _MLP, site))
             case _:
                 raise SiteError(f"{site.kind!r} is not a kind of site.")
 
@@ -108,6 +111,18 @@ class Layout:
         weight = weight.T if type(projection).__name__ == "Conv1D" else weight
         weight = weight.detach().float()
         return weight if point.columns is None else weight[:, slice(*point.columns)]
+
+    def router_weight(self, site: Site) -> Tensor:
+        """What a layer's router multiplies its input by to get the experts' logits.
+
+        Returns:
+            `[experts, d_model]`.
+
+        Raises:
+            SiteError: the layer has no router.
+        """
+        weight: Any = unwrap(self.point(site).module).weight
+        return weight.detach()
 
     def _mid_norm(self, block: nn.Module, site: Site) -> nn.Module:
         if self.parallel_residual:
@@ -210,6 +225,15 @@ def _contribution(block: nn.Module, site: Site) -> nn.Module:
     else:
         names = ("post_feedforward_layernorm",) if normed else _MLP
     return _part(block, names, site)
+
+
+def _router(block: nn.Module, site: Site) -> nn.Module:
+    mlp = _part(block, _MLP, site)
+    if not hasattr(mlp, "experts"):
+        raise SiteError(
+            f"{site} does not exist: {type(mlp).__name__} is no mixture of experts; use mlp_in."
+        )
+    return _part(mlp, _ROUTER, site)
 
 
 def _neurons(block: nn.Module, site: Site) -> nn.Module:

@@ -13,9 +13,10 @@ from saesteer.errors import SiteError
 
 KINDS = (
     *("resid_pre", "head_out", "attn_out", "resid_mid"),
-    *("mlp_in", "neurons", "mlp_out", "resid_post"),
+    *("mlp_in", "router_in", "neurons", "mlp_out", "resid_post"),
 )
-"""Site kinds in the order in which a block computes them; `mlp_in` is behind the MLP's norm."""
+"""Site kinds in the order in which a block computes them; `mlp_in` is behind the MLP's norm, and
+`router_in` is what a router of experts alone reads of it."""
 
 _LENS_KINDS = {
     "hook_resid_pre": "resid_pre",
@@ -25,6 +26,7 @@ _LENS_KINDS = {
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "head_out",
     "mlp.hook_in": "mlp_in",  # TransformerBridge's; the older hook_mlp_in is before the norm
+    "mlp.gate.hook_in": "router_in",
     "mlp.hook_post": "neurons",
 }
 _LENS = re.compile(r"blocks\.(\d+)\.(.+)")

@@ -22,7 +22,7 @@ from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
 from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
-from saesteer.steer.schedule import Schedule, constant, decay, dial, key_of, linear
+from saesteer.steer.schedule import ReadingSchedule, Schedule, constant, decay, dial, key_of, linear
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
@@ -47,6 +47,7 @@ __all__ = [
     "PromptCondition",
     "PromptEdit",
     "Refuse",
+    "ReadingSchedule",
     "Schedule",
     "Step",
     "Stop",

@@ -27,10 +27,10 @@ def check_edit(edit: Edit, model: Model) -> None:
             f"{edit.label}: made for width {edit.intervention.width}, but {model.name} has width "
             f"{width} at {site}; use an SAE or vector of this model."
         )
-    for read in edit.gate.sites:
+    for read in edit.reads:
         if model.check_site(read).order > site.order:
             raise PlanError(
-                f"{edit.label}: its gate reads {read}, which a pass reaches after {site}; "
+                f"{edit.label}: it reads {read}, which a pass reaches after {site}; "
                 f"edit at {read} or later, or read at {site} or earlier."
             )
 
@@ -53,14 +53,3 @@ def ready(intervention: Intervention, model: Model) -> Intervention:
                 return replace(intervention, typical_norm=typical_norm(model, intervention.site))
         case _:
             return intervention
-
-
-def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
-    """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
-
-    An infinity that was there stays, so that a broken model does not look whole.
-    """
-    if dtype != torch.float16:
-        return new.to(dtype)
-    limit = torch.finfo(dtype).max
-    return torch.where(old.isfinite(), new.clamp(-limit, limit), new).to(dtype)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import final
 
 from saesteer.errors import PlanError
+from saesteer.models.sites import Site
 from saesteer.steer.gate import Always, Gate
 from saesteer.steer.intervention import Intervention
-from saesteer.steer.schedule import Schedule
+from saesteer.steer.schedule import ReadingSchedule, Schedule
 from saesteer.steer.where import Where, generated
 
 
@@ -25,7 +26,7 @@ class Edit:
     intervention: Intervention
     where: Where = field(default_factory=generated)
     gate: Gate = field(default_factory=Always)
-    schedule: Schedule | None = None
+    schedule: Schedule | ReadingSchedule | None = None
     strength: int | float = 1.0
 
     def __post_init__(self) -> None:
@@ -38,6 +39,12 @@ class Edit:
                 got = type(getattr(self, name)).__name__
                 raise PlanError(f"Edit: {name} is a {got}, expected a {kind.__name__}.")
         object.__setattr__(self, "strength", finite_strength(self.strength))
+
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        """Sites whose activations decide whether and how strongly it acts."""
+        timed = self.schedule.sites if isinstance(self.schedule, ReadingSchedule) else ()
+        return (*self.gate.sites, *timed)
 
     @property
     def label(self) -> str:

@@ -23,6 +23,7 @@ from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
 from saesteer.steer.intervention import Intervention
+from saesteer.steer.schedule import ReadingSchedule
 from saesteer.steer.session import decode_plainly
 from saesteer.steer.trace import Deed, Event, Evidence, PassRecord, Trace
 
@@ -51,13 +52,20 @@ class _Act:
     intervention: Intervention
     placed: dict[torch.device, _Placed] = field(default_factory=dict)
 
-    def move(self, wide: Tensor, frame: Frame) -> tuple[Tensor, Tensor | None]:
+    def move(self, wide: Tensor, frame: Frame, now: _Pass) -> tuple[Tensor, Tensor | None]:
         """Δh, one for all positions where it is, and then its norm."""
         here = self.on(wide.device)
-        schedule = self.edit.schedule
-        if schedule is not None:
-            factor = schedule.factor(frame).to(wide.device)[..., None]
-            return here.intervention.delta(wide) * (self.strength * factor), None
+        match self.edit.schedule:
+            case None:
+                factor = None
+            case ReadingSchedule() as schedule:
+                readings = {site: now.readings[site] for site in schedule.sites}
+                factor = schedule.factor(readings, now.worked)
+            case schedule:
+                factor = schedule.factor(frame)
+        if factor is not None:
+            dose = self.strength * factor.to(wide.device)[..., None]
+            return here.intervention.delta(wide) * dose, None
         if here.constant is not None:
             return here.constant, here.norm
         move = here.intervention.delta(wide)
@@ -85,6 +93,7 @@ class _Pass:
     states: dict[int, Any]
     readings: dict[Site, Tensor] = field(default_factory=dict)
     opened: dict[int, Tensor] = field(default_factory=dict)
+    worked: dict[Any, Any] = field(default_factory=dict)
 
 
 @final
@@ -119,7 +128,9 @@ class Attachment:
         gates = [act.edit.gate for acts in self._acts.values() for act in acts]
         gates += [control.gate for control in self.controls]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
-        self._reads = {site for gate in self._gates.values() for site in gate.sites}
+        reads = [act.edit.reads for acts in self._acts.values() for act in acts]
+        reads += [control.gate.sites for control in self.controls]
+        self._reads = {site for sites in reads for site in sites}
         self.sites = tuple(sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s))))
         decode = None if model.tokenizer is None else _decoder(model.tokenizer)
         throughout = [f"{change.label}, strength {s:g}" for change, s in self.weight_changes]
@@ -185,7 +196,7 @@ class Attachment:
         """The activation with all changes of its site."""
         wide = resid.float()
         masks = [self._mask(act.edit, frame, now).to(resid.device) for act in acts]
-        moves = [act.move(wide, frame) for act in acts]
+        moves = [act.move(wide, frame, now) for act in acts]
         if len(acts) == 1:
             (total, size), touched = moves[0], masks[0]
         else:
@@ -250,6 +261,17 @@ class Attachment:
     @staticmethod
     def _remembers(states: dict[int, Any]) -> bool:
         return any(state is not None for state in states.values())
+
+
+def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
+    """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
+
+    An infinity that was there stays, so that a broken model does not look whole.
+    """
+    if dtype != torch.float16:
+        return new.to(dtype)
+    limit = torch.finfo(dtype).max
+    return torch.where(old.isfinite(), new.clamp(-limit, limit), new).to(dtype)
 
 
 def _norm(tensor: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class Add(Intervention):
 
     def describe(self) -> str:
         """`add a vector of norm 8.1`."""
-        return f"add a vector of norm {float(self.vector.norm()):.3g}"
+        return f"add a vector of norm {float(self.vector.detach().norm()):.3g}"
 
     def constant(self) -> Float[Tensor, " width"]:
         """The vector."""
@@ -145,7 +145,7 @@ class AddScaled(Intervention):
 
     def describe(self) -> str:
         """`add a vector of norm 0.2 ‖h‖`."""
-        return f"add a vector of norm {float(self.vector.norm()):.3g} ‖h‖"
+        return f"add a vector of norm {float(self.vector.detach().norm()):.3g} ‖h‖"
 
     def added(self) -> Float[Tensor, " width"]:
         """The vector."""

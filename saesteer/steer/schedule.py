@@ -1,6 +1,6 @@
-"""How strongly an edit acts over time; a schedule multiplies Δh.
+"""How strongly an edit acts over time: a factor of Δh, from positions or from activations.
 
-Most read positions only. A dial is set while a text is generated, by a control of the same plan.
+A dial is set while a text is generated, by a control of the same plan.
 """
 
 from __future__ import annotations
@@ -10,23 +10,47 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from saesteer.axes import TokenFloat
+from saesteer.axes import Resid, TokenFloat
 from saesteer.errors import PlanError
+from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 
 
 @dataclass(frozen=True)
 class Schedule(ABC):
-    """A factor per position."""
+    """A factor per position, from positions alone."""
 
     @abstractmethod
     def factor(self, frame: Frame) -> TokenFloat:
         """What Δh is multiplied by, `[batch, pos]`, beside the strength."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadingSchedule(ABC):
+    """A factor per position, from activations at that position and nowhere else.
+
+    So it needs no memory, and is the same with a cache and without. Readings are taken before the
+    plan's own edits at their site; an edit that a pass reaches before them is refused.
+    """
+
+    @property
+    @abstractmethod
+    def sites(self) -> tuple[Site, ...]:
+        """What it reads."""
+
+    @abstractmethod
+    def factor(self, readings: Mapping[Site, Resid], memo: dict[Any, Any]) -> TokenFloat:
+        """What Δh is multiplied by, `[batch, pos]`, beside the strength.
+
+        Args:
+            readings: `[batch, pos, width]` for each of `sites`, in the model's dtype.
+            memo: of this pass, for what several edits' schedules have in common.
+        """
 
 
 @final

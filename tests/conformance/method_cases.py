@@ -45,16 +45,24 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "BreakingBadTokens-input": lambda sae: methods.BreakingBadTokens(sae, "input", n_features=1),
     "BreakingBadTokens-token": lambda sae: methods.BreakingBadTokens(sae, "token"),
     "CAA": lambda _: methods.CAA(),
+    "CASAL": lambda _: methods.CASAL(n_steps=10, lr=0.02),
+    "CASAL-attention": lambda _: methods.CASAL(n_steps=10, lr=0.02, part="attention"),
     "CAST": lambda _: methods.CAST(condition=LONG),
     "CAST-last": lambda _: methods.CAST(condition=LONG, over="last"),
+    "Controller": lambda _: methods.Controller(n_steps=10, n_hidden=16),
     "DirectionalAblation": lambda _: methods.DirectionalAblation(n_candidates=2),
     "DynamicActivationComposition": lambda _: methods.DynamicActivationComposition([OTHERS]),
     "FASB": lambda _: methods.FASB(tau=1.0, n_back=2),
+    "EigenShift": lambda _: methods.EigenShift(),
     "FeatureSteering": lambda sae: methods.FeatureSteering(sae, n_candidates=2),
     "ITI": lambda _: methods.ITI(top_k=3),
+    "LinEAS": lambda _: methods.LinEAS(n_steps=5, lr=0.05),
     "LinearAcT": lambda _: methods.LinearAcT(),
     "LinearProbe": lambda _: methods.LinearProbe(),
+    "LoReFT": lambda _: methods.LoReFT(n_steps=5),
     "MassMean": lambda _: methods.MassMean(whiten=True),
+    "MoTE": lambda _: methods.MoTE(),
+    "ROME": lambda _: methods.ROME(n_steps=5),
     "RandomDirection": lambda _: methods.RandomDirection(),
     "RandomFeature": methods.RandomFeature,
     "OutputScore": lambda sae: methods.OutputScore(sae, n_candidates=3),
@@ -67,15 +75,24 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "ActivationReasoning-global": lambda sae: methods.ActivationReasoning(
         sae, "steer :- not shown. steer :- opposite.", "single", "global"
     ),
+    "ReFTr1": lambda _: methods.ReFTr1(n_steps=5),
+    "RePS": lambda _: methods.RePS(n_steps=3),
     "RepE": lambda _: methods.RepE(layers=[1, 2]),
-    "RepIt": lambda _: methods.DirectionalAblation(others=[OTHERS], n_candidates=2),
+    "DirectionalAblation-RepIt": lambda _: methods.DirectionalAblation(
+        others=[OTHERS], n_candidates=2
+    ),
 }
 """Prompting is not among them: it edits no activation that decoding could disagree about."""
 
+FUSED = "its experts are fused, so there are no neurons to hook and no matrix of one MLP"
 UNREACHABLE = {
-    (name, "mixtral") for name in ("AurA", "ExpertNeurons", "HNeurons", "LanguageArithmetics")
+    **{
+        (name, "mixtral"): FUSED
+        for name in ("AurA", "CASAL", "ExpertNeurons", "HNeurons", "LanguageArithmetics", "ROME")
+    },
+    **{("MoTE", arch): "it has no router" for arch in ARCHES if arch != "mixtral"},
 }
-"""Fused experts have no neurons to hook."""
+"""Cases on architectures that lack what they act on, with the reason."""
 FAST_ARCHES = ("llama", "neox")
 """Architectures of the default run, sequential and parallel; the full run has the others."""
 

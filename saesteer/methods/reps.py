@@ -1,0 +1,116 @@
+"""RePS: one direction learned from preferences: steered, the wanted text; taken out, the other.
+
+For pairs of a wanted text y⁺ and another y⁻ to one prompt, with ℓ the mean and L the total log
+probability of a text, the loss is −log σ(Δ⁺) − log σ(Δ⁻): Δ⁺ = β⁺ ℓ(y⁺) − ℓ(y⁻) under `h += α w`,
+β⁺ = max(L(y⁻) − L(y⁺), 1) of the unsteered model; Δ⁻ = β⁻ ℓ(y⁻) − ℓ(y⁺) under `h −= ReLU(h · w) w /
+‖w‖²`, β⁻ = max(L(y⁺) − L(y⁻), 1). w `[width]` has norm 1; α is drawn for each step from `doses`
+times the site's typical ‖h‖. The plan adds w at their mean; strength scales it.
+
+Source: Wu et al. 2025 (2505.20809), rank-1 form, from the formulas as reviews give them. The paper
+samples α from fixed numbers made for Gemma and leaves the length of w free; here doses are relative
+and the length fixed, so that one setting means the same for every model. No bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saesteer.data.contrast import Contrast, Example
+from saesteer.errors import ConfigError
+from saesteer.methods.base import Family, site_or_default
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Rate, Turn, keep_unit, seeded
+from saesteer.methods.learning_edits import TakeOut
+from saesteer.methods.scoring import Texts, log_likelihood, n_asked, teacher_forced
+from saesteer.models import Model
+from saesteer.models.sites import Site
+from saesteer.steer import Intervention, Plan, add, generated
+from saesteer.steer.intervention import Add
+from saesteer.steer.norms import typical_norm
+
+
+@final
+@dataclass(frozen=True)
+class RePS(LearnedMethod):
+    """A learned direction; `doses` are the relative doses that it is learned at."""
+
+    source: ClassVar[str] = "Wu et al. 2025, 2505.20809"
+    needs: ClassVar[str] = "pairs, training"
+    family: ClassVar[Family] = "dense"
+
+    doses: Sequence[float] = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the settings; see `Method`."""
+        super().__post_init__()
+        if not self.doses or min(self.doses) <= 0:
+            raise ConfigError(f"RePS: doses is {self.doses!r}, expected numbers above 0.")
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "RePS"
+
+    def begin(self, model: Model, contrast: Contrast, site: Site | str | None) -> Fitting:
+        """A random direction, and what the unsteered model makes of the pairs."""
+        place = site_or_default(model, site)
+        return _Fitting(self, model, contrast.split("train").pairs(), place)
+
+
+@final
+class _Fitting(Fitting):
+    def __init__(
+        self, method: RePS, model: Model, pairs: list[tuple[Example, Example]], site: Site
+    ) -> None:
+        super().__init__()
+        self._method, self._model, self._pairs, self._site = method, model, pairs, site
+        self.n_rows = len(pairs)
+        self._sizes = [dose * typical_norm(model, site) for dose in method.doses]
+        with seeded(method.seed):
+            start = functional.normalize(torch.randn(model.layout.width(site)), dim=0)
+        self.direction = nn.Parameter(start.to(model.device))
+        with torch.no_grad():
+            self._betas = torch.stack([self._beta(pair) for pair in pairs])
+
+    def loss(self, turn: Turn) -> Measured:
+        """Both preferences' losses, in nats."""
+        n = len(turn.rows)
+        chosen = [self._pairs[row] for row in turn.rows]
+        texts = teacher_forced(self._model, [p for p, _ in chosen] + [q for _, q in chosen])
+        size = self._sizes[int(torch.randint(len(self._sizes), (1,), generator=turn.draw))]
+        steered = self._score(Add(self._site, size * self.direction), texts)
+        suppressed = self._score(TakeOut(self._site, self.direction), texts)
+        betas = self._betas[turn.rows].to(steered.device)
+        more = betas[:, 0] * steered[:n] - steered[n:]
+        less = betas[:, 1] * suppressed[n:] - suppressed[:n]
+        parts = [-functional.logsigmoid(each).mean() for each in (more, less)]
+        return Measured(parts[0] + parts[1], {"steering": parts[0], "suppression": parts[1]})
+
+    def before_update(self) -> None:
+        """No gradient along the direction, whose length is fixed."""
+        keep_unit(self.direction)
+
+    def after_update(self, rate: Rate) -> None:  # noqa: ARG002
+        """Norm 1."""
+        self.direction.div_(self.direction.norm())
+
+    def plan(self) -> Plan:
+        """The direction at the mean of the sizes it was learned at."""
+        vector = self.direction.detach().cpu() * (sum(self._sizes) / len(self._sizes))
+        return Plan(add(self._site, vector), where=generated(), name=self._method.name)
+
+    def _score(self, edit: Intervention, texts: Texts) -> Float[Tensor, " rows"]:
+        with Plan(edit, where=generated()).on(self._model, texts.prompt_lengths):
+            return log_likelihood(self._model, texts)
+
+    def _beta(self, pair: tuple[Example, Example]) -> Float[Tensor, "2"]:
+        texts = teacher_forced(self._model, pair)
+        wanted, other = log_likelihood(self._model, texts) * n_asked(texts)
+        return torch.stack([other - wanted, wanted - other]).clamp(min=1.0)

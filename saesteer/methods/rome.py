@@ -1,0 +1,151 @@
+"""ROME: one fact rewritten by a rank-one change of one MLP's output projection.
+
+W ← W + (v* − W k*) (C⁻¹ k*)ᵀ / (k*ᵀ C⁻¹ k*), W `[d_model, d_mlp]`. k* `[d_mlp]` is what W reads at
+the subject's last token, the mean over prefixes; C the second moment of such keys over texts. v* is
+W k* + δ, δ learned: the loss is the new object's negative log likelihood (nats a token, the mean
+over prefixes), plus KL from the unedited next-token distribution after the bare subject
+(`kl_weight`), plus `decay` ‖δ‖² / ‖W k*‖². The plan is this one weight edit; strength scales ΔW.
+
+The fact is a positive of the contrast's train split, by its place: its prompt, and its text as the
+new object. The subject is a part of the prompt, or all of it.
+
+Source: Meng et al. 2022 (2202.05262) and its code: 20 to 25 steps of Adam at 0.5, KL 0.0625, decay
+0.5 there. Chosen here: prefixes are beginnings of the other train texts rather than sampled ones; C
+comes from the train texts alone (the paper: 100,000 of Wikipedia), so it is shrunk to its mean
+diagonal by `shrinkage`; the KL prompt is the subject rather than "{subject} is a"; W k* in the
+decay's unit is the paper's clamp on ‖δ‖ as well.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from saesteer.data.contrast import Contrast, Example
+from saesteer.errors import ContrastError
+from saesteer.features.activations import read_activations
+from saesteer.methods.base import Family, default_site
+from saesteer.methods.facts import Asked, asked_after
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
+from saesteer.methods.projections import Projection, projection
+from saesteer.methods.scoring import log_likelihood
+from saesteer.models import Model
+from saesteer.models.sites import Site
+from saesteer.steer import Plan
+
+_PREFIX_WORDS = 4
+
+
+@final
+@dataclass(frozen=True)
+class ROME(LearnedMethod):
+    """A rewritten fact.
+
+    Attributes:
+        subject: the part of the prompt whose last token carries the fact; None for the whole.
+        fact: which of the train split's positives.
+        n_prefixes: texts that the prompt is read after, beside none.
+    """
+
+    source: ClassVar[str] = "Meng et al. 2022, 2202.05262"
+    needs: ClassVar[str] = "a fact: a prompt and its new ending; texts, training; weight edit"
+    family: ClassVar[Family] = "dense"
+
+    subject: str | None = None
+    fact: int = 0
+    n_prefixes: int = 4
+    kl_weight: float = 0.0625
+    decay: float = 0.5
+    shrinkage: float = 0.1
+    n_steps: int = 25
+    lr: float = 0.5
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "ROME"
+
+    def begin(self, model: Model, contrast: Contrast, site: Site | str | None) -> Fitting:
+        """No change yet; see `LearnedMethod.begin`.
+
+        Raises:
+            ContrastError: no such fact, or a subject that is not in its prompt.
+        """
+        place = default_site(model) if site is None else model.check_site(site)
+        train = contrast.split("train")
+        if not 0 <= self.fact < len(train.positives):
+            raise ContrastError(
+                f"{contrast.name}: fact {self.fact} is none of {len(train.positives)} positives."
+            )
+        fact = train.positives[self.fact]
+        if self.subject and self.subject not in (fact.prompt or ""):
+            raise ContrastError(f"{contrast.name}: {self.subject!r} is not in {fact.prompt!r}.")
+        return _Fitting(self, model, train, fact, projection(model, place.layer, "mlp"))
+
+
+@final
+class _Fitting(Fitting):
+    def __init__(
+        self, method: ROME, model: Model, train: Contrast, fact: Example, writes: Projection
+    ) -> None:
+        super().__init__()
+        self._method, self._model, self._projection, self.n_rows = method, model, writes, 1
+        words = [e.text.split()[:_PREFIX_WORDS] for e in train.examples if e is not fact]
+        prefixes = ["", *(" ".join(each) + ". " for each in words[: method.n_prefixes])]
+        self._fact = asked_after(model, fact, prefixes, method.subject)
+        bare = method.subject or fact.prompt or fact.text
+        self._bare = asked_after(model, Example(fact.text, 1, prompt=bare), [""], None)
+        with torch.no_grad():
+            self._key, self._value = self._read(self._fact)
+            self._before = self._next()
+        rows = torch.cat(read_activations(model, train.examples, writes.reads)).double()
+        second = rows.T @ rows / len(rows)
+        floor = second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
+        self._second = torch.lerp(second, floor, method.shrinkage)
+        self.delta = nn.Parameter(torch.zeros(len(self._value), device=model.device))
+
+    def loss(self, turn: Turn) -> Measured:  # noqa: ARG002
+        """Negative log likelihood of the new object, drift of the subject, and size of δ."""
+        with self._adding(self._fact):
+            told = -log_likelihood(self._model, self._fact.texts).mean()
+        with self._adding(self._bare):
+            now = self._next()
+        drift = functional.kl_div(now, self._before, log_target=True, reduction="sum")
+        size = self.delta.square().sum() / self._value.square().sum()
+        whole = told + self._method.kl_weight * drift + self._method.decay * size
+        return Measured(whole, {"nll": told, "kl": drift, "size": size})
+
+    def plan(self) -> Plan:
+        """The rank-one change."""
+        row = torch.linalg.solve(self._second, self._key.double().cpu())
+        row = (row / (row @ self._key.double().cpu())).float()
+        left = self.delta.detach().cpu()[:, None]
+        return Plan(self._projection.change(left, row[None]), name=self._method.name)
+
+    def _adding(self, asked: Asked) -> AbstractContextManager[None]:
+        at = asked.at.to(self._model.device)
+        return self._projection.adding(lambda _x, y: y + (at[..., None] * self.delta).to(y.dtype))
+
+    def _read(self, asked: Asked) -> tuple[Tensor, Tensor]:
+        """k* and W k*, means over the prefixes."""
+        seen: list[tuple[Tensor, Tensor]] = []
+
+        def keep(x: Tensor, y: Tensor) -> Tensor:
+            chosen = asked.at.to(x.device) > 0
+            seen.append((x[chosen].float().mean(0), y[chosen].float().mean(0)))
+            return y
+
+        with self._projection.adding(keep):
+            self._model.forward(asked.texts.tokens, base_only=True)
+        return seen[-1]
+
+    def _next(self) -> Float[Tensor, " vocab"]:
+        """Log probabilities of what follows the bare subject."""
+        logits = self._model.forward(self._bare.texts.tokens)[0]
+        return logits[self._bare.texts.prompt_lengths[0] - 1].float().log_softmax(-1)
