@@ -10,6 +10,7 @@ from saesteer.cli.commands import group as _group
 from saesteer.cli.commands import later as _later
 from saesteer.cli.commands import model_option as _model
 from saesteer.cli.commands import out_option as _out
+from saesteer.cli.localizers import LOCALIZERS
 from saesteer.cli.steer_parser import bench_steer, plan_commands, steer_commands, tune_command
 
 _SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"
@@ -32,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _features(nouns)
     _rules(nouns)
     _methods(nouns)
+    _localize(nouns)
     _compare(nouns)
     plan_commands(nouns)
     steer_commands(nouns)
@@ -193,6 +195,18 @@ def _methods(nouns: argparse._SubParsersAction[_Parser]) -> None:
     )
 
 
+def _localize(nouns: argparse._SubParsersAction[_Parser]) -> None:
+    help_text = "Rank sites, heads, neurons or features by what they do for a contrast."
+    parser = _command(nouns, "localize", _later("localize", "rank"), help_text)
+    parser.add_argument("method", help="; ".join(f"{k}: {v}" for k, v in LOCALIZERS.items()))
+    parser.add_argument("contrast", help="JSONL file or built-in; patching needs prompts that swap")
+    parser.add_argument("--model", help="language model; default: smollm2-135m-instruct")
+    parser.add_argument("--sae", help=_SAE_HELP + ", for nodes")
+    parser.add_argument("--kind", nargs="+", metavar="KIND", help="sites, such as head_out mlp_out")
+    parser.add_argument("--by", help="position, site, or unit where a gradient is read")
+    parser.add_argument("--top", type=int, default=20, metavar="N", help="how many (default 20)")
+
+
 def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:
     parser = _command(
         nouns, "compare", _later("compare", "compare"), "Compare methods of steering on a task."
@@ -238,6 +252,15 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
     cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
     bench_steer(verbs)
+    control = add("control", "control", "Methods that own the loop, against recomputing.", None)
+    control.add_argument("--tokens", type=int, default=256, help="new tokens (default 256)")
+    control.add_argument("--model", default="smollm2-135m-instruct")
+    rules = add("rules", "rules", "The rule engine against a loop and clingo.", None)
+    rules.add_argument("--threads", type=int, default=2, help="default 2")
+    rules.add_argument(
+        "--steps", type=int, default=250, help="decoding steps (default 250); 0: none"
+    )
+    rules.set_defaults(rounds=40)
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")

@@ -62,7 +62,7 @@ def read_activations(
         resid = record(model, batch.tokens, [place])[place]
         keep = kept_tokens(resid, batch) if drop_outliers else batch.own
         for row, rows_resid, kept in zip(batch.rows, resid.float().cpu(), keep, strict=True):
-            found[row] = _finite(rows_resid[kept], model, place)
+            found[row] = finite_rows(rows_resid[kept], model, place)
     return [found[row] for row in range(len(examples))]
 
 
@@ -94,7 +94,7 @@ def pooled_activations(
         keep = partial(_pool, batch=batch, pool=pool, n_last=n_last)
         rows = record(model, batch.tokens, places, keep)
         for place in found:
-            found[place][list(batch.rows)] = _finite(rows[place], model, place)
+            found[place][list(batch.rows)] = finite_rows(rows[place], model, place)
     return found
 
 
@@ -118,7 +118,14 @@ def _pool(
             return resid[torch.arange(len(resid), device=at.device), at].float().cpu()
 
 
-def _finite(rows: Float[Tensor, "n width"], model: Model, site: Site) -> Float[Tensor, "n width"]:
+def finite_rows(
+    rows: Float[Tensor, "n width"], model: Model, site: Site
+) -> Float[Tensor, "n width"]:
+    """`rows` as they are.
+
+    Raises:
+        DataError: NaN or infinity among them.
+    """
     if not bool(torch.isfinite(rows).all()):
         raise DataError(
             f"{model.name} gives NaN or infinity at {site}; check its weights, or load it in "

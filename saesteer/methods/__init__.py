@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from saesteer.methods.actadd import ActAdd
+from saesteer.methods.activation_reasoning import ActivationReasoning
 from saesteer.methods.aura import AurA
 from saesteer.methods.base import Family, Method, default_site, difference_in_means
+from saesteer.methods.binding_ids import BindingIDs
 from saesteer.methods.breaking_bad_tokens import BreakingBadTokens
 from saesteer.methods.broad_skills import BroadSkills
 from saesteer.methods.caa import CAA
 from saesteer.methods.cast import CAST
+from saesteer.methods.command_v import CommandV
 from saesteer.methods.directional_ablation import DirectionalAblation
+from saesteer.methods.dynamic_activation_composition import DynamicActivationComposition
+from saesteer.methods.expert_neurons import ExpertNeurons
+from saesteer.methods.fasb import FASB
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.g_act import GACT
+from saesteer.methods.h_neurons import HNeurons
 from saesteer.methods.iti import ITI
+from saesteer.methods.language_arithmetics import LanguageArithmetics
 from saesteer.methods.learned import LearnedMethod
 from saesteer.methods.lf_steering import LFSteering
 from saesteer.methods.linear_act import LinearAcT
@@ -26,20 +34,38 @@ from saesteer.methods.prompting import Prompting
 from saesteer.methods.random_direction import RandomDirection
 from saesteer.methods.random_feature import RandomFeature
 from saesteer.methods.reft_r1 import ReFTr1
+from saesteer.methods.refusal_cliff import RefusalCliff
 from saesteer.methods.repe import RepE
+from saesteer.methods.sae_ts import SAETS
+from saesteer.methods.scar import SCAR
+from saesteer.methods.toxification_reversal import ToxificationReversal
+from saesteer.methods.world_model import WorldModel
 
 __all__ = [
+    "WorldModel",
+    "CommandV",
+    "BindingIDs",
+    "RefusalCliff",
+    "HNeurons",
+    "ExpertNeurons",
+    "LanguageArithmetics",
+    "ToxificationReversal",
     "GACT",
     "BroadSkills",
     "PersonaVectors",
     "NLITI",
     "CAA",
     "CAST",
+    "FASB",
     "ITI",
+    "SAETS",
+    "SCAR",
     "ActAdd",
+    "ActivationReasoning",
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",
+    "DynamicActivationComposition",
     "Family",
     "FeatureSteering",
     "LFSteering",

@@ -19,12 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-import torch
-from torch import Tensor
-
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
-from saesteer.features.find import latent_stats
+from saesteer.features.concept_fit import mean_difference
 from saesteer.features.separation import auroc
 from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.methods.directions import logistic_direction, read_sides
@@ -94,11 +91,3 @@ class LFSteering(Method):
             return self.sae
         found = self.separability(model, contrast)
         return max((self.sae, *self.others), key=lambda sae: (found[sae.site], -sae.site.order[0]))
-
-
-def mean_difference(model: Model, sae: SAE, contrast: Contrast) -> Tensor:
-    """Mean latents of the train positives less those of the negatives, `[d_sae]`, texts alike."""
-    train = contrast.split("train")
-    pooled = latent_stats(model, sae, train.examples).pooled
-    positive = torch.tensor([example.label == 1 for example in train.examples])
-    return pooled[positive].mean(0) - pooled[~positive].mean(0)

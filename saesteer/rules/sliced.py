@@ -97,16 +97,16 @@ def pack(facts: Bool[Tensor, "n_rows n"]) -> Words:
     x = x[:, :4] | (x[:, 4:] << 4)
     x = x[:, :2] | (x[:, 2:] << 2)
     x = x[:, 0] | (x[:, 1] << 1)
-    bytes_ = x.view(n_words, 8, n).permute(2, 0, 1).contiguous()
+    bytes_ = x.view(n_words, 8, n).permute(2, 0, 1).reshape(-1)
     return bytes_.view(torch.int64).view(n, n_words)
 
 
 def unpack(words: Words, n_rows: int, ranks: Tensor) -> Bool[Tensor, "n_rows n"]:
     """The rows of `pack` again."""
     n, n_words = words.shape
-    bytes_ = words.view(torch.uint8).view(n, n_words, 8).permute(1, 2, 0).contiguous()
-    bits = (bytes_.view(n_words * 8, 1, n) & ranks[None, :, None]) != 0
-    return bits.view(n_words * WORD, n)[:n_rows]
+    bytes_ = words.reshape(-1).view(torch.uint8).view(n, n_words, 8).permute(1, 2, 0)
+    bits = (bytes_.contiguous().view(n_words * 8, 1, n) & ranks[None, :, None]) != 0
+    return bits.reshape(n_words * WORD, n)[:n_rows]
 
 
 def _sliced(level: Level, n: int) -> SlicedLevel:

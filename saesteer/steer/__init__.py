@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from saesteer.steer.condition import PromptCondition, condition_score
+from saesteer.steer.control import Backtrack, Control, Refuse, Step, Stop
 from saesteer.steer.edit import Edit
 from saesteer.steer.feature_edits import ablate, clamp, feature_add, feature_shift, scale
 from saesteer.steer.feature_edits import replace_by as replace
@@ -15,10 +16,12 @@ from saesteer.steer.intervention import (
     affine,
     project_out,
 )
+from saesteer.steer.kl_dials import KlDials
 from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
+from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
-from saesteer.steer.schedule import Schedule, constant, decay
+from saesteer.steer.schedule import Schedule, constant, decay, dial, key_of, linear
 from saesteer.steer.session import unsteered
 from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
@@ -27,17 +30,25 @@ from saesteer.steer.where import Where, all, first, generated, last, positions, 
 
 __all__ = [
     "Always",
+    "Backtrack",
     "ColumnHistory",
+    "Control",
     "Edit",
     "Explains",
     "FollowsRows",
     "Frame",
     "Gate",
     "Intervention",
+    "KlDials",
     "Plan",
+    "ProbeFalls",
     "PromptCondition",
     "PromptEdit",
+    "Refuse",
     "Schedule",
+    "Step",
+    "Stop",
+    "TakeBackAndSteer",
     "Trace",
     "WeightEdit",
     "Where",
@@ -50,12 +61,15 @@ __all__ = [
     "condition_score",
     "constant",
     "decay",
+    "dial",
     "feature_add",
     "feature_shift",
     "first",
     "generated",
+    "key_of",
     "last",
     "low_rank",
+    "linear",
     "positions",
     "project_out",
     "prompt",

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from saesteer.errors import PlanError
+from saesteer.steer.control import rewinding
+from saesteer.steer.decoding import refuse_uncontrolled, row_of, together
 from saesteer.steer.frame import Prompt
+from saesteer.steer.loop import Loop
 
 if TYPE_CHECKING:
     from saesteer.steer.session import Session
@@ -39,12 +42,46 @@ class SteeredGenerate:
         session = self._session
         if not session.active or session.generating:
             return self.original(*args, **kwargs)
+        if session.controllers:
+            return self._controlled(args, kwargs)
         if hasattr(self.owner, "original_model"):
             with session.call(None):
                 return self.original(*args, **kwargs)
         _refuse(kwargs, self.owner)
         with session.call(read_prompt(self.owner, args, kwargs)):
             return self.original(*args, **_uncompiled(kwargs))
+
+    def _controlled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The call with plans' own loop in it; row by row where tokens may be taken back."""
+        if hasattr(self.owner, "original_model") or len(args) > 1:
+            raise PlanError(
+                "a plan that controls decoding needs transformers' own generate, with options by "
+                "name; call generate of the Model or of the Hugging Face model."
+            )
+        _refuse(kwargs, self.owner)
+        kwargs = _uncompiled(refuse_uncontrolled(kwargs))
+        ids = args[0] if args else kwargs.pop("inputs", kwargs.pop("input_ids", None))
+        if ids is None:
+            raise PlanError("a plan that controls decoding needs input_ids to start from.")
+        alone = rewinding([control for _, control in self._session.controllers])
+        if alone and kwargs.get("streamer") is not None:
+            raise PlanError("a streamer can't unsay tokens that are taken back; leave it out.")
+        copies = int(_value(self.owner, kwargs, "num_return_sequences") or 1)
+        if not alone or len(ids) * copies == 1:
+            return self._loop({**kwargs, "input_ids": ids}, 0)
+        prompt = read_prompt(self.owner, (ids,), kwargs)
+        assert prompt.mask is not None
+        mask, ids = (t.repeat_interleave(copies, 0) for t in (prompt.mask, ids))
+        parts = [self._loop(row_of(row, ids, mask, kwargs), row) for row in range(len(ids))]
+        pad = next(iter(_setting(self.owner, kwargs, "pad_token_id")), 0)
+        return together(parts, ids, mask.sum(-1).tolist(), pad)
+
+    def _loop(self, kwargs: dict[str, Any], first_row: int) -> Any:
+        session = self._session
+        prompt, streamer = read_prompt(self.owner, (), kwargs), kwargs.get("streamer")
+        loop = Loop(session.controllers, prompt, session.encode, first_row, streamer)
+        with session.call(prompt):
+            return self.original(**kwargs, custom_generate=loop)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SteeredGenerate:
         """For a model that is deep-copied under a plan: generates with the copy."""
@@ -93,14 +130,18 @@ def _inferred_mask(ids: Tensor, eos: tuple[int, ...], pad: tuple[int, ...]) -> T
     return (ids != pad[0]).long()
 
 
-def _setting(hf: Any, kwargs: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    """A token id setting from the call, its config, or the model's, in that order."""
+def _value(hf: Any, kwargs: Mapping[str, Any], name: str) -> Any:
+    """A setting from the call, its config, or the model's, in that order."""
     if name in kwargs:
-        value = kwargs[name]
-    else:
-        given = getattr(kwargs.get("generation_config"), name, None)
-        own = getattr(getattr(hf, "generation_config", None), name, None)
-        value = given if given is not None else own
+        return kwargs[name]
+    given = getattr(kwargs.get("generation_config"), name, None)
+    own = getattr(getattr(hf, "generation_config", None), name, None)
+    return given if given is not None else own
+
+
+def _setting(hf: Any, kwargs: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """The same for token ids."""
+    value = _value(hf, kwargs, name)
     return () if value is None else tuple(int(v) for v in torch.as_tensor(value).flatten())
 
 

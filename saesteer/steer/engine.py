@@ -7,6 +7,7 @@ rounded once. Positions that no edit touches are passed on bit for bit.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
@@ -16,15 +17,16 @@ from torch import Tensor
 from saesteer.errors import DimensionError, PlanError
 from saesteer.models import Model, Site, check_change
 from saesteer.models.weights import Change
+from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
 from saesteer.steer.feature_edits import Replace
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
-from saesteer.steer.gate import Always, Gate
+from saesteer.steer.gate import Always, Explains, Gate
 from saesteer.steer.intervention import AddScaled, Intervention
 from saesteer.steer.norms import typical_norm
 from saesteer.steer.session import decode_plainly, unsteered
-from saesteer.steer.trace import Deed, Evidence, PassRecord, Trace
+from saesteer.steer.trace import Deed, Event, Evidence, PassRecord, Trace
 
 if TYPE_CHECKING:
     from saesteer.steer.plan import Plan
@@ -100,7 +102,7 @@ class Attachment:
         for index, edit in enumerate(plan.edits):
             check_edit(edit, model)
             if strength := plan.strength * edit.strength:
-                act = _Act(index, edit, strength, _ready(edit.intervention, model))
+                act = _Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
         for change in plan.weight_edits:
             check_change(model.hf, change)
@@ -109,7 +111,11 @@ class Attachment:
             for change in plan.weight_edits
             if (strength := plan.strength * change.strength)
         )
+        self.controls: Sequence[Control] = plan.controls if plan.strength else ()
+        for control in self.controls:
+            check_control(control, model)
         gates = [act.edit.gate for acts in self._acts.values() for act in acts]
+        gates += [control.gate for control in self.controls]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
         self._reads = {site for gate in self._gates.values() for site in gate.sites}
         self.sites = tuple(sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s))))
@@ -117,11 +123,13 @@ class Attachment:
         throughout = [f"{change.label}, strength {s:g}" for change, s in self.weight_changes]
         self.trace = Trace([edit.label for edit in plan.edits], decode, throughout)
         self._hung: list[CacheStates] = []
+        self._latest: _Pass | None = None
 
     def begin(self, frame: Frame, cache: Any) -> None:
         """Open a record, and find what the gates remember of this text."""
         record = PassRecord.of(frame)
-        self.trace.passes.append(record)
+        if not frame.aside:
+            self.trace.passes.append(record)
         frame.memo[self] = _Pass(record, self._states(frame, cache))
 
     def end(self, frame: Frame, cache: Any) -> None:
@@ -129,6 +137,10 @@ class Attachment:
         now = frame.memo.get(self)
         if cache is not None and isinstance(now, _Pass) and self._remembers(now.states):
             self._hang(cache, now.states, len(frame.valid))
+        if isinstance(now, _Pass) and self.controls and not frame.aside:
+            self._latest = now
+            for control in self.controls:
+                self._open(control.gate, frame, now)
 
     def visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
         """Keep the reading for gates, then apply this site's edits."""
@@ -140,10 +152,32 @@ class Attachment:
         acts = self._acts.get(site)
         return None if acts is None else self._fused(acts, resid, frame, now)
 
+    def opened(self, gate: Gate) -> Tensor:
+        """Where a control's gate was open in the latest pass, `[batch, pos]`."""
+        return self._pass().opened[id(gate)]
+
+    def notes(self, gate: Gate) -> Mapping[str, Any]:
+        """What it noted there; gates that share an evaluation share its notes."""
+        evidence = self._pass().record.evidence
+        own = next(seen.notes for seen in evidence if seen.gate is gate)
+        return own or {kind: note for seen in evidence for kind, note in seen.notes.items()}
+
+    def tell(self, control: Control, row: int, at: int, what: str) -> None:
+        """Write down what a control did after the latest pass: `row` of it, the caller's `at`."""
+        record, notes = self._pass().record, self.notes(control.gate)
+        why = ""
+        if isinstance(control.gate, Explains) and notes:
+            why = control.gate.explain(notes, row, record.live.shape[1] - 1)
+        self.trace.events.append(Event(control.label, at, int(record.logical[row, -1]), what, why))
+
     def close(self) -> None:
         """Take the gates' states off the caches."""
         for states in self._hung:
             states.drop(self._number)
+
+    def _pass(self) -> _Pass:
+        assert self._latest is not None
+        return self._latest
 
     def _fused(self, acts: list[_Act], resid: Tensor, frame: Frame, now: _Pass) -> Tensor:
         """The activation with all changes of its site."""
@@ -237,8 +271,18 @@ def check_edit(edit: Edit, model: Model) -> None:
             )
 
 
-def _ready(intervention: Intervention, model: Model) -> Intervention:
-    """Fill in what the model has to supply."""
+def check_control(control: Control, model: Model) -> None:
+    """Make sure that the model has what a control's gate reads.
+
+    Raises:
+        SiteError: it has not.
+    """
+    for site in control.gate.sites:
+        model.check_site(site)
+
+
+def ready(intervention: Intervention, model: Model) -> Intervention:
+    """The intervention with what the model has to supply filled in."""
     match intervention:
         case AddScaled(typical_norm=None) | Replace(typical_norm=None):
             with unsteered(model):

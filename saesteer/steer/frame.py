@@ -20,6 +20,8 @@ from saesteer.axes import TokenIds, TokenMask
 from saesteer.errors import PlanError
 from saesteer.steer.ids import Ids
 
+ASIDE = "aside"
+"""Key in a prompt's memo: this pass is one that a control looks at on the side."""
 _PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlens")
 
 
@@ -111,6 +113,11 @@ class Frame:
     def live(self) -> TokenMask:
         """Real tokens of rows that are still going, `[batch, pos]`."""
         return self.valid if self.finished is None else self.valid > self.finished
+
+    @property
+    def aside(self) -> bool:
+        """Whether the pass only looks at the text steered otherwise, and leaves no trace."""
+        return self.prompt is not None and ASIDE in self.prompt.memo
 
     def need_prompt_lengths(self, who: str) -> Tensor:
         """Prompt lengths as `[batch, 1]`.

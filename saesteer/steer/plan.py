@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saesteer.errors import PlanError
 from saesteer.models import Model, as_model
+from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit, finite_strength
 from saesteer.steer.engine import Attachment
 from saesteer.steer.frame import Prompt
@@ -29,7 +30,7 @@ from saesteer.steer.weights import WeightEdit
 from saesteer.steer.where import Where, generated
 
 Lengths = int | Sequence[int] | Tensor
-Act = Edit | WeightEdit | PromptEdit
+Act = Edit | WeightEdit | Control | PromptEdit
 
 
 @final
@@ -50,13 +51,16 @@ class Plan:
     Attributes:
         edits: acts on activations, in order.
         weight_edits: acts on weights, at every position; undone to the last bit.
-        prompt_edits: acts on prompts, in order; they have no strength, but strength 0 drops them.
+        controls: acts on decoding, in order.
+        prompt_edits: acts on prompts, in order; like controls they have no strength, but strength
+            0 drops them.
         strength: multiplies every Δh and ΔW; at 0 nothing at all is installed.
         stamp: fingerprints of the model it was saved for, if it was.
     """
 
     edits: tuple[Edit, ...]
     weight_edits: tuple[WeightEdit, ...]
+    controls: tuple[Control, ...]
     prompt_edits: tuple[PromptEdit, ...]
     strength: float
     name: str
@@ -82,6 +86,7 @@ class Plan:
         values = {
             "edits": tuple(act for act in made if isinstance(act, Edit)),
             "weight_edits": tuple(act for act in made if isinstance(act, WeightEdit)),
+            "controls": tuple(act for act in made if isinstance(act, Control)),
             "prompt_edits": tuple(act for act in made if isinstance(act, PromptEdit)),
             "strength": finite_strength(strength),
             "name": name,
@@ -94,7 +99,7 @@ class Plan:
     @property
     def acts(self) -> tuple[Act, ...]:
         """All of them, kind by kind."""
-        return (*self.edits, *self.weight_edits, *self.prompt_edits)
+        return (*self.edits, *self.weight_edits, *self.controls, *self.prompt_edits)
 
     @contextmanager
     def on(self, model: Any, prompt_lengths: Lengths | None = None) -> Iterator[Trace]:
@@ -199,13 +204,13 @@ class Plan:
             replace(act, strength=act.strength * self.strength)
             for act in (*self.edits, *self.weight_edits)
         ]
-        return [*scaled, *(self.prompt_edits if self.strength else ())]
+        return [*scaled, *((*self.controls, *self.prompt_edits) if self.strength else ())]
 
     def _install(self, target: Any, prompt_lengths: Lengths | None) -> Live:
         model = as_model(target)
         _refuse_compiled(model)
         attachment = Attachment(self, model)
-        acts = attachment.sites or attachment.weight_changes or self.prompt_edits
+        acts = attachment.sites or attachment.weight_changes or self.controls or self.prompt_edits
         if not self.strength or not acts:
             return Live(model, attachment.trace, lambda: None)
         if self.prompt_edits and not isinstance(target, Model):
@@ -228,13 +233,14 @@ class Plan:
 
 def _as_act(act: Any, where: Where | None, gate: Gate | None) -> Act:
     match act:
-        case Edit() | WeightEdit() | PromptEdit():
+        case Edit() | WeightEdit() | Control() | PromptEdit():
             return act
         case Intervention():
             return Edit(act, where or generated(), gate or Always())
         case _:
             raise PlanError(
-                "a plan is made of interventions and of edits of activations, weights and prompts; "
+                "a plan is made of interventions, edits of activations, weights and prompts, and "
+                "controls of decoding; "
                 f"got a {type(act).__name__}."
             )
 

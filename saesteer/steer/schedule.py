@@ -1,12 +1,19 @@
-"""How strongly an edit acts over time; a schedule multiplies Δh and reads positions only."""
+"""How strongly an edit acts over time; a schedule multiplies Δh.
+
+Most read positions only. A dial is set while a text is generated, by a control of the same plan.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
+from torch import Tensor
 
 from saesteer.axes import TokenFloat
 from saesteer.errors import PlanError
@@ -54,6 +61,94 @@ class Decay(Schedule):
         return 0.5 ** (since.clamp(min=0).float() / self.half_life)
 
 
+@final
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """1 at the last prompt token and before, then straight to `end` over `n_tokens`, and so on."""
+
+    n_tokens: float
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the length.
+
+        Raises:
+            PlanError: it is not positive, or the end is not finite.
+        """
+        if not self.n_tokens > 0 or not math.isfinite(self.end):
+            raise PlanError(
+                f"linear: {self.n_tokens} tokens to {self.end}; give more than 0 tokens and a "
+                "finite end."
+            )
+
+    def factor(self, frame: Frame) -> TokenFloat:
+        """1 + (end - 1) * min(generated tokens so far / n_tokens, 1)."""
+        since = frame.logical - (frame.need_prompt_lengths("linear()") - 1)
+        return 1 + (self.end - 1) * (since / self.n_tokens).clamp(0, 1)
+
+
+@final
+@dataclass(frozen=True)
+class Dial(Schedule):
+    """What a control sets it to, by row and column; `start` where none has set it.
+
+    Attributes:
+        key: what the control calls it; make it different for different plans.
+    """
+
+    key: str
+    start: float = 1.0
+
+    def factor(self, frame: Frame) -> TokenFloat:
+        """The values of this pass's columns."""
+        plain = torch.full_like(frame.valid, self.start, dtype=torch.float32)
+        dials = None if frame.prompt is None else frame.prompt.memo.get(Dials)
+        return plain if dials is None else dials.of(self.key, frame, plain)
+
+
+@final
+@dataclass(eq=False)
+class Dials:
+    """All dials of one call of `generate`: values `[rows, columns]`, the last one going on.
+
+    Attributes:
+        fixed: values from the prompt's end on for a pass on the side, in the place of the others.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    fixed: Mapping[str, float] | None = None
+
+    def turn(self, key: str, values: Tensor, column: int) -> None:
+        """Set a dial to `values [rows]` from a column on."""
+        known = self.values.get(key)
+        if known is None:
+            known = torch.full((len(values), 1), float("nan"))  # nobody has set these columns
+        known = _reaching(known, column + 1)
+        known[:, column:] = values.float().to(known.device)[:, None]
+        self.values[key] = known
+
+    def of(self, key: str, frame: Frame, plain: TokenFloat) -> TokenFloat:
+        """A pass's values `[batch, pos]`; `plain` where nothing is set."""
+        if self.fixed is not None:
+            if key not in self.fixed:
+                return plain
+            after = frame.logical >= frame.need_prompt_lengths("a dial") - 1
+            return torch.where(after, self.fixed[key], plain)
+        if key not in self.values or len(self.values[key]) != len(plain):
+            return plain
+        known = self.values[key] = _reaching(self.values[key], frame.n_columns)
+        found = known[:, frame.start : frame.n_columns].to(plain.device)
+        return torch.where(found.isnan(), plain, found)
+
+
+def _reaching(values: Tensor, n: int) -> Tensor:
+    """At least n columns, doubling; the last value goes on."""
+    held = values.shape[1]
+    if held >= n:
+        return values
+    return torch.cat([values, values[:, -1:].expand(-1, max(2 * held, n) - held)], 1)
+
+
 def constant() -> Schedule:
     """The same strength all along."""
     return Constant()
@@ -66,3 +161,23 @@ def decay(half_life: int | float) -> Schedule:
         PlanError: half_life is not positive.
     """
     return Decay(float(half_life))
+
+
+def linear(n_tokens: int | float, end: float = 0.0) -> Schedule:
+    """Full strength at the last prompt token, `end` of it `n_tokens` later and from there on.
+
+    Raises:
+        PlanError: n_tokens is not positive, or the end not finite.
+    """
+    return Linear(float(n_tokens), float(end))
+
+
+def dial(key: str, start: float = 1.0) -> Schedule:
+    """A strength that a control sets while it decodes, under the same key."""
+    return Dial(key, float(start))
+
+
+def key_of(name: str, vector: Tensor) -> str:
+    """A key for the dial of an edit with this vector, which no other vector's has."""
+    digest = hashlib.sha256(vector.detach().float().cpu().contiguous().numpy().tobytes())
+    return f"{name} {digest.hexdigest()[:8]}"

@@ -23,17 +23,20 @@ from saesteer.errors import PlanError
 from saesteer.models import Model, Site, Weights, install
 from saesteer.models.weights import Change
 from saesteer.steer.calls import unwrap_generate, wrap_generate
+from saesteer.steer.control import Control
 from saesteer.steer.frame import Frame, Prompt, cache_in, read_frame
 from saesteer.steer.ids import Ids
+from saesteer.steer.loop import Controller
 
 _SESSIONS: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
 
 
 @runtime_checkable
-class Visitor(Protocol):
+class Visitor(Controller, Protocol):
     """What a session drives: one attached plan."""
 
     sites: tuple[Site, ...]
+    controls: Sequence[Control]
 
     @property
     def weight_changes(self) -> Sequence[tuple[Change, float]]:
@@ -71,6 +74,25 @@ class Session:
     def active(self) -> bool:
         """Whether anything is attached and not paused."""
         return bool(self.visitors) and not self._paused
+
+    @property
+    def controllers(self) -> list[tuple[Controller, Control]]:
+        """Plans that control decoding and what they do, in order."""
+        return [(v, control) for v in self.visitors for control in v.controls]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that is to be said.
+
+        Raises:
+            PlanError: no tokenizer, or no token.
+        """
+        tokenizer = self.model.tokenizer
+        ids = [] if tokenizer is None else tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise PlanError(
+                f"{self.model.name} can't say {text!r}: it has no tokenizer, or no token for it."
+            )
+        return list(ids)
 
     @property
     def generating(self) -> bool:

@@ -19,27 +19,32 @@ from saesteer.steer.frame import Frame
 Decode = Callable[[Sequence[int]], str]
 
 
-def span_mask(frame: Frame, text: str) -> TokenMask:
+def span_mask(frame: Frame, text: str, nth: int | None = None) -> TokenMask:
     """True at this pass's positions that belong to a span of `text`, `[batch, pos]`.
+
+    Args:
+        nth: which occurrence in each row, from 0; all of them if left out.
 
     Raises:
         PlanError: no tokenizer, or the prompt's tokens are not known.
     """
     if frame.decode is None:
         raise PlanError("spans need a tokenizer; load the model with one.")
-    found = _found(frame, text, frame.decode).to(frame.logical.device)
+    found = _found(frame, text, nth, frame.decode).to(frame.logical.device)
     at = frame.logical.clamp(max=found.shape[1] - 1)
     inside = frame.logical < found.shape[1]
     return found.gather(1, at) & inside
 
 
-def _found(frame: Frame, text: str, decode: Decode) -> Tensor:
+def _found(frame: Frame, text: str, nth: int | None, decode: Decode) -> Tensor:
     """Hits by logical position, `[batch, longest prompt]`."""
     prompt, batch = frame.prompt, len(frame.valid)
     if prompt is not None and prompt.input_ids is not None:
-        hits = prompt.memo.get(("span", text))
+        key = ("span", text, nth)
+        hits = prompt.memo.get(key)
         if hits is None:
-            hits = prompt.memo["span", text] = _search(prompt.input_ids, prompt.mask, text, decode)
+            hits = _search(prompt.input_ids, prompt.mask, text, nth, decode)
+            prompt.memo[key] = hits
         return prompt.per_row(hits, batch)
     if frame.input_ids is None or not frame.first_pass:
         raise PlanError(
@@ -49,15 +54,16 @@ def _found(frame: Frame, text: str, decode: Decode) -> Tensor:
     mask = frame.valid
     if frame.prompt_lengths is not None:
         mask = mask & (frame.logical < frame.prompt_lengths[:, None])
-    return _search(frame.input_ids, mask, text, decode)
+    return _search(frame.input_ids, mask, text, nth, decode)
 
 
-def _search(ids: Tensor, mask: Tensor | None, text: str, decode: Decode) -> Tensor:
+def _search(ids: Tensor, mask: Tensor | None, text: str, nth: int | None, decode: Decode) -> Tensor:
     keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     rows = [row[real].tolist() for row, real in zip(ids.cpu(), keep.cpu(), strict=True)]
     hits = torch.zeros(len(rows), max(1, *(len(row) for row in rows)), dtype=torch.bool)
     for index, row in enumerate(rows):
-        for start, stop in token_spans(row, text, decode):
+        spans = token_spans(row, text, decode)
+        for start, stop in spans if nth is None else spans[nth : nth + 1]:
             hits[index, start:stop] = True
     return hits
 

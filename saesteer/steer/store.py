@@ -25,6 +25,7 @@ from saesteer.errors import OutputError, PlanError, SaesteerError
 from saesteer.models import Model, Site, check_change
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer import feature_edits, intervention, schedule, where
+from saesteer.steer.control import Backtrack, Control, Refuse, Stop
 from saesteer.steer.edit import Edit
 from saesteer.steer.gate import Always
 from saesteer.steer.prompts import PromptEdit
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
-_ACTS = ("edits", "weight_edits", "prompt_edits")
+_ACTS = ("edits", "weight_edits", "controls", "prompt_edits")
 
 _OWN_MODULE = re.compile(r"saesteer(\.[a-z_]+)+")
 """Modules that a manifest may cause to be imported: this package's own, and no others."""
@@ -65,9 +66,14 @@ _KINDS: dict[str, type] = {
         where.Spans,
         schedule.Constant,
         schedule.Decay,
+        schedule.Linear,
+        schedule.Dial,
         Always,
         Edit,
         WeightEdit,
+        Stop,
+        Refuse,
+        Backtrack,
         PromptEdit,
         FeatureSlice,
         SAE,
@@ -99,6 +105,7 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
         "strength": plan.strength,
         "edits": [_pack(edit, tensors) for edit in plan.edits],
         "weight_edits": [_pack(edit, tensors) for edit in plan.weight_edits],
+        "controls": [_pack(control, tensors) for control in plan.controls],
         "prompt_edits": [_pack(edit, tensors) for edit in plan.prompt_edits],
         "stamp": stamp_of(model) if model is not None else plan.stamp,
     }
@@ -125,7 +132,7 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
     body, tensors = _read(folder)
     try:
         acts = [_unpack(part, tensors) for kind in _ACTS for part in body.get(kind, ())]
-        if not all(isinstance(act, Edit | WeightEdit | PromptEdit) for act in acts):
+        if not all(isinstance(act, Edit | WeightEdit | Control | PromptEdit) for act in acts):
             raise ValueError("it lists something that is no edit")
         plan = Plan(*acts, strength=body["strength"], name=body["name"], stamp=body["stamp"])
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -146,12 +153,14 @@ def check_plan(plan: Plan, model: Model) -> None:
     Raises:
         SiteError, DimensionError, PlanError: it can't.
     """
-    from saesteer.steer.engine import check_edit
+    from saesteer.steer.engine import check_control, check_edit
 
     for edit in plan.edits:
         check_edit(edit, model)
     for change in plan.weight_edits:
         check_change(model.hf, change)
+    for control in plan.controls:
+        check_control(control, model)
 
 
 def stamp_of(model: Model) -> dict[str, str]:
@@ -263,7 +272,8 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if _sha256(folder / TENSORS) != expected:
         raise PlanError(f"{folder / TENSORS} is damaged or of another plan. Save the plan again.")
     try:
-        return body, load_file(folder / TENSORS)
+        # a file's tensors lie at odd addresses, where a matmul may round otherwise than when saved
+        return body, {key: tensor.clone() for key, tensor in load_file(folder / TENSORS).items()}
     except (SafetensorError, OSError) as error:
         raise PlanError(f"{folder / TENSORS} can't be read: {error}") from error
 

@@ -8,7 +8,7 @@ beams, rows are those of each pass and don't follow a hypothesis through reorder
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 import torch
@@ -40,6 +40,25 @@ class Evidence:
     gate: Gate
     notes: dict[str, Any]
     open: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Event:
+    """What a control did: in which of the caller's rows, after which token, and why.
+
+    `position` counts the row's real tokens from 0, prompt included.
+    """
+
+    control: str
+    row: int
+    position: int
+    what: str
+    why: str = ""
+
+    def __str__(self) -> str:
+        """`stop: stopped (score 0.31)`."""
+        return f"{self.control}: {self.what}" + (f" ({self.why})" if self.why else "")
 
 
 @final
@@ -76,6 +95,7 @@ class Trace:
         labels: one text per edit of the plan, in its order.
         throughout: the same for acts that have no position, such as changed weights.
         passes: what happened, pass by pass.
+        events: what controls of decoding did, in order.
     """
 
     def __init__(
@@ -83,11 +103,13 @@ class Trace:
     ) -> None:
         self.labels, self.throughout = tuple(labels), tuple(throughout)
         self.passes: list[PassRecord] = []
+        self.events: list[Event] = []
         self._decode = decode
 
     def clear(self) -> None:
         """Forget everything so far."""
         self.passes.clear()
+        self.events.clear()
 
     @property
     def n_positions(self) -> int:
@@ -142,6 +164,7 @@ class Trace:
             "n_edited": self.n_edited,
             "dose": self.dose(),
             "edits": edits,
+            **({"events": [asdict(event) for event in self.events]} if self.events else {}),
             **({"throughout": list(self.throughout)} if self.throughout else {}),
         }
 
@@ -162,6 +185,7 @@ class Trace:
         lines = [self._title(record, row, index, position)]
         lines += self._acts(record, row, index)
         lines += self._reasons(record, row, index)
+        lines += [str(e) for e in self.events if (e.row, e.position) == (row, position)]
         return "\n".join(dict.fromkeys(lines))
 
     def _deeds(self) -> Iterator[Deed]:

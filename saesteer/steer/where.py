@@ -116,9 +116,10 @@ class Spans(Where):
     """The prompt's tokens that spell a text, wherever it occurs; none if it doesn't."""
 
     text: str = ""
+    nth: int | None = None
 
     def _choose(self, frame: Frame) -> TokenMask:
-        return self._plain(frame, span_mask(frame, self.text))
+        return self._plain(frame, span_mask(frame, self.text, self.nth))
 
 
 def prompt(*, special: bool = False) -> Where:
@@ -167,12 +168,15 @@ def positions(indices: Sequence[int]) -> Where:
     return Positions(False, chosen)
 
 
-def spans(text: str, *, special: bool = False) -> Where:
+def spans(text: str, nth: int | None = None, *, special: bool = False) -> Where:
     """The tokens of the prompt that spell `text`, at each place where it occurs.
 
+    Args:
+        nth: only one of these places, from 0; nothing in a row that has fewer.
+
     Raises:
-        PlanError: the text is empty.
+        PlanError: the text is empty, or `nth` below 0.
     """
-    if not text:
-        raise PlanError("spans(''): give the text to look for.")
-    return Spans(special, text)
+    if not text or (nth is not None and nth < 0):
+        raise PlanError(f"spans({text!r}, {nth}): give the text to look for, and nth of 0 or more.")
+    return Spans(special, text, nth)

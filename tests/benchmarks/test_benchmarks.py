@@ -33,6 +33,20 @@ def test_the_buffer(tmp_path):
     assert result_of(tmp_path, "buffer", *shape)["ratio"]["median"] > 0
 
 
+def test_rules_agree_with_a_loop_and_clingo(tmp_path):
+    result = result_of(tmp_path, "rules", "--rounds", "1", "--steps", "0", "--quiet")
+    assert result["equal_on_every_atom"]
+    assert result["ratio_python"]["median"] > 1
+    assert [line["rules"] for line in result["growth"]] == [250, 500, 1000, 2000, 4000, 8000]
+
+
+@pytest.mark.full
+@pytest.mark.real
+def test_rules_in_decoding(tmp_path, real_model):
+    result = result_of(tmp_path, "rules", "--rounds", "1", "--steps", "2", "--quiet")
+    assert {row["name"] for row in result["decoding"]} == {"again", "rules-20"}
+
+
 @pytest.mark.full
 def test_the_memory_of_a_step(tmp_path):
     result = result_of(tmp_path, "memory", "--shape", "256x4096", "--batch", "1024", "--quiet")
@@ -57,6 +71,15 @@ def test_steering_a_decoding_step(tmp_path, real_model):
         overhead = row["overhead"]
         assert -1 < overhead["min"] <= overhead["median"] <= overhead["max"]
     assert set(result["left_out"]) >= {"repeng", "steering-vectors", "encode-decode"}
+
+
+@pytest.mark.full
+@pytest.mark.real
+def test_control_of_decoding_gives_the_same_text_with_and_without_a_cache(tmp_path, real_model):
+    args = ["--tokens", "12", "--rounds", "1", "--quiet"]
+    rows = result_of(tmp_path, "control", *args)["rows"]
+    assert [row["name"] for row in rows] == ["dynamic-activation-composition", "fasb"]
+    assert all(row["same_output"] for row in rows)
 
 
 def test_a_wheel_without_benchmarks_says_so(monkeypatch, tmp_path, capsys):

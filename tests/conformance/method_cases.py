@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from donor import donor
 from laws import ARCHES, PROMPTS
 
 from saesteer import methods
@@ -26,6 +27,14 @@ LONG = Contrast.from_texts([PROMPTS[1]] * 10, [PROMPTS[0], PROMPTS[2]] * 5, name
 """A condition that the second of the laws' prompts meets and not all the others do."""
 
 CASES: Mapping[str, Callable[[SAE], Method]] = {
+    "WorldModel": lambda _: methods.WorldModel(),
+    "CommandV": lambda _: methods.CommandV(*donor()),
+    "BindingIDs": lambda _: methods.BindingIDs(swap=("short", "something")),
+    "RefusalCliff": lambda _: methods.RefusalCliff(top_k=2),
+    "HNeurons": lambda _: methods.HNeurons(share=0.02),
+    "ExpertNeurons": lambda _: methods.ExpertNeurons(),
+    "LanguageArithmetics": lambda _: methods.LanguageArithmetics(share=0.05),
+    "ToxificationReversal": lambda _: methods.ToxificationReversal(),
     "GACT": lambda _: methods.GACT(),
     "BroadSkills": lambda _: methods.BroadSkills(),
     "PersonaVectors": lambda _: methods.PersonaVectors(),
@@ -39,6 +48,8 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "CAST": lambda _: methods.CAST(condition=LONG),
     "CAST-last": lambda _: methods.CAST(condition=LONG, over="last"),
     "DirectionalAblation": lambda _: methods.DirectionalAblation(n_candidates=2),
+    "DynamicActivationComposition": lambda _: methods.DynamicActivationComposition([OTHERS]),
+    "FASB": lambda _: methods.FASB(tau=1.0, n_back=2),
     "FeatureSteering": lambda sae: methods.FeatureSteering(sae, n_candidates=2),
     "ITI": lambda _: methods.ITI(top_k=3),
     "LinearAcT": lambda _: methods.LinearAcT(),
@@ -48,12 +59,20 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "RandomFeature": methods.RandomFeature,
     "OutputScore": lambda sae: methods.OutputScore(sae, n_candidates=3),
     "LFSteering": lambda sae: methods.LFSteering(sae, n_features=24),
+    "SAETS": lambda sae: methods.SAETS(sae, n_vectors=6, n_tokens=3, prompts=["aa ee", "zz"]),
+    "SCAR": lambda sae: methods.SCAR(sae, latent=3),
+    "ActivationReasoning": methods.ActivationReasoning,
+    "ActivationReasoning-global": lambda sae: methods.ActivationReasoning(
+        sae, "steer :- not shown. steer :- opposite.", "single", "global"
+    ),
     "RepE": lambda _: methods.RepE(layers=[1, 2]),
     "RepIt": lambda _: methods.DirectionalAblation(others=[OTHERS], n_candidates=2),
 }
 """Prompting is not among them: it edits no activation that decoding could disagree about."""
 
-UNREACHABLE = {("AurA", "mixtral")}
+UNREACHABLE = {
+    (name, "mixtral") for name in ("AurA", "ExpertNeurons", "HNeurons", "LanguageArithmetics")
+}
 """Fused experts have no neurons to hook."""
 FAST_ARCHES = ("llama", "neox")
 """Architectures of the default run, sequential and parallel; the full run has the others."""

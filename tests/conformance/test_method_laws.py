@@ -13,6 +13,7 @@ from laws import PROMPTS, Run, generate, same
 from method_cases import CASES, FAST_ARCHES, fitted, grid
 from torch import Tensor
 
+from saesteer.errors import PlanError
 from saesteer.models import Model
 from saesteer.steer import Plan
 
@@ -112,7 +113,7 @@ def test_nothing_stays_after_an_exception(case: Case) -> None:
 def test_a_saved_plan_is_the_same_plan(case: Case, tmp_path: Path) -> None:
     case.plan.save(tmp_path / "plan", case.model)
     loaded = Plan.load(tmp_path / "plan", case.model)
-    assert alike(loaded.edits, case.plan.edits)
+    assert alike(loaded.acts, case.plan.acts)
     with loaded.on(case.model):
         same(case.steered, generate(case.model, PROMPTS, new=NEW), tolerance=0)
 
@@ -122,6 +123,10 @@ def test_sampling_and_beams_don_t_ask_whether_there_is_a_cache(case: Case) -> No
         {"do_sample": True, "temperature": 1.5, "top_k": 0},
         {"num_beams": 3, "num_return_sequences": 2},
     )
+    if case.plan.controls:  # they own the loop, and say so
+        with case.plan.on(case.model), pytest.raises(PlanError, match="beam search"):
+            generate(case.model, PROMPTS, new=NEW, **ways[1])
+        ways = ways[:1]
     with case.plan.on(case.model):
         for options in ways:
             found = []

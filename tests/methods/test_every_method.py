@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError, is_dataclass
+from dataclasses import FrozenInstanceError, is_dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from donor import donor
 
 import saesteer.methods as methods
 from saesteer.data.contrast import Contrast
@@ -18,10 +19,21 @@ from saesteer.steer import Plan
 
 TEXT = "some words of no kind"
 NAMES = (
+    "WorldModel",
+    "CommandV",
+    "BindingIDs",
+    "RefusalCliff",
+    "HNeurons",
+    "ExpertNeurons",
+    "LanguageArithmetics",
+    "ToxificationReversal",
     "GACT",
     "BroadSkills",
     "PersonaVectors",
     "NLITI",
+    "ActivationReasoning",
+    "SCAR",
+    "SAETS",
     "LFSteering",
     "OutputScore",
     "CAA",
@@ -31,6 +43,8 @@ NAMES = (
     "AurA",
     "BreakingBadTokens",
     "DirectionalAblation",
+    "DynamicActivationComposition",
+    "FASB",
     "FeatureSteering",
     "LinearAcT",
     "LinearProbe",
@@ -40,13 +54,21 @@ NAMES = (
     "RandomFeature",
     "RepE",
 )
+FASTER = {"SAETS": {"n_vectors": 4, "n_tokens": 2}}
+"""Settings for methods whose own are too slow for eight tests."""
 
 
 @pytest.fixture(params=NAMES)
 def method(request: pytest.FixtureRequest, tiny_sae: Callable[..., SAE], model: Model) -> Method:
     kind = getattr(methods, request.param)
+    if request.param == "CommandV":
+        return kind(*donor())
     needs_sae = "sae" in kind.__dataclass_fields__
     return kind(tiny_sae(model, "resid_post.1")) if needs_sae else kind()
+    if "sae" not in kind.__dataclass_fields__:
+        return kind()
+    sae = tiny_sae(model, "resid_post.1")
+    return kind(replace(sae, metadata={"supervised_latent": 3}), **FASTER.get(request.param, {}))
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_programs import answer
 
 from saesteer.rules import Proof, RuleBook
 from saesteer.rules.compile import BooleanProgram, compile_program
@@ -46,22 +46,6 @@ def _atoms(names: Iterable[str] = NAMES) -> list[Atom]:
     return [Atom.parse(name) for name in names]
 
 
-def _clingo(program: Program, facts: set[str]) -> tuple[set[str], list[bool]]:
-    """The only answer set, and which constraints it violates (asked as rules, not as filters)."""
-    clingo = pytest.importorskip("clingo")
-    watched = program.constraints()
-    lines = [*map(str, program.rules), *(f"{fact}." for fact in facts)]
-    lines += [f"alarm{i} {rule}" for i, rule in enumerate(watched)]
-    control = clingo.Control(["--models=0"], logger=lambda *_: None)
-    control.add("base", [], "\n".join(lines))
-    control.ground([("base", [])])
-    models: list[set[str]] = []
-    control.solve(on_model=lambda m: models.append({str(s) for s in m.symbols(atoms=True)}))
-    assert len(models) == 1
-    alarms = [f"alarm{i}" in models[0] for i in range(len(watched))]
-    return {atom for atom in models[0] if not atom.startswith("alarm")}, alarms
-
-
 def _mask(rows: Sequence[set[str]], atoms: Sequence[str]) -> torch.Tensor:
     return torch.tensor([[[atom in row for atom in atoms]] for row in rows])
 
@@ -80,7 +64,7 @@ def test_tensor_program_equals_clingo_on_every_atom_of_every_row(
     closed = logic.run(_mask(rows, logic.atoms))
     alarms = logic.alarms(closed)
     for row, facts in enumerate(rows):
-        expected, violated = _clingo(program, facts)
+        expected, violated = answer(program, sorted(facts))
         assert _names(logic, closed, row) == expected
         assert alarms[row, 0].tolist() == violated
 

@@ -1,0 +1,126 @@
+"""Command-V: paste another model's intervention, through linear maps between the two models.
+
+The same prompts run through donor and recipient; their last tokens' activations at two matching
+sites are P_d `[prompts, d_donor]` and P_r `[prompts, d_model]`. C_to = P_r⁺ P_d carries the
+recipient's activations over and C_back = P_d⁺ P_r brings changes back (⁺ the pseudo-inverse):
+`h += strength · I(h C_to) C_back`, I the Δh of one of the donor's edits. The plan is saved with its
+converters and the donor's intervention, and needs the donor no more.
+
+Source: Wang et al. 2025, Command-V (2506.19140), whose donor edits are ReFT adapters; here any
+edit of a plan will do, as long as it is not gated, since a gate reads the donor. A donor's layer
+goes with the recipient's of the same relative depth, at the same kind of site (from memory of the
+paper: depth, too). Singular values below `cutoff` of the largest count as zero: as many prompts as
+dimensions make a fit that follows its own noise. `prompts` None takes the contrast's train texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saesteer.axes import Resid, Rows
+from saesteer.data.contrast import Contrast
+from saesteer.errors import PlanError
+from saesteer.features.activations import pooled_activations
+from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.models import Model, as_model, load_model
+from saesteer.models.sites import Site
+from saesteer.steer import Always, Edit, Intervention, Plan, register_kind
+from saesteer.steer.engine import ready
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class Pasted(Intervention):
+    """Another model's intervention: Δh = I(h C_to) C_back."""
+
+    to_donor: Float[Tensor, "width donor"]
+    back: Float[Tensor, "donor width"]
+    inner: Intervention
+
+    @property
+    def width(self) -> int:
+        """Size of the recipient's activations."""
+        return self.to_donor.shape[0]
+
+    def describe(self) -> str:
+        """What the donor's does, and where: `add a vector of norm 3 (pasted from resid_post.4)`."""
+        return f"{self.inner.describe()} (pasted from {self.inner.site})"
+
+    def delta(self, resid: Resid) -> Resid:
+        """The donor's change, brought back."""
+        return self.inner.delta(resid.float() @ self.to_donor) @ self.back
+
+    def to(self, device: torch.device | str) -> Intervention:
+        """The same intervention on `device`, the donor's with it."""
+        there = (t.to(device, torch.float32) for t in (self.to_donor, self.back))
+        return Pasted(self.site, *there, self.inner.to(device))
+
+
+@final
+@dataclass(frozen=True)
+class CommandV(Method):
+    """A donor model (or its name) and a plan of its own (or its folder).
+
+    Attributes:
+        prompts: what both models read to be compared; the more different, the better.
+    """
+
+    source: ClassVar[str] = "Wang et al. 2025, 2506.19140"
+    needs: ClassVar[str] = "a donor model with a plan, shared prompts"
+    family: ClassVar[Family] = "dense"
+
+    donor: Model | str
+    plan: Plan | str
+    prompts: Sequence[str] = ()
+    cutoff: float = 1e-2
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "Command-V"
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """One edit for each of the donor's, whatever `site` is; see `Method.fit`.
+
+        Raises:
+            PlanError: the donor's plan edits prompts, or an edit of it is gated, or it has none.
+        """
+        model = as_model(model)
+        check_optional_site(model, site)
+        donor = load_model(self.donor) if isinstance(self.donor, str) else as_model(self.donor)
+        plan = Plan.load(self.plan, donor) if isinstance(self.plan, str) else self.plan
+        if not plan.edits or plan.prompt_edits or _gated(plan):
+            raise PlanError(
+                f"{self.name}: {plan.name} can't be pasted; the donor's plan must have edits of "
+                "activations only, none behind a gate."
+            )
+        texts = list(self.prompts) or [e.text for e in contrast.split("train").examples]
+        edits = [self._pasted(donor, model, edit, texts) for edit in plan.edits]
+        return Plan(*edits, strength=plan.strength, name=self.name)
+
+    def _pasted(self, donor: Model, model: Model, edit: Edit, texts: Sequence[str]) -> Edit:
+        inner = ready(edit.intervention, donor)
+        depth = inner.site.layer / max(donor.n_layers - 1, 1)
+        place = replace(inner.site, layer=round(depth * (model.n_layers - 1)))
+        theirs, ours = (
+            pooled_activations(each, texts, [at], "last")[each.check_site(at)]
+            for each, at in ((donor, inner.site), (model, place))
+        )
+        maps = converter(ours, theirs, self.cutoff), converter(theirs, ours, self.cutoff)
+        return replace(edit, intervention=Pasted(place, *maps, inner))
+
+
+def converter(start: Rows, end: Float[Tensor, "n width"], cutoff: float) -> Tensor:
+    """The least-squares map `[d_model, width]` with `start @ map ≈ end`, the smallest of them."""
+    return (torch.linalg.pinv(start.double(), rtol=cutoff) @ end.double()).float()
+
+
+def _gated(plan: Plan) -> bool:
+    return any(not isinstance(edit.gate, Always) for edit in plan.edits)

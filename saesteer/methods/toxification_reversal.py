@@ -1,0 +1,120 @@
+"""Toxification reversal: turn attention away from where asking for the bad would take it.
+
+z: the heads' outputs side by side, before W_O, at every layer `[n_heads · d_head]`. For each head
+Δ = z(text after a negative prefix) − z(the text alone), and at every position that chooses a
+generated token `z ← z − (1 + ‖Δ‖)^a · (1 + relu cos(z, z_neg))^b · Δ`, a = 0.4, b = 0.6, each head
+by itself; then all heads together are brought back to the norm that z had. z_neg is the negative
+prefix's own last token. The norm is kept at strength 1; other strengths scale the whole change.
+
+Source: Leong et al. 2023, Self-Detoxifying Language Models via Toxification Reversal (2310.09573)
+and their code: prefix, both exponents and the renormalisation are theirs. They compute Δ anew for
+each token, by running the text so far a second time behind the prefix; a plan edits one pass, so
+here Δ is the mean over the train texts' own tokens: the prefix's average pull, not this token's.
+The default prefix quotes texts of the side that `remove` names; theirs is about toxicity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from saesteer.axes import Resid
+from saesteer.data.contrast import Contrast, Example
+from saesteer.errors import ContrastError
+from saesteer.features.activations import pooled_activations
+from saesteer.methods.base import ROUNDING, Family, Method, Side, check_optional_site
+from saesteer.methods.heads import head_sites
+from saesteer.models import Model, as_model
+from saesteer.models.sites import Site
+from saesteer.steer import Intervention, Plan, generated, register_kind
+
+NORM_EXPONENT = 0.4
+SIMILARITY_EXPONENT = 0.6
+N_QUOTED = 3
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class Reversal(Intervention):
+    """h − scale · v, head by head, at the norm that h had; see the module."""
+
+    vector: Float[Tensor, "heads d_head"]
+    negative: Float[Tensor, "heads d_head"]
+
+    @property
+    def width(self) -> int:
+        """All heads side by side."""
+        return self.vector.numel()
+
+    def describe(self) -> str:
+        """`turn 9 heads away`."""
+        return f"turn {len(self.vector)} heads away"
+
+    def delta(self, resid: Resid) -> Resid:
+        """The turned activation less the activation."""
+        resid = resid.float()
+        heads = resid.unflatten(-1, self.vector.shape)
+        alike = functional.cosine_similarity(heads, self.negative, dim=-1).relu()
+        scale = (1 + self.vector.norm(dim=-1)) ** NORM_EXPONENT * (1 + alike) ** SIMILARITY_EXPONENT
+        moved = (heads - scale[..., None] * self.vector).flatten(-2)
+        kept = resid.norm(dim=-1, keepdim=True)
+        return functional.normalize(moved, dim=-1) * kept - resid
+
+
+@final
+@dataclass(frozen=True)
+class ToxificationReversal(Method):
+    """A turn away from `prefix`; None quotes some texts of the side that `remove` names."""
+
+    source: ClassVar[str] = "Leong et al. 2023, 2310.09573"
+    needs: ClassVar[str] = "texts, and a prefix that asks for what is to go"
+    family: ClassVar[Family] = "dense"
+
+    prefix: str | None = None
+    remove: Side = "negatives"
+
+    @property
+    def name(self) -> str:
+        """The paper's name."""
+        return "toxification reversal"
+
+    def words(self, contrast: Contrast) -> str:
+        """The negative prefix itself."""
+        if self.prefix is not None:
+            return self.prefix
+        train = contrast.split("train")
+        side = train.negatives if self.remove == "negatives" else train.positives
+        return "".join(f"{example.text}\n" for example in side[:N_QUOTED])
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """One edit a layer, whatever `site` is; see `Method.fit`.
+
+        Raises:
+            ContrastError: the prefix changes nothing.
+        """
+        model = as_model(model)
+        check_optional_site(model, site)
+        prefix, sites = self.words(contrast), head_sites(model)
+        texts = contrast.split("train").examples
+        behind = [replace(text, prompt=prefix + (text.prompt or "")) for text in texts]
+        pulled, alone = (_means(model, each, sites) for each in (behind, texts))
+        moved = max(float((pulled[at] - alone[at]).norm() / alone[at].norm()) for at in sites)
+        if not moved > ROUNDING:
+            raise ContrastError(f"{self.name}: the prefix {prefix[:40]!r} changes nothing.")
+        ends = pooled_activations(model, [prefix], sites, "last")
+        shape = (model.layout.n_heads, model.layout.d_head)
+        acts = [
+            Reversal(at, (pulled[at] - alone[at]).view(shape), ends[at].view(shape)) for at in sites
+        ]
+        return Plan(*acts, where=generated(), name=self.name)
+
+
+def _means(model: Model, texts: Sequence[Example], sites: Sequence[Site]) -> dict[Site, Tensor]:
+    read = pooled_activations(model, texts, sites, "mean")
+    return {site: rows.mean(0) for site, rows in read.items()}

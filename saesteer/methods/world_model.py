@@ -1,0 +1,117 @@
+"""World-model edit: move an activation until a probe of the model's own state says what it should.
+
+A probe with one hidden layer reads the state from h `[d_model]`, 1 for the positives. At every
+position that chooses a generated token h takes steps along the gradient of the probe's logit, each
+`step` × the root mean square norm of the train activations long, until the probability exceeds
+`confidence` or `n_steps` are taken; Δh is where that ends less h, and strength scales it. With
+several `layers` each has its own probe, and later ones read what earlier edits made.
+
+Source: Li et al. 2022, Emergent World Representations (2210.13382): a nonlinear probe, gradient
+steps on the activation, from one layer through all later ones, since later layers recompute the
+state from other positions. Theirs descends a cross-entropy over board tiles with Adam for a fixed
+number of steps. Steps of one length that stop at the goal are a choice: their size does not hang on
+how sure the probe is, and an edit no larger than it must be stays nearer to what the model knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch.nn import functional
+
+from saesteer.axes import Resid
+from saesteer.data.contrast import Contrast
+from saesteer.errors import ConfigError
+from saesteer.features.activations import Pool
+from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.methods.directions import Sides, read_sides
+from saesteer.methods.mlp_probe import MlpProbe, fit_mlp
+from saesteer.models import Model, as_model
+from saesteer.models.sites import Site
+from saesteer.steer import Intervention, Plan, generated, register_kind
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class ProbeAscent(Intervention):
+    """Steps of one length up the probe's gradient until its logit reaches `goal`."""
+
+    probe: MlpProbe
+    step: float
+    n_steps: int
+    goal: float
+
+    @property
+    def width(self) -> int:
+        """Size of the activations that the probe reads."""
+        return self.probe.w_in.shape[1]
+
+    def describe(self) -> str:
+        """`step until a probe says 0.9`."""
+        return f"step until a probe says {1 / (1 + math.exp(-self.goal)):.2g}"
+
+    def delta(self, resid: Resid) -> Resid:
+        """The sum of the steps; none where the probe says it already."""
+        start = moved = resid.float()
+        for _ in range(self.n_steps):
+            missing = (self.probe.logit(moved) < self.goal)[..., None]
+            way = functional.normalize(self.probe.gradient(moved), dim=-1)
+            moved = moved + torch.where(missing, self.step * way, 0.0)
+        return moved - start
+
+
+@final
+@dataclass(frozen=True)
+class WorldModel(Method):
+    """The probe's edit at `layers`, or at the site alone.
+
+    Attributes:
+        step: length of one step, as a share of the activations' RMS norm.
+        confidence: the probability at which to stop.
+        read: how a text becomes one row for the probe.
+    """
+
+    source: ClassVar[str] = "Li et al. 2022, 2210.13382"
+    needs: ClassVar[str] = "two groups of texts, one for each state"
+    family: ClassVar[Family] = "dense"
+
+    layers: Sequence[int] = ()
+    n_hidden: int = 128
+    n_steps: int = 20
+    step: float = 0.05
+    confidence: float = 0.9
+    read: Pool = "mean"
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the paper does."""
+        return "world-model edit"
+
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
+        """One edit a layer; see `Method.fit`.
+
+        Raises:
+            ConfigError: a confidence that no probability exceeds, or a step that goes nowhere.
+        """
+        if not (0 < self.confidence < 1 and self.step > 0):
+            raise ConfigError(
+                f"{self.name}: confidence {self.confidence} and step {self.step}; expected between "
+                "0 and 1, and above 0."
+            )
+        model = as_model(model)
+        place = site_or_default(model, site)
+        sites = [model.check_site(Site(layer, place.kind)) for layer in self.layers] or [place]
+        read = read_sides(model, contrast.split("train"), sites, self.read)
+        return Plan(*(self._act(*each) for each in read.items()), where=generated(), name=self.name)
+
+    def _act(self, site: Site, sides: Sides) -> ProbeAscent:
+        norm = float(sides.rows.square().sum(-1).mean().sqrt())
+        goal = math.log(self.confidence / (1 - self.confidence))
+        probe = fit_mlp(sides, self.n_hidden, self.seed)
+        return ProbeAscent(site, probe, self.step * norm, self.n_steps, goal)

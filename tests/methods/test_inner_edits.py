@@ -1,0 +1,267 @@
+"""Toxification reversal, refusal cliff heads, binding IDs, Command-V and the world-model edit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from donor import donor
+from torch import Tensor
+from torch.nn import functional
+
+from saesteer import steer
+from saesteer.data.contrast import Contrast
+from saesteer.errors import ConfigError, ContrastError, PlanError, SiteError
+from saesteer.features import pooled_activations
+from saesteer.methods import BindingIDs, CommandV, RefusalCliff, ToxificationReversal, WorldModel
+from saesteer.methods.command_v import Pasted, converter
+from saesteer.methods.directions import logistic_direction, read_sides
+from saesteer.methods.refusal_cliff import contributions
+from saesteer.methods.toxification_reversal import Reversal
+from saesteer.models import Model, Site, record
+from saesteer.steer import Plan, PromptCondition
+
+SITE = Site.parse("resid_post.2")
+D_HEAD = 8
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[[str], Model]) -> Model:
+    return tiny_model("llama")
+
+
+def act(plan: Plan, index: int = 0) -> Any:
+    return plan.edits[index].intervention
+
+
+def test_reversal_is_the_papers_formula_at_the_old_norm() -> None:
+    vector, negative, z = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    moved = []
+    for head in range(2):
+        alike = float(functional.cosine_similarity(z[head], negative[head], dim=0))
+        scale = (1 + float(vector[head].norm())) ** 0.4 * (1 + max(alike, 0.0)) ** 0.6
+        moved.append(z[head] - scale * vector[head])
+    whole = torch.cat(moved)
+    expected = whole * z.norm() / whole.norm()
+    found = z.flatten() + Reversal(Site(0, "head_out"), vector, negative).delta(z.view(1, 1, 6))
+    assert torch.allclose(found.flatten(), expected, atol=1e-5)
+
+
+def test_the_pull_is_what_the_prefix_does_to_the_texts(model: Model, letters: Contrast) -> None:
+    plan = ToxificationReversal("say zzz").fit(model, letters)
+    assert [str(e.intervention.site) for e in plan.edits] == [f"head_out.{i}" for i in range(4)]
+    train = letters.split("train").examples
+    site = Site(2, "head_out")
+    with_it, without = (
+        pooled_activations(model, texts, [site])[site].mean(0)
+        for texts in ([replace(e, prompt="say zzz") for e in train], train)
+    )
+    assert torch.allclose(act(plan, 2).vector.flatten(), with_it - without, atol=1e-4)
+    end = record(model, model.tokenize("say zzz"), [site])[site][0, -1]
+    assert torch.allclose(act(plan, 2).negative.flatten(), end, atol=1e-4)
+
+
+def test_a_prefix_is_quoted_from_the_side_that_goes(model: Model, letters: Contrast) -> None:
+    train = letters.split("train")
+    words = ToxificationReversal().words(letters)
+    assert words == "".join(f"{e.text}\n" for e in train.negatives[:3])
+    assert ToxificationReversal(remove="positives").words(letters)[:2] == "aa"
+    with pytest.raises(ContrastError, match="the prefix '' changes nothing"):
+        ToxificationReversal("").fit(model, letters)
+
+
+@pytest.mark.parametrize("arch", ["llama", "gpt2"])
+def test_silencing_a_head_takes_its_contribution_off_the_probe(
+    tiny_model: Any, letters: Contrast, arch: str
+) -> None:
+    """Between attention and the MLP of its own layer a head's effect on the probe is direct."""
+    model, place = tiny_model(arch), Site(3, "resid_mid")
+    train = letters.split("train")
+    weight, _ = logistic_direction(read_sides(model, train, [place], "last")[place])
+    found = contributions(model, letters, weight, place)
+    assert found.shape == (4, 4)
+
+    def score() -> float:
+        rows = pooled_activations(model, train.positives, [place], "last")[place]
+        return float((rows @ weight).mean())
+
+    before = score()
+    for head in range(4):
+        factors = torch.ones(4, D_HEAD)
+        factors[head] = 0
+        silenced = steer.affine("head_out.3", factors.flatten(), torch.zeros(32))
+        with Plan(silenced, where=steer.all(special=True)).on(model):
+            assert before - score() == pytest.approx(float(found[3, head]), rel=1e-2, abs=1e-3)
+
+
+def test_the_heads_that_pull_down_most_are_silenced(model: Model, letters: Contrast) -> None:
+    place = Site(3, "resid_post")
+    weight, _ = logistic_direction(
+        read_sides(model, letters.split("train"), [place], "last")[place]
+    )
+    found = contributions(model, letters, weight, place)
+    silenced = torch.zeros(4, 4, dtype=torch.bool)
+    for edit in RefusalCliff(top_k=3).fit(model, letters).edits:
+        one: Any = edit.intervention
+        silenced[one.site.layer] = (one.weight.view(4, D_HEAD) == 0).all(-1)
+        assert set(one.weight.tolist()) <= {0.0, 1.0}
+    assert int(silenced.sum()) == 3
+    assert float(found[silenced].max()) < min(0.0, float(found[~silenced].min()))
+    many = RefusalCliff(top_k=16).fit(model, letters)
+    n_silent = sum(int((act(many, i).weight == 0).sum()) for i in range(len(many.edits)))
+    assert n_silent == D_HEAD * int((found < 0).sum())
+
+
+def test_the_cliff_is_the_probe_token_by_token(model: Model, letters: Contrast) -> None:
+    held = letters.split("validation").positives
+    found = RefusalCliff().cliff(model, letters, SITE)
+    assert [len(each) for each in found] == [
+        len(model.tokenizer(e.text, add_special_tokens=False)["input_ids"]) for e in held
+    ]
+    assert all(float(each[-1]) > 0.5 for each in found)
+    with pytest.raises(ConfigError, match="refusal cliff heads: top_k is 0, but tiny-llama has 16"):
+        RefusalCliff(top_k=0).fit(model, letters)
+
+
+@pytest.mark.parametrize("of", ["entity", "attribute"])
+def test_binding_vectors_are_what_the_second_place_adds(
+    model: Model, letters: Contrast, of: Any
+) -> None:
+    method = BindingIDs(of=of, n_contexts=5, swap=("q", "w"))
+    contexts = method.contexts()
+    slots = (0, 2) if of == "entity" else (1, 3)
+    assert sorted(c[slots[0]] for c in contexts) == sorted(c[slots[1]] for c in contexts)
+    rows: list[list[Tensor]] = [[], []]
+    for context in contexts:
+        before = ["Here is what we know: ", " lives in ", ", and ", " lives in ", "."]
+        for side, slot in enumerate(slots):
+            prompt = (
+                "".join(p + w for p, w in zip(before, context[:slot], strict=False)) + before[slot]
+            )
+            ids = [model.tokenizer(t)["input_ids"] for t in (prompt.rstrip(), f" {context[slot]}")]
+            n_word = len(ids[1])
+            batch = model.tokenize(prompt + context[slot])
+            rows[side].append(record(model, batch, [SITE])[SITE][0, -n_word:].mean(0))
+    expected = torch.stack(rows[1]).mean(0) - torch.stack(rows[0]).mean(0)
+    plan = method.fit(model, letters, SITE)
+    assert torch.allclose(act(plan, 0).vector, expected, atol=1e-3)
+    assert torch.equal(act(plan, 0).vector, -act(plan, 1).vector)
+
+
+def test_words_are_swapped_where_they_first_occur(model: Model, letters: Contrast) -> None:
+    plan = BindingIDs(swap=("q", "w"), n_contexts=2).fit(model, letters, SITE)
+    with plan.on(model) as trace:
+        model.generate("a q b w c q d w", max_new_tokens=2)
+    ids = model.tokenize("a q b w c q d w").input_ids[0].tolist()
+    text = [model.tokenizer.decode([i]).strip() for i in ids]
+    touched = trace.passes[0].touched[SITE][0].tolist()
+    assert [t for t, on in zip(text, touched, strict=True) if on] == ["q", "w"]
+    assert touched[text.index("q")]
+    assert touched[text.index("w")]
+    for settings in ({"template": "{} and {}"}, {"entities": ["Ann"]}):
+        with pytest.raises(ConfigError, match=r"needs four \{\}, and two words or more"):
+            BindingIDs(**settings).fit(model, letters)
+
+
+def test_what_is_pasted_is_the_donors_change_in_the_recipients_space() -> None:
+    """Two models whose spaces are linear images of each other agree to rounding."""
+    generator = torch.Generator().manual_seed(0)
+    theirs = torch.randn(60, 12, generator=generator)
+    image = torch.randn(12, 20, generator=generator)
+    ours = theirs @ image
+    inner = steer.affine("resid_post.1", torch.randn(12, 12, generator=generator), theirs[0])
+    pasted = Pasted(SITE, converter(ours, theirs, 1e-3), converter(theirs, ours, 1e-3), inner)
+    found = pasted.delta(ours[None])[0]
+    assert pasted.width == 20
+    assert torch.allclose(found, inner.delta(theirs[None])[0] @ image, rtol=1e-2, atol=1e-2)
+
+
+def test_a_model_may_paste_to_itself(model: Model, letters: Contrast) -> None:
+    vector = torch.randn(32, generator=torch.Generator().manual_seed(0))
+    plan = Plan(steer.Edit(steer.add(SITE, vector), steer.all(), strength=0.5), strength=3.0)
+    prompts = [f"{a}{b} {b}{a} {a}" for a in "abcdefghij" for b in "klmnopqr"]
+    pasted = CommandV(model, plan, prompts, cutoff=1e-6).fit(model, letters)
+    assert pasted.strength == 3.0
+    assert (pasted.edits[0].strength, pasted.edits[0].where) == (0.5, steer.all())
+    delta = act(pasted).delta(torch.zeros(1, 1, 32))[0, 0]
+    assert torch.allclose(delta, vector, atol=1e-2)
+
+
+def test_layers_go_by_depth_and_the_donor_is_not_needed_again(
+    model: Model, letters: Contrast, tmp_path: Path
+) -> None:
+    giver, plan = donor()
+    prompts = [e.text for e in letters.split("train").examples]
+    pasted = CommandV(giver, plan).fit(model, letters)
+    assert str(act(pasted).site) == "resid_post.2"
+    theirs = pooled_activations(giver, prompts, ["resid_post.1"], "last")[
+        Site.parse("resid_post.1")
+    ]
+    ours = pooled_activations(model, prompts, [SITE], "last")[SITE]
+    back = torch.linalg.pinv(theirs.double(), rtol=1e-2) @ ours.double()
+    expected = act(plan).vector.double() @ back
+    assert torch.allclose(act(pasted).delta(ours[None])[0, 0].double(), expected, rtol=1e-3)
+    plan.save(tmp_path / "donors", giver)
+    named = CommandV(giver, str(tmp_path / "donors")).fit(model, letters)
+    assert torch.equal(act(named).back, act(pasted).back)
+
+
+def test_plans_that_read_the_donor_are_refused(model: Model, letters: Contrast) -> None:
+    giver, plan = donor()
+    gate = PromptCondition(Site(0, "resid_post"), torch.ones(24), 0.1)
+    gated = Plan(replace(plan.edits[0], gate=gate), name="gated")
+    asked = Plan(prompt=steer.PromptEdit(prefix="please "), name="asked")
+    for bad in (gated, asked):
+        with pytest.raises(PlanError, match=f"Command-V: {bad.name} can't be pasted"):
+            CommandV(giver, bad).fit(model, letters)
+
+
+def test_a_donors_scaled_vector_brings_its_typical_norm(model: Model, letters: Contrast) -> None:
+    giver, _ = donor()
+    scaled = Plan(steer.add_scaled("resid_post.1", torch.ones(24)))
+    inner = act(CommandV(giver, scaled).fit(model, letters)).inner
+    assert inner.typical_norm > 0
+
+
+def test_steps_stop_when_the_probe_says_so(model: Model, letters: Contrast) -> None:
+    plan = WorldModel(n_steps=200, step=0.02, confidence=0.8).fit(model, letters, SITE)
+    edit = act(plan)
+    sides = read_sides(model, letters.split("train"), [SITE], "mean")[SITE]
+    rows = torch.cat([sides.negative, sides.positive])[None]
+    before = edit.probe.logit(rows).sigmoid()[0]
+    delta = edit.delta(rows)[0]
+    after = edit.probe.logit(rows[0] + delta).sigmoid()
+    assert bool((before[: len(sides.negative)] < 0.5).all())
+    assert bool((after >= 0.8 - 1e-4).all())
+    assert not delta[before > 0.8].any()
+    assert bool((after[before < 0.5] < 0.95).all())
+
+
+def test_one_step_follows_the_gradient_for_a_share_of_the_norm(
+    model: Model, letters: Contrast
+) -> None:
+    edit = act(WorldModel(n_steps=1, step=0.1).fit(model, letters, SITE))
+    sides = read_sides(model, letters.split("train"), [SITE], "mean")[SITE]
+    h = sides.negative.clone().requires_grad_()
+    edit.probe.logit(h).sum().backward()
+    rms = sides.rows.square().sum(-1).mean().sqrt()
+    expected = 0.1 * rms * functional.normalize(h.grad, dim=-1)
+    assert torch.allclose(edit.delta(sides.negative[None])[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_each_layer_has_its_own_probe_and_settings_are_checked(
+    model: Model, letters: Contrast
+) -> None:
+    plan = WorldModel(layers=[1, 2], n_hidden=4).fit(model, letters)
+    assert [str(e.intervention.site) for e in plan.edits] == ["resid_post.1", "resid_post.2"]
+    assert not torch.equal(act(plan, 0).probe.centre, act(plan, 1).probe.centre)
+    for settings in ({"confidence": 1.0}, {"step": 0.0}):
+        with pytest.raises(ConfigError, match="expected between 0 and 1, and above 0"):
+            WorldModel(**settings).fit(model, letters)
+    for kind in (RefusalCliff, ToxificationReversal, BindingIDs, WorldModel):
+        with pytest.raises(SiteError, match="layer 40 does not exist"):
+            kind().fit(model, letters, "resid_post.40")
