@@ -251,6 +251,7 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     multi.add_argument("--d-sae", type=int, default=2048, help="latents of each (default 2048)")
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
     cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
+    bench_steer(verbs)
     control = add("control", "control", "Methods that own the loop, against recomputing.", None)
     control.add_argument("--tokens", type=int, default=256, help="new tokens (default 256)")
     control.add_argument("--model", default="smollm2-135m-instruct")
@@ -260,7 +261,6 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
         "--steps", type=int, default=250, help="decoding steps (default 250); 0: none"
     )
     rules.set_defaults(rounds=40)
-    bench_steer(verbs)
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")

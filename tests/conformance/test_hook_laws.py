@@ -254,3 +254,25 @@ def test_pipelines_are_steered(tiny_model: Any) -> None:
         assert steered == model.generate("some words", max_new_tokens=8)
     assert steered != plain
     assert plain == model.generate("some words", max_new_tokens=8)
+
+
+def test_streamed_text_is_the_steered_text(tiny_model: Any) -> None:
+
+    from transformers import TextIteratorStreamer
+
+    model = tiny_model("llama")
+    vector = 20 * torch.randn(32, generator=torch.Generator().manual_seed(2))
+    plan = Plan(steer.add("resid_post.1", vector))
+    ids = model.tokenize("the rain").input_ids
+    streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True)
+    options = {"max_new_tokens": 6, "do_sample": False}
+    with plan.on(model):
+        expected = model.hf.generate(ids, **options)[0, ids.shape[1] :]
+        thread = Thread(
+            target=model.hf.generate, args=(ids,), kwargs={**options, "streamer": streamer}
+        )
+        thread.start()
+        pieces = list(streamer)
+        thread.join()
+    assert "".join(pieces) == model.tokenizer.decode(expected)
+    assert not torch.equal(expected, model.hf.generate(ids, **options)[0, ids.shape[1] :])
