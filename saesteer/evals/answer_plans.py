@@ -25,7 +25,7 @@ from saesteer.steer import Plan, add_scaled, last
 
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 """Doses tried, in units of ‖h‖, upwards."""
-STEPS, RATE = 40, 0.05
+STEPS, RATE = 25, 0.08
 """Adam's steps, and its rate in units of the last token's median norm."""
 
 

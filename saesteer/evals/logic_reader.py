@@ -8,15 +8,20 @@ relation it is the subject, after it the object. Which mentions are of one name 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.features.concepts import Concept, concept_readers
+from saesteer.features.concepts import (
+    Concept,
+    FeatureReadout,
+    ProbeReadout,
+    concept_readers,
+)
 from saesteer.features.fitting import SPARSE_KINDS, ReadoutKind, fit_readout
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
 from saesteer.features.thresholds import choose_threshold
@@ -145,7 +150,7 @@ def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
 
 
 def _parts(
-    roles: Sequence[int], sentence: Sequence[int]
+    roles: Mapping[int, int] | Sequence[int], sentence: Sequence[int]
 ) -> tuple[list[int], list[int], bool] | None:
     """Positions of subject and object, and whether nothing negates."""
     relation = next((t for t in sentence if ROLES[roles[t]] == "relation"), None)
@@ -168,7 +173,7 @@ def _role_rows(texts: Sequence[LabelledReading], sae: SAE | None) -> tuple[Tenso
 
 
 def _role(
-    kind: Literal["features", "probe"] | ReadoutKind,
+    kind: ReadoutKind,
     role: int,
     rows: Tensor,
     positive: Tensor,
@@ -183,8 +188,6 @@ def _role(
 
 def score_rows(concept: Concept, rows: Tensor) -> Float[Tensor, " rows"]:
     """A concept's score of rows that are its readout's input already (latents or activations)."""
-    from saesteer.features.concepts import FeatureReadout, ProbeReadout
-
     match concept.readout:
         case FeatureReadout(features=features, weights=weights):
             return rows[:, list(features)] @ torch.tensor(weights)
@@ -197,7 +200,7 @@ def score_rows(concept: Concept, rows: Tensor) -> Float[Tensor, " rows"]:
 def _named(text: LabelledReading, sae: SAE | None) -> NamedText:
     mentions, names = [], []
     for sentence, roles, pair in zip(text.text.sentences, text.roles, text.names, strict=True):
-        parts = _parts(dict(zip(sentence, roles, strict=True)), sentence)  # pyright: ignore
+        parts = _parts(dict(zip(sentence, roles, strict=True)), sentence)
         if parts is None:
             continue
         mentions += [mention(text.text.resid[span], sae) for span in parts[:2]]
