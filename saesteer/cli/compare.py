@@ -22,18 +22,29 @@ _SHOWN = (
     "perplexity",
     "distinct_2",
 )
+_ANSWERED = (
+    "method",
+    "accuracy",
+    "accuracy_ci",
+    "verdict_accuracy",
+    "accuracy_among_options",
+    "n_problems",
+)
 
 
 def compare(args: argparse.Namespace) -> None:
     """Compare methods as a config says, and write the page."""
     from dataclasses import asdict, replace
 
-    from saesteer.config import CompareConfig, load_config
+    from saesteer.config import CompareConfig, load_config, read_yaml
     from saesteer.evals.build import run_config
     from saesteer.evals.report import write_report
     from saesteer.tracking import WandbTracker
 
     check_json(args)
+    if "task" in read_yaml(args.config):
+        answer(args)
+        return
     config = load_config(CompareConfig, args.config, args.overrides)
     if args.device:
         config = replace(config, device=args.device)
@@ -57,6 +68,29 @@ def compare(args: argparse.Namespace) -> None:
     page = write_report(results, args.out)
     write_json(args, results)
     _show(results, page)
+
+
+def answer(args: argparse.Namespace) -> None:
+    """Compare ways to answer problems as a config says, and write the page."""
+    from dataclasses import replace
+
+    from saesteer.config import AnswerConfig, load_config
+    from saesteer.evals.answer_rows import answers_page
+    from saesteer.evals.answers import run_answers
+    from saesteer.evals.report import write_report
+
+    config = load_config(AnswerConfig, args.config, args.overrides)
+    if args.device:
+        config = replace(config, device=args.device)
+    check_out(args.out)
+    command = " ".join(["saesteer compare", args.config, *args.overrides, "--out DIR"])
+    with ExitStack() as stack:
+        bar = _bars(args, stack)(config.task.kind)
+        results = run_answers(config, reproduce=command, progress=bar)
+    page = write_report(results, args.out, answers_page)
+    write_json(args, results)
+    show_table([{key: row.get(key) for key in _ANSWERED} for row in results["compare"]])
+    print(f"\n{page}  ({results['seconds']:.0f} s)")
 
 
 def quickstart(args: argparse.Namespace) -> None:

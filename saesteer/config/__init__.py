@@ -1,5 +1,6 @@
 """Frozen dataclasses for every command's settings, and their YAML."""
 
+from saesteer.config.answers import AnswerConfig, AnswerTaskConfig
 from saesteer.config.compare import CompareConfig
 from saesteer.config.load import build_config, dump_config, load_config, parse_grid, read_yaml
 from saesteer.config.method import TrainMethodConfig
@@ -8,6 +9,8 @@ from saesteer.config.text import SupervisedConfig, TextConfig
 from saesteer.config.tune import BudgetConfig, TuneConfig
 
 __all__ = [
+    "AnswerConfig",
+    "AnswerTaskConfig",
     "BudgetConfig",
     "CacheConfig",
     "CompareConfig",

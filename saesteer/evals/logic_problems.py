@@ -9,11 +9,11 @@ each in which one link is deleted, so that the answer is "Unknown".
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,12 +101,10 @@ def generate_problems(
     twins: bool = True,
 ) -> list[Problem]:
     """`n` problems, hops in turn, each followed by its twin if `twins`; half of them are false."""
-    rng = random.Random(seed)
+    rng, shape = random.Random(seed), shape or ProblemShape()
     made: list[Problem] = []
     for index in range(n):
-        problem = _problem(
-            f"{style}-{seed}-{index}", hops[index % len(hops)], style, shape or ProblemShape(), rng
-        )
+        problem = _problem(f"{style}-{seed}-{index}", hops[index % len(hops)], style, shape, rng)
         made += [problem, _twin(problem, rng)] if twins else [problem]
     return made
 
@@ -124,7 +122,7 @@ def _problem(
     asked, positive, truthful = words.properties[0], rng.random() < 0.5, rng.random() < 0.5
     path, spare = words.kinds[:hops], list(words.kinds[hops:])
     proof = [_fact(words.people[0], path[0])]
-    proof += [_link(rng, one, two) for one, two in itertools.pairwise(path)]
+    proof += [_link(rng, one, two) for one, two in pairwise(path)]
     proof.append(_property(rng, path[-1], asked, positive=positive))
     others = _off_the_path(rng, words, spare, shape, positive=positive)
     others += [
@@ -148,7 +146,7 @@ def _off_the_path(
     chain = spare[:cut] if shape.n_distractors else []
     if chain:
         made.append(_fact(words.people[1], chain[0]))
-        made += [_link(rng, one, two) for one, two in itertools.pairwise(chain)]
+        made += [_link(rng, one, two) for one, two in pairwise(chain)]
         made.append(_property(rng, chain[-1], asked, positive=not positive))
     for kind in spare[cut:] if chain else spare[: shape.n_decoys]:
         made.append(_property(rng, kind, asked, positive=not positive))

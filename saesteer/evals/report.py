@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ LISTS = ("compare", "curves", "equal_kl", "samples", "settings")
 """Keys whose lists carry a `task` in each entry, so that several reports simply join."""
 
 
-def write_report(results: Results, folder: str | Path) -> Path:
+def write_report(
+    results: Results, folder: str | Path, make_page: Callable[[Results], str] | None = None
+) -> Path:
     """Write `results.json` and `report.html` into `folder`, and return the page's path.
 
     Args:
         results: `Report.to_dict()`, or several joined by `join_results`; `sae` (scores), `features`
             (each `index`, `gloss`, `promoted`, `suppressed`), `rules` (`fired`, `explained`,
             `source`), `seconds` and `reproduce` (a command) are printed where they are given.
+        make_page: makes the page of results of another form.
 
     Raises:
         OutputError: the folder can't be made or written to.
@@ -44,7 +47,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
     place = Path(folder)
     plain = _plain(results)
     content = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
-    html = render(plain)
+    html = (make_page or render)(plain)
     write_text(place / "results.json", content + "\n")
     write_text(place / "report.html", html)
     return place / "report.html"

@@ -9,6 +9,7 @@ from saesteer.metrics.intervals import (
     auroc_interval,
     bootstrap_interval,
     paired_difference,
+    share_interval,
 )
 from saesteer.metrics.language import perplexity, token_ce, token_kl
 from saesteer.metrics.outliers import OUTLIER_FACTOR, median_norm, norms, outlier_tokens
@@ -29,6 +30,7 @@ __all__ = [
     "outlier_tokens",
     "paired_difference",
     "perplexity",
+    "share_interval",
     "token_ce",
     "token_kl",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -101,3 +102,19 @@ def _resampled(levels: np.ndarray, n_levels: int, rng: np.random.Generator, n: i
     counts = np.zeros((n + 1, n_levels))
     np.add.at(counts.T, levels, draws.T)
     return counts
+
+
+def share_interval(hits: Sequence[bool | int], level: float = 0.95) -> Interval:
+    """Share of hits with Wilson's score interval, which does not collapse at 0 or 1.
+
+    Raises:
+        DataError: no values.
+    """
+    n = len(hits)
+    if not n:
+        raise DataError("an interval of a share needs at least one value; got none.")
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share = sum(map(bool, hits)) / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))

@@ -14,8 +14,8 @@ Acts are data until `edit` meets an SAE, so a rule file can be checked without l
     unsafe: {report: "weapons came up"}            # changes nothing
     careful: [{...}, {...}]                        # several acts
 Edits take `strength` (default 1) and `where`: generated (default), prompt, all, last; `clamp` and
-`add` also `unit`, the latent units that 1 stands for (a feature's maximum activation, say). Every act
-takes `latch: true` (once open, open for the rest of the text), `duration: N` (for N tokens) and
+`add` also `unit`, the latent units that 1 stands for (a feature's maximum activation, say). Every
+act takes `latch: true` (once open, open for the rest of the text), `duration: N` (for N tokens) and
 `priority` (default 0): where an act of higher priority is open, those below it are shut.
 """
 

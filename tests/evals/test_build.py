@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from saesteer import methods
-from saesteer.config import CompareConfig, load_config
+from saesteer.config import AnswerConfig, CompareConfig, load_config, read_yaml
 from saesteer.errors import ConfigError
 from saesteer.evals.build import build_method, read_method
 from saesteer.evals.tasks import load_task
@@ -75,9 +75,12 @@ def test_faults_are_named(spec: Any, message: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "compare").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_comparison_validates(path: Path) -> None:
+    assert path.read_text().startswith(f"# saesteer compare configs/compare/{path.name}")
+    if "task" in read_yaml(path):
+        assert load_config(AnswerConfig, path).task.kind == path.stem
+        return
     config = load_config(CompareConfig, path)
     assert [load_task(name).name for name in config.tasks] == config.tasks
-    assert path.read_text().startswith(f"# saesteer compare configs/compare/{path.name}")
     for spec in config.methods:
         name = spec if isinstance(spec, str) else next(iter(spec))
         assert name in METHODS

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from saesteer.errors import DataError
-from saesteer.metrics import Interval, auroc_interval, bootstrap_interval, paired_difference
+from saesteer.metrics import (
+    Interval,
+    auroc_interval,
+    bootstrap_interval,
+    paired_difference,
+    share_interval,
+)
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_does_not():
@@ -90,3 +96,19 @@ def test_auroc_s_interval_is_that_of_resampled_texts():
 def test_an_auroc_needs_both_labels(labels):
     with pytest.raises(DataError, match="scores of both labels"):
         auroc_interval([0.5] * len(labels), labels)
+
+
+def test_a_share_of_one_still_has_room_below_it() -> None:
+    found = share_interval([True] * 50)
+    assert found.mean == found.high == 1.0
+    assert found.low == pytest.approx(50 / (50 + 1.959964**2), abs=1e-5)
+
+
+def test_share_intervals_agree_with_wilson() -> None:
+    found = share_interval([True] * 8 + [False] * 2)
+    assert (found.low, found.high) == (
+        pytest.approx(0.4902, abs=1e-4),
+        pytest.approx(0.9433, abs=1e-4),
+    )
+    with pytest.raises(DataError, match="at least one value"):
+        share_interval([])

@@ -1,0 +1,111 @@
+"""From answers to rows: how often the generated word was right, by hops, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saesteer.evals.page import page, table, text
+from saesteer.evals.questions import Question
+from saesteer.metrics.intervals import share_interval
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One problem under one method.
+
+    Attributes:
+        said: the first generated token, without spaces.
+        likeliest: the likeliest of the problem's answer words, however unlikely.
+        verdict: what a reader concluded, None for methods that conclude nothing and where nothing
+            followed and no word says so.
+    """
+
+    question: Question
+    said: str
+    likeliest: str
+    verdict: str | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether the generated token is the answer (its first token, for a longer word)."""
+        said = self.said.casefold()
+        return bool(said) and self.question.answer.casefold().startswith(said) and len(said) > 2
+
+
+def answer_row(
+    task: str, method: str, family: str, answered: Sequence[Answered], *, reads: bool
+) -> dict[str, Any]:
+    """One method's row; `reads` adds its verdicts and where they and the words part."""
+    right = [one.right for one in answered]
+    row = {"task": task, "method": method, "family": family, **_share("accuracy", right)}
+    row["by_hops"] = _by_hops(answered)
+    twins = [one.right for one in answered if one.question.twin_of is not None]
+    row["twins"] = {**_share("accuracy", twins), "n": len(twins)} if twins else None
+    likeliest = [one.likeliest == one.question.answer for one in answered]
+    row |= _share("accuracy_among_options", likeliest)
+    if reads:
+        row |= _share("verdict_accuracy", [a.verdict == a.question.answer for a in answered])
+        parted = [a.verdict is not None and not _says(a.said, a.verdict) for a in answered]
+        row |= {"parted": sum(parted), "n_open": sum(a.verdict is None for a in answered)}
+    return row | {"n_problems": len(answered)}
+
+
+def _says(said: str, word: str) -> bool:
+    return len(said) > 2 and word.casefold().startswith(said.casefold())
+
+
+def _by_hops(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Problems with all their links, by number of hops."""
+    groups: dict[str, list[bool]] = {}
+    for one in answered:
+        if one.question.twin_of is None:
+            hops = "unknown" if one.question.hops is None else str(one.question.hops)
+            groups.setdefault(hops, []).append(one.right)
+    return {
+        hops: {**_share("accuracy", groups[hops]), "n": len(groups[hops])}
+        for hops in sorted(groups)
+    }
+
+
+def _share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+    found = share_interval(hits)
+    return {name: found.mean, f"{name}_ci": [found.low, found.high]}
+
+
+def answers_page(results: Mapping[str, Any]) -> str:
+    """The results as one HTML page."""
+    rows = results["compare"]
+    hops = sorted({h for row in rows for h in row["by_hops"]})
+    head = ["method", "right", "95 % interval", *(f"{h} hops" for h in hops), "twins", "verdict"]
+    body = [
+        [
+            text(row["method"]),
+            _percent(row["accuracy"]),
+            " to ".join(map(_percent, row["accuracy_ci"])),
+            *(_percent(row["by_hops"][h]["accuracy"]) for h in hops),
+            _percent(row["twins"]["accuracy"]) if row["twins"] else "–",
+            _percent(row["verdict_accuracy"]) if "verdict_accuracy" in row else "–",
+        ]
+        for row in rows
+    ]
+    notes = "".join(f"<p>{text(note)}</p>" for note in results["notes"])
+    samples = "".join(_sample(sample) for sample in results["samples"])
+    return page(
+        f"Answers to {results['task']}",
+        f"<h1>{text(results['task'])}: {results['n_problems']} problems</h1>{table(head, body)}"
+        f"{notes}<h2>Proofs</h2>{samples}<pre>{text(results['reproduce'])}</pre>",
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _sample(sample: Mapping[str, Any]) -> str:
+    return (
+        f"<div class='sample'><p class='prompt'>{text(sample['prompt'])}</p>"
+        f"<pre>{text(sample['proof'])}</pre><p>said {text(sample['said'])}, "
+        f"right {text(sample['answer'])}</p></div>"
+    )

@@ -1,0 +1,208 @@
+"""What sentences say, read from activations: a subject, an object, and yes or no.
+
+Three concepts are read at each token: words that only hold a sentence together (each, a, the full
+stop), the relation (is, are) and the negation. What is none of them names something; before the
+relation it is the subject, after it the object. Which mentions are of one name is left to an
+`IdentityReadout`, so names may be new. The text itself is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saesteer.features.concepts import (
+    Concept,
+    FeatureReadout,
+    ProbeReadout,
+    concept_readers,
+)
+from saesteer.features.fitting import SPARSE_KINDS, ReadoutKind, fit_readout
+from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
+from saesteer.features.thresholds import choose_threshold
+from saesteer.models.sites import Site
+from saesteer.saes.sae import SAE
+
+ROLES = ("filler", "relation", "negation", "name")
+"""What a token can be; a name is what none of the others claims."""
+N_FEATURES = 64
+"""Features that each role is read from."""
+Activations = Float[Tensor, "pos width"]
+
+
+@final
+@dataclass(frozen=True)
+class Link:
+    """One sentence: `subject` and `object` are numbers of names, equal within a text."""
+
+    subject: int
+    object: int
+    positive: bool
+
+
+@final
+@dataclass(frozen=True)
+class ReadText:
+    """Activations of a text and the token positions of its sentences, the one asked about last."""
+
+    resid: Activations
+    sentences: tuple[tuple[int, ...], ...]
+
+
+@final
+@dataclass(frozen=True)
+class LabelledReading:
+    """A generated text with what its tokens are: roles by sentence, names of subject and object."""
+
+    text: ReadText
+    roles: tuple[tuple[int, ...], ...]
+    names: tuple[tuple[str, str], ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StatementReader:
+    """Role concepts and an identity readout, over an SAE's latents or (None) the activation."""
+
+    concepts: tuple[Concept, ...]
+    identity: IdentityReadout
+    sae: SAE | None
+
+    def read(self, text: ReadText) -> list[Link | None]:
+        """What each sentence says; None where no subject, relation or object was found."""
+        roles = self.roles(text.resid)
+        parts = [_parts(roles, sentence) for sentence in text.sentences]
+        found = [part for part in parts if part is not None]
+        if not found:
+            return [None] * len(parts)
+        spans = [span for subject, object_, _ in found for span in (subject, object_)]
+        mentions = torch.stack([mention(text.resid[list(span)], self.sae) for span in spans])
+        apart = [(2 * i, 2 * i + 1) for i in range(len(found))]
+        names = self.identity.group(mentions, apart)
+        links = iter(
+            Link(names[2 * i], names[2 * i + 1], positive)
+            for i, (_, _, positive) in enumerate(found)
+        )
+        return [None if part is None else next(links) for part in parts]
+
+    def roles(self, resid: Activations) -> list[int]:
+        """The role of every token: the concept furthest above its threshold, or a name."""
+        (reader,) = concept_readers(self.concepts, self.sae)
+        cuts = torch.tensor([self.concepts[i].threshold for i in reader.concepts])
+        margins = torch.full((len(resid), len(ROLES)), 0.0)
+        margins[:, list(reader.concepts)] = reader.scores(resid[None])[0] - cuts
+        return margins.argmax(-1).tolist()
+
+
+def mention(resid: Activations, sae: SAE | None) -> Float[Tensor, " columns"]:
+    """One row for the tokens of a mention: the sum of their latents, or of their activations."""
+    return (resid if sae is None else sae.encode(resid)).sum(0)
+
+
+def fit_reader(
+    texts: Sequence[LabelledReading], site: Site, sae: SAE | None, *, seed: int = 0
+) -> StatementReader:
+    """Role concepts and the identity readout from texts whose words are known.
+
+    With an SAE roles are weighted features, without one linear probes; nothing else differs.
+
+    Raises:
+        ContrastError: a role that never or always occurs.
+        DataError: too few texts.
+    """
+    kind: ReadoutKind = "probe" if sae is None else "features"
+    rows, roles = _role_rows(texts, sae if kind in SPARSE_KINDS else None)
+    concepts = [_role(kind, role, rows, roles == role, site, seed) for role in range(3)]
+    named = [_named(text, sae) for text in texts]
+    identity = fit_identity(named, standardise=sae is None, seed=seed)
+    return StatementReader(tuple(concepts), identity, sae)
+
+
+def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
+    """An SAE of the same shape whose encoder was never trained, as sparse on `resid` as `sae` is.
+
+    Directions are random; each feature's bias centres it and its threshold is the quantile that
+    lets it fire as often as the trained features do on average.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    w_dec = torch.randn(sae.w_dec.shape, generator=generator)
+    w_dec = torch.nn.functional.normalize(w_dec, dim=-1)
+    sample = resid[torch.randperm(len(resid), generator=generator)[:4096]]
+    share = float((sae.encode(sample) > 0).float().mean())
+    pre = (sample - sample.mean(0)) @ w_dec.T
+    return replace(
+        sae,
+        w_enc=w_dec.T.contiguous(),
+        b_enc=torch.zeros_like(sae.b_enc),
+        w_dec=w_dec,
+        b_dec=sample.mean(0),
+        threshold=pre.quantile(1 - share, dim=0).clamp_min(0.0),
+        activation="jumprelu",
+        k=None,
+        apply_b_dec_to_input=True,
+        name="random",
+    )
+
+
+def _parts(
+    roles: Mapping[int, int] | Sequence[int], sentence: Sequence[int]
+) -> tuple[list[int], list[int], bool] | None:
+    """Positions of subject and object, and whether nothing negates."""
+    relation = next((t for t in sentence if ROLES[roles[t]] == "relation"), None)
+    if relation is None:
+        return None
+    names = [t for t in sentence if ROLES[roles[t]] == "name"]
+    subject = [t for t in names if t < relation]
+    object_ = [t for t in names if t > relation]
+    positive = all(ROLES[roles[t]] != "negation" for t in sentence)
+    return (subject, object_, positive) if subject and object_ else None
+
+
+def _role_rows(texts: Sequence[LabelledReading], sae: SAE | None) -> tuple[Tensor, Tensor]:
+    """Rows of the sentences' tokens and their roles; every other text, which is plenty."""
+    chosen = texts[:: 2 if len(texts) > 40 else 1]
+    positions = [[t for sentence in text.text.sentences for t in sentence] for text in chosen]
+    resid = torch.cat([t.text.resid[at] for t, at in zip(chosen, positions, strict=True)])
+    roles = torch.tensor([role for text in chosen for some in text.roles for role in some])
+    return resid if sae is None else sae.encode(resid), roles
+
+
+def _role(
+    kind: ReadoutKind,
+    role: int,
+    rows: Tensor,
+    positive: Tensor,
+    site: Site,
+    seed: int,
+) -> Concept:
+    readout = fit_readout(kind, rows, positive, site, n_features=N_FEATURES, seed=seed)
+    concept = Concept(ROLES[role], readout, 0.0)
+    scores = score_rows(concept, rows)
+    return replace(concept, threshold=choose_threshold(scores, positive))
+
+
+def score_rows(concept: Concept, rows: Tensor) -> Float[Tensor, " rows"]:
+    """A concept's score of rows that are its readout's input already (latents or activations)."""
+    match concept.readout:
+        case FeatureReadout(features=features, weights=weights):
+            return rows[:, list(features)] @ torch.tensor(weights)
+        case ProbeReadout(weight=weight, bias=bias):
+            return rows @ weight + bias
+        case other:
+            return torch.nn.functional.cosine_similarity(rows, other.vector[None], dim=-1)
+
+
+def _named(text: LabelledReading, sae: SAE | None) -> NamedText:
+    mentions, names = [], []
+    for sentence, roles, pair in zip(text.text.sentences, text.roles, text.names, strict=True):
+        parts = _parts(dict(zip(sentence, roles, strict=True)), sentence)
+        if parts is None:
+            continue
+        mentions += [mention(text.text.resid[span], sae) for span in parts[:2]]
+        names += pair
+    return NamedText(torch.stack(mentions), tuple(names))

@@ -1,0 +1,112 @@
+"""Reasoning problems as files hold them: a context, a question, options and the right letter.
+
+The format is that of the published PrOntoQA and ProverQA files. The reader of a problem may use
+where its sentences end; everything else that it learns has to come from activations.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from saesteer.errors import TaskError
+
+_SENTENCE = re.compile(r"[^.!?\s][^.!?]*[.!?]+")
+_OPTION = re.compile(r"\s*([A-Z])\)\s*(\S.*)")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One problem.
+
+    Attributes:
+        words: the answer words of the options, in order, such as ("True", "False").
+        answer: the right one of them.
+        hops: links from the asked subject to the asked property, None where the file doesn't tell.
+        twin_of: for a problem with a deleted link, the one it was made from.
+    """
+
+    id: str
+    context: str
+    question: str
+    words: tuple[str, ...]
+    answer: str
+    hops: int | None = None
+    twin_of: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What the model is asked, answer words included; it ends where the answer begins."""
+        *others, last = self.words
+        listed = f"{', '.join(others)} or {last}" if others else last
+        return f"{self.context}\n{self.question} Answer {listed}.\nAnswer:"
+
+    def sentences(self) -> list[tuple[int, int]]:
+        """Where each sentence of the context stands in `prompt`, then the one asked about."""
+        start = len(self.context) + 1
+        spans = [match.span() for match in _SENTENCE.finditer(self.context)]
+        asked = list(_SENTENCE.finditer(self.question))[-1].span()
+        return [*spans, (start + asked[0], start + asked[1])]
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """The problems of a JSON file.
+
+    Raises:
+        TaskError: a file that can't be read, or a problem without one of its parts; which and why.
+    """
+    try:
+        rows: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TaskError(f"problems {path} can't be read: {error}.") from error
+    if not isinstance(rows, list) or not rows:
+        raise TaskError(f"problems {path}: expected a list of at least one problem.")
+    return [question_of(row, f"{path}, problem {n}") for n, row in enumerate(rows)]
+
+
+def question_of(row: Any, where: str = "problem") -> Question:
+    """One problem from its JSON values.
+
+    Raises:
+        TaskError: a part is missing or of the wrong kind.
+    """
+    fields = cast("Mapping[str, Any]", row if isinstance(row, Mapping) else {})
+    for key in ("context", "question", "answer"):
+        if not isinstance(fields.get(key), str) or not fields[key].strip():
+            raise TaskError(f"{where}: {key!r} is {fields.get(key)!r}; expected a text.")
+    options = dict(_options(fields.get("options"), where))
+    if fields["answer"] not in options:
+        raise TaskError(
+            f"{where}: answer {fields['answer']!r} is none of the options {', '.join(options)}."
+        )
+    if not _SENTENCE.search(fields["question"]):
+        raise TaskError(f"{where}: the question {fields['question']!r} holds no sentence.")
+    return Question(
+        id=str(fields.get("id", where)),
+        context=" ".join(fields["context"].split()),
+        question=" ".join(fields["question"].split()),
+        words=tuple(options.values()),
+        answer=options[fields["answer"]],
+        hops=_hops(fields),
+        twin_of=fields.get("twin_of"),
+    )
+
+
+def _options(found: Any, where: str) -> Sequence[tuple[str, str]]:
+    listed = found if isinstance(found, list) and found else ["A) True", "B) False"]
+    matches = [_OPTION.fullmatch(str(option)) for option in listed]
+    if not all(matches):
+        raise TaskError(f"{where}: options {found!r}; expected texts such as 'A) True'.")
+    return [(match[1], match[2].strip()) for match in matches if match]
+
+
+def _hops(fields: Mapping[str, Any]) -> int | None:
+    """As the file says, or from a published explanation: every hop is a rule and a conclusion."""
+    if isinstance(fields.get("hops"), int):
+        return fields["hops"]
+    steps = fields.get("explanation")
+    return (len(steps) - 1) // 2 if isinstance(steps, list) and len(steps) > 2 else None

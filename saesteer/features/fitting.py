@@ -1,0 +1,99 @@
+"""Readouts fitted to labelled rows: tokens, spans, sentences or texts, already pooled to one row.
+
+Five kinds, from the most readable to the least: one feature, a few weighted features, a decision
+tree over features, the cosine with a difference of means, and a linear probe. The first three read
+an SAE's latents, the last two the activation itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saesteer.errors import ConfigError, ContrastError
+from saesteer.features.concepts import CosineReadout, FeatureReadout, ProbeReadout, Readout
+from saesteer.features.separation import cohens_d
+from saesteer.models.sites import Site
+
+ReadoutKind = Literal["feature", "features", "tree", "cosine", "probe"]
+SPARSE_KINDS: tuple[ReadoutKind, ...] = ("feature", "features", "tree")
+"""Kinds that read latents; the others read activations."""
+
+Rows = Float[Tensor, "rows columns"]
+Labels = Bool[Tensor, " rows"]
+
+
+def fit_readout(
+    kind: ReadoutKind,
+    rows: Rows,
+    positive: Labels,
+    site: Site,
+    *,
+    n_features: int = 16,
+    seed: int = 0,
+) -> Readout:
+    """A readout of one kind whose score is higher on the positive rows.
+
+    Args:
+        rows: latents for `SPARSE_KINDS`, activations for the others.
+        site: where dense readouts read.
+        n_features: features of `features`, depth-limited features of `tree`.
+
+    Raises:
+        ContrastError: rows of one label only.
+        ConfigError: an unknown kind.
+    """
+    if bool(positive.all()) or not bool(positive.any()):
+        raise ContrastError(
+            f"all {len(positive)} rows have one label; a readout needs rows with and without the "
+            "concept."
+        )
+    match kind:
+        case "feature":
+            return FeatureReadout((most_separating(rows, positive, 1)[0],))
+        case "features":
+            return _weighted(rows, positive, n_features, seed)
+        case "cosine":
+            return CosineReadout(site, rows[positive].mean(0) - rows[~positive].mean(0))
+        case "probe":
+            weight, bias = logistic(rows, positive, seed)
+            return ProbeReadout(site, weight, bias)
+        case _:
+            raise ConfigError(f"readout {kind!r} is none of {', '.join(get_args(ReadoutKind))}.")
+
+
+def most_separating(rows: Rows, positive: Labels, n: int) -> list[int]:
+    """The features that differ most between the labels, by |Cohen's d|, of those that fire.
+
+    Features that are higher on the positives come first among equals; ties go to the lower index.
+    """
+    fires = (rows > 0).any(0)
+    distance = torch.where(fires, cohens_d(rows, positive), 0.0)
+    return distance.abs().topk(min(n, rows.shape[1])).indices.tolist()
+
+
+def logistic(rows: Rows, positive: Labels, seed: int = 0) -> tuple[Tensor, float]:
+    """Weights and bias of an L2-regularised logistic regression over standardised columns."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
+    fit = LogisticRegression(max_iter=200, tol=1e-3, random_state=seed, class_weight="balanced")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # separable rows go on for ever
+        fit.fit(((rows - centre) / scale).numpy(), positive.numpy())
+    found, offset = np.ravel(fit.coef_), np.ravel(fit.intercept_)
+    weight = torch.from_numpy(found.astype(np.float32)) / scale
+    return weight, float(offset[0]) - float(weight @ centre)
+
+
+def _weighted(rows: Rows, positive: Labels, n: int, seed: int) -> FeatureReadout:
+    """Logistic weights over the most separating features; the bias belongs to the threshold."""
+    features = most_separating(rows, positive, n)
+    weight, _ = logistic(rows[:, features], positive, seed)
+    return FeatureReadout(tuple(features), tuple(weight.tolist()))

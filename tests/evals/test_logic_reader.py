@@ -1,0 +1,129 @@
+"""Statements read back from planted activations: a role and a name in every token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from saesteer.errors import ContrastError
+from saesteer.evals.answers import shuffled
+from saesteer.evals.logic_reader import (
+    LabelledReading,
+    Link,
+    ReadText,
+    fit_reader,
+    mention,
+    random_sae,
+)
+from saesteer.models import Site
+from saesteer.saes import SAE
+
+WIDTH, SITE = 48, Site.parse("resid_post.1")
+FILLER, RELATION, NEGATION, NAME = range(4)
+
+
+def planted_sae() -> SAE:
+    eye = torch.eye(WIDTH)
+    zeros = torch.zeros(WIDTH)
+    return SAE(w_enc=eye, b_enc=zeros, w_dec=eye, b_dec=zeros, threshold=zeros + 0.2, site=SITE)
+
+
+def text(seed: int, n: int = 8) -> LabelledReading:
+    """Sentences `filler name relation [negation] name`; names are random directions in 4..48."""
+    generator = torch.Generator().manual_seed(seed)
+    names = torch.rand(6, WIDTH, generator=generator)
+    names[:, :4] = 0
+    rows, sentences, roles, pairs = [], [], [], []
+    for i in range(n):
+        one, two = i % 6, (i + 1 + i // 6) % 6
+        kinds = [FILLER, NAME, RELATION, *([NEGATION] if i % 3 == 0 else []), NAME]
+        spelled = iter((one, two))
+        for kind in kinds:
+            row = 0.05 * torch.randn(WIDTH, generator=generator)
+            if kind == NAME:
+                row += 2 * names[next(spelled)]
+            else:
+                row[kind] += 2
+            rows.append(row)
+        start = len(rows) - len(kinds)
+        sentences.append(tuple(range(start, len(rows))))
+        roles.append(tuple(kinds))
+        pairs.append((str(one), str(two)))
+    return LabelledReading(
+        ReadText(torch.stack(rows), tuple(sentences)), tuple(roles), tuple(pairs)
+    )
+
+
+def truth(labelled: LabelledReading) -> list[tuple[str, str, bool]]:
+    return [
+        (*pair, NEGATION not in roles)
+        for pair, roles in zip(labelled.names, labelled.roles, strict=True)
+    ]
+
+
+def spelled(links: list[Link | None], labelled: LabelledReading) -> list[tuple[str, str, bool]]:
+    """Links with numbers turned into the names they must stand for, if they stand for one each."""
+    known: dict[int, str] = {}
+    for link, (one, two) in zip(links, labelled.names, strict=True):
+        assert link is not None
+        known.setdefault(link.subject, one)
+        known.setdefault(link.object, two)
+    assert len(set(known.values())) == len(known)
+    return [(known[x.subject], known[x.object], x.positive) for x in links if x is not None]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return [text(seed) for seed in range(24)]
+
+
+@pytest.mark.parametrize("space", ["sae", "dense"])
+def test_statements_about_names_never_seen_are_read_back(trained, space):
+    reader = fit_reader(trained, SITE, planted_sae() if space == "sae" else None)
+    for seed in range(100, 106):
+        fresh = text(seed)
+        assert spelled(reader.read(fresh.text), fresh) == truth(fresh)
+
+
+def test_shuffled_activations_say_something_else(trained):
+    reader = fit_reader(trained, SITE, planted_sae())
+    fresh = text(100)
+    moved = shuffled(fresh.text, 0)
+    assert torch.equal(moved.resid.sort(0).values, fresh.text.resid.sort(0).values)
+    assert reader.read(moved) != reader.read(fresh.text)
+
+
+def test_a_sentence_without_a_relation_is_not_read(trained):
+    reader = fit_reader(trained, SITE, planted_sae())
+    fresh = text(100)
+    first = fresh.text.sentences[0]
+    cut = replace(fresh.text, sentences=(first[:2], *fresh.text.sentences[1:]))
+    assert reader.read(cut)[0] is None
+    assert all(link is not None for link in reader.read(cut)[1:])
+
+
+def test_a_role_that_never_occurs_can_not_be_fitted(trained):
+    bare = [
+        replace(t, roles=tuple(tuple(FILLER if r == NEGATION else r for r in s) for s in t.roles))
+        for t in trained
+    ]
+    with pytest.raises(ContrastError, match="one label"):
+        fit_reader(bare, SITE, planted_sae())
+
+
+def test_a_mention_is_the_sum_of_its_tokens():
+    rows = torch.eye(WIDTH)[:2] * 3
+    assert torch.equal(mention(rows, None), rows.sum(0))
+    assert torch.equal(mention(rows, planted_sae()), rows.sum(0))
+
+
+def test_a_random_sae_fires_as_often_and_is_of_other_directions(trained):
+    sae = planted_sae()
+    resid = torch.cat([t.text.resid for t in trained])
+    other = random_sae(sae, resid)
+    share, expected = ((s.encode(resid) > 0).float().mean() for s in (other, sae))
+    assert share == pytest.approx(expected, rel=0.25)
+    assert (other.w_dec @ sae.w_dec.T).abs().max() < 0.9
+    assert torch.equal(random_sae(sae, resid).w_enc, other.w_enc)

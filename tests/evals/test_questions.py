@@ -1,0 +1,78 @@
+"""Problems are read from their file, and only sentences' ends from their text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saesteer.errors import TaskError
+from saesteer.evals.questions import question_of, read_questions
+from saesteer.evals.shortcut import lexical_shortcut
+
+ROW: dict[str, Any] = {
+    "id": "1",
+    "context": "Gorps are blents. Every blent is not red. Trazes are red. Max is a gorp.",
+    "question": "Is the following statement true or false? Max is red.",
+    "options": ["A) True", "B) False"],
+    "answer": "B",
+    "explanation": ["Max is a gorp.", "Gorps are blents.", "Max is a blent.",
+                    "Every blent is not red.", "Max is not red."],
+}  # fmt: skip
+
+
+def test_the_answer_is_the_word_behind_the_letter():
+    question = question_of(ROW)
+    assert (question.words, question.answer, question.hops) == (("True", "False"), "False", 2)
+
+
+def test_sentences_are_the_statements_and_the_one_in_question():
+    question = question_of(ROW)
+    found = [question.prompt[a:b] for a, b in question.sentences()]
+    assert found == [
+        "Gorps are blents.", "Every blent is not red.", "Trazes are red.", "Max is a gorp.",
+        "Max is red.",
+    ]  # fmt: skip
+
+
+def test_the_prompt_names_every_option():
+    row = {**ROW, "options": ["A) True", "B) False", "C) Unknown"]}
+    assert question_of(row).prompt.endswith("Answer True, False or Unknown.\nAnswer:")
+
+
+def test_an_answer_without_explanation_has_no_hops():
+    assert question_of({**ROW, "explanation": None}).hops is None
+
+
+def test_the_shortcut_takes_the_sentence_whose_subject_is_an_object():
+    assert lexical_shortcut(question_of(ROW)) == "False"
+    other = {**ROW, "context": "Trazes are red. Max is a gorp."}
+    assert lexical_shortcut(question_of(other)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": ""}, "problem: 'context' is ''; expected a text"),
+        ({"answer": "C"}, "answer 'C' is none of the options A, B"),
+        ({"options": ["yes"]}, r"options \['yes'\]; expected texts such as 'A\) True'"),
+        ({"question": "max"}, "holds no sentence"),
+    ],
+)
+def test_a_faulty_problem_is_named(change, message):
+    with pytest.raises(TaskError, match=message):
+        question_of({**ROW, **change})
+
+
+def test_a_faulty_file_is_named(tmp_path: Path):
+    path = tmp_path / "p.json"
+    with pytest.raises(TaskError, match="can't be read"):
+        read_questions(path)
+    path.write_text("[]")
+    with pytest.raises(TaskError, match="at least one problem"):
+        read_questions(path)
+    path.write_text(json.dumps([ROW, {"context": "x."}]))
+    with pytest.raises(TaskError, match="problem 1: 'question' is None"):
+        read_questions(path)

@@ -1,0 +1,82 @@
+"""Mentions of one name are grouped where names were planted, also names never seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saesteer.errors import DataError
+from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
+
+WIDTH, NUISANCE = 40, 20
+
+
+def planted(seed: int, n_names: int = 5, n: int = 15) -> NamedText:
+    """The first dimensions say the name, the last ones loudly something else."""
+    generator = torch.Generator().manual_seed(seed)
+    names = torch.randn(n_names, WIDTH - NUISANCE, generator=generator)
+    which = torch.arange(n) % n_names
+    noise = 2 * torch.randn(n, NUISANCE, generator=generator)
+    rows = torch.cat([names[which], noise], 1)
+    return NamedText(rows, tuple(str(i) for i in which.tolist()))
+
+
+@pytest.fixture(scope="module")
+def readout() -> IdentityReadout:
+    return fit_identity([planted(seed) for seed in range(80)], width=24, epochs=12, rate=1e-2)
+
+
+def partition(groups) -> set[frozenset[int]]:
+    found: dict = {}
+    for index, group in enumerate(groups):
+        found.setdefault(group, set()).add(index)
+    return {frozenset(members) for members in found.values()}
+
+
+def test_unseen_names_are_grouped_where_raw_cosines_fail(readout):
+    plain = IdentityReadout(torch.eye(WIDTH), torch.zeros(WIDTH), 0.5)
+    fresh = [planted(seed) for seed in range(1000, 1020)]
+
+    def n_right(reader: IdentityReadout) -> int:
+        return sum(partition(reader.group(t.mentions)) == partition(t.names) for t in fresh)
+
+    assert n_right(readout) >= 16
+    assert n_right(plain) <= 2
+
+
+def test_mentions_kept_apart_are_never_grouped(readout):
+    text = planted(1000)
+    assert text.names[0] == text.names[5]
+    groups = readout.group(text.mentions, apart=[(0, 5)])
+    assert groups[0] != groups[5]
+
+
+def test_the_order_of_mentions_does_not_matter(readout):
+    text = planted(1001)
+    order = torch.randperm(len(text.names), generator=torch.Generator().manual_seed(0))
+    moved = readout.group(text.mentions[order])
+    back = {int(order[i]): group for i, group in enumerate(moved)}
+    assert partition([back[i] for i in range(len(moved))]) == partition(
+        readout.group(text.mentions)
+    )
+
+
+def test_standardising_does_not_change_what_a_scale_hides():
+    loud = torch.ones(WIDTH)
+    loud[-NUISANCE:] = 300.0
+    texts = [NamedText(planted(s).mentions * loud + 7, planted(s).names) for s in range(80)]
+    readout = fit_identity(texts, width=24, epochs=12, rate=1e-2, standardise=True)
+    fresh = planted(1000)
+    groups = readout.group(fresh.mentions * loud + 7)
+    assert partition(groups) == partition(fresh.names)
+
+
+def test_one_mention_or_none_is_a_group_of_its_own(readout):
+    assert readout.group(torch.ones(1, WIDTH)) == [0]
+    assert readout.group(torch.ones(0, WIDTH)) == []
+
+
+def test_texts_without_namesakes_teach_nothing():
+    lonely = NamedText(torch.ones(2, WIDTH), ("a", "b"))
+    with pytest.raises(DataError, match="0 texts in which a name occurs twice"):
+        fit_identity([lonely, lonely])
