@@ -73,31 +73,30 @@ class Controller(LearnedMethod):
         when = contrast if self.condition is None else read_contrast(self.condition)
         sides = read_sides(model, when.split("train"), inputs, self.read)
         rows = torch.cat([steering.levelled(sides[s].rows) for s in inputs], dim=-1)
-        labels = sides[inputs[0]].labels
+        data = (rows.to(model.device), sides[inputs[0]].labels.to(model.device))
         last = max(s.layer for s in inputs)
         sites = [Site(layer, place.kind) for layer in range(last, model.n_layers)]
-        return _Fitting(self, model, (rows, labels), tuple(inputs), sites, vector)
+        return _Fitting(self, data, (tuple(inputs), sites), vector)
+
+
+_Sites = tuple[tuple[Site, ...], Sequence[Site]]
+"""What is read, and where is steered."""
 
 
 @final
 class _Fitting(Fitting):
     def __init__(
-        self,
-        method: Controller,
-        model: Model,
-        data: tuple[Rows, Tensor],
-        inputs: tuple[Site, ...],
-        sites: Sequence[Site],
-        vector: Vector,
+        self, method: Controller, data: tuple[Rows, Tensor], sites: _Sites, vector: Vector
     ) -> None:
         super().__init__()
-        self._method, self._inputs, self._sites, self._vector = method, inputs, sites, vector
-        self._rows, self._labels = (part.to(model.device) for part in data)
+        self._name, self._vector = method.name, vector
+        self._inputs, self._sites = sites
+        self._rows, self._labels = data
         self.n_rows = len(self._rows)
         with seeded(method.seed):
             self.hidden = nn.Linear(self._rows.shape[1], method.n_hidden)
-            self.out = nn.Linear(method.n_hidden, 1 + len(sites))
-        self.to(model.device)
+            self.out = nn.Linear(method.n_hidden, 1 + len(self._sites))
+        self.to(self._rows.device)
 
     def loss(self, turn: Turn) -> Measured:
         """Cross entropy of the scale in nats, and what holds the weights about a half."""
@@ -118,7 +117,7 @@ class _Fitting(Fitting):
             Edit(add(site, share), schedule=steering.Controller(self._inputs, *parts, edit=index))
             for index, site in enumerate(self._sites)
         ]
-        return Plan(*edits, name=self._method.name)
+        return Plan(*edits, name=self._name)
 
     @property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

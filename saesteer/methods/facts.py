@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.data.contrast import Example
+from saesteer.methods.projections import Projection
 from saesteer.methods.scoring import Texts, teacher_forced
 from saesteer.models import Model
 
@@ -34,3 +35,34 @@ def asked_after(model: Model, fact: Example, prefixes: Sequence[str], subject: s
             last = teacher_forced(model, [replace(example, prompt=until)]).prompt_lengths[0] - 1
         at[row, last] = 1.0
     return Asked(texts, at)
+
+
+def at_subject(asked: Asked, delta: Float[Tensor, " out"]) -> Callable[[Tensor, Tensor], Tensor]:
+    """For `Projection.adding`: δ at the subject's last token of each row."""
+
+    def fn(_x: Tensor, y: Tensor) -> Tensor:
+        return y + (asked.at.to(y.device)[..., None] * delta).to(y.dtype)
+
+    return fn
+
+
+def read_keys(
+    model: Model, writes: Projection, asked: Asked
+) -> tuple[Float[Tensor, " in"], Float[Tensor, " out"]]:
+    """What a projection reads and writes at the subject's last token, means over the rows."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def keep(x: Tensor, y: Tensor) -> Tensor:
+        chosen = asked.at.to(x.device) > 0
+        seen.append((x[chosen].float().mean(0), y[chosen].float().mean(0)))
+        return y
+
+    with writes.adding(keep):
+        model.forward(asked.texts.tokens, base_only=True)
+    return seen[-1]
+
+
+def next_token(model: Model, asked: Asked) -> Float[Tensor, " vocab"]:
+    """Log probabilities of what follows the first row's prompt."""
+    logits = model.forward(asked.texts.tokens)[0]
+    return logits[asked.texts.prompt_lengths[0] - 1].float().log_softmax(-1)

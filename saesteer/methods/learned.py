@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast
@@ -246,6 +247,16 @@ def keep_unit(direction: nn.Parameter) -> None:
     assert direction.grad is not None
     along = direction.detach() / direction.detach().norm()
     direction.grad -= (direction.grad @ along) * along
+
+
+def shrunk(
+    values: Float[Tensor, " n"], rate: Float[Tensor, " n"], each: float, group: float
+) -> Float[Tensor, " n"]:
+    """Soft threshold of every value, then of their Euclidean norm (times √n), at these rates."""
+    kept = values.sign() * (values.abs() - rate * each).clamp(min=0.0)
+    reach = float(rate.mean()) * group * len(kept) ** 0.5
+    norm = float(kept.norm())
+    return kept * max(0.0, 1.0 - reach / norm) if norm > 0 else kept
 
 
 @contextmanager

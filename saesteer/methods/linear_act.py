@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
@@ -85,6 +87,14 @@ def quantiles(rows: Rows, n_levels: int) -> torch.Tensor:
     low = at.floor().long().clamp(max=len(ordered) - 1)
     high = (low + 1).clamp(max=len(ordered) - 1)
     return torch.lerp(ordered[low], ordered[high], (at - low)[:, None])
+
+
+def wasserstein(
+    rows: Float[Tensor, "n width"], target: Float[Tensor, "m width"]
+) -> Float[Tensor, ""]:
+    """Mean over coordinates of the squared 1-D Wasserstein-2 distance between two samples."""
+    wanted = quantiles(target, len(rows)).to(rows.device, torch.float32)
+    return (rows.sort(0).values - wanted).square().mean()
 
 
 def _plan(maps: Sequence[Intervention], name: str = "maps so far") -> Plan:

@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import text_batches
 from saesteer.methods.base import Family, check_optional_site
 from saesteer.methods.directions import read_sides
-from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Rate, Turn
-from saesteer.methods.linear_act import quantiles
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Rate, Turn, shrunk
+from saesteer.methods.linear_act import wasserstein
 from saesteer.methods.scoring import text_means
 from saesteer.models import Model
 from saesteer.models.sites import Site
@@ -116,21 +115,3 @@ class _Fitting(Fitting):
 
     def _map(self, index: int) -> tuple[Tensor, Tensor]:
         return self.slopes[index], self.shifts[index] * self._units[index] ** 0.5
-
-
-def wasserstein(
-    rows: Float[Tensor, "n width"], target: Float[Tensor, "m width"]
-) -> Float[Tensor, ""]:
-    """Mean over coordinates of the squared 1-D Wasserstein-2 distance between two samples."""
-    wanted = quantiles(target, len(rows)).to(rows.device, torch.float32)
-    return (rows.sort(0).values - wanted).square().mean()
-
-
-def shrunk(
-    values: Float[Tensor, " n"], rate: Float[Tensor, " n"], each: float, group: float
-) -> Float[Tensor, " n"]:
-    """Soft threshold of every value, then of their Euclidean norm (times √n), at these rates."""
-    kept = values.sign() * (values.abs() - rate * each).clamp(min=0.0)
-    reach = float(rate.mean()) * group * len(kept) ** 0.5
-    norm = float(kept.norm())
-    return kept * max(0.0, 1.0 - reach / norm) if norm > 0 else kept

@@ -18,20 +18,18 @@ decay's unit is the paper's clamp on ‖δ‖ as well.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ContrastError
 from saesteer.features.activations import read_activations
 from saesteer.methods.base import Family, default_site
-from saesteer.methods.facts import Asked, asked_after
+from saesteer.methods.facts import asked_after, at_subject, next_token, read_keys
 from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
 from saesteer.methods.projections import Projection, projection
 from saesteer.methods.scoring import log_likelihood
@@ -102,8 +100,8 @@ class _Fitting(Fitting):
         bare = method.subject or fact.prompt or fact.text
         self._bare = asked_after(model, Example(fact.text, 1, prompt=bare), [""], None)
         with torch.no_grad():
-            self._key, self._value = self._read(self._fact)
-            self._before = self._next()
+            self._key, self._value = read_keys(model, writes, self._fact)
+            self._before = next_token(model, self._bare)
         rows = torch.cat(read_activations(model, train.examples, writes.reads)).double()
         second = rows.T @ rows / len(rows)
         floor = second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
@@ -112,10 +110,10 @@ class _Fitting(Fitting):
 
     def loss(self, turn: Turn) -> Measured:  # noqa: ARG002
         """Negative log likelihood of the new object, drift of the subject, and size of δ."""
-        with self._adding(self._fact):
+        with self._projection.adding(at_subject(self._fact, self.delta)):
             told = -log_likelihood(self._model, self._fact.texts).mean()
-        with self._adding(self._bare):
-            now = self._next()
+        with self._projection.adding(at_subject(self._bare, self.delta)):
+            now = next_token(self._model, self._bare)
         drift = functional.kl_div(now, self._before, log_target=True, reduction="sum")
         size = self.delta.square().sum() / self._value.square().sum()
         whole = told + self._method.kl_weight * drift + self._method.decay * size
@@ -127,25 +125,3 @@ class _Fitting(Fitting):
         row = (row / (row @ self._key.double().cpu())).float()
         left = self.delta.detach().cpu()[:, None]
         return Plan(self._projection.change(left, row[None]), name=self._method.name)
-
-    def _adding(self, asked: Asked) -> AbstractContextManager[None]:
-        at = asked.at.to(self._model.device)
-        return self._projection.adding(lambda _x, y: y + (at[..., None] * self.delta).to(y.dtype))
-
-    def _read(self, asked: Asked) -> tuple[Tensor, Tensor]:
-        """k* and W k*, means over the prefixes."""
-        seen: list[tuple[Tensor, Tensor]] = []
-
-        def keep(x: Tensor, y: Tensor) -> Tensor:
-            chosen = asked.at.to(x.device) > 0
-            seen.append((x[chosen].float().mean(0), y[chosen].float().mean(0)))
-            return y
-
-        with self._projection.adding(keep):
-            self._model.forward(asked.texts.tokens, base_only=True)
-        return seen[-1]
-
-    def _next(self) -> Float[Tensor, " vocab"]:
-        """Log probabilities of what follows the bare subject."""
-        logits = self._model.forward(self._bare.texts.tokens)[0]
-        return logits[self._bare.texts.prompt_lengths[0] - 1].float().log_softmax(-1)

@@ -14,8 +14,9 @@ from saesteer.errors import ConfigError, SiteError
 from saesteer.features import pooled_activations
 from saesteer.features.separation import auroc
 from saesteer.methods import Controller, LinEAS, LoReFT, RandomDirection, ReFTr1, RePS
+from saesteer.methods.learned import shrunk
 from saesteer.methods.learning_edits import TakeOut, TopKAdd
-from saesteer.methods.lineas import shrunk, wasserstein
+from saesteer.methods.linear_act import wasserstein
 from saesteer.methods.scoring import log_likelihood, teacher_forced
 from saesteer.models import Model, Site
 from saesteer.steer import Plan, generated
