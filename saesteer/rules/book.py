@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 from saesteer.errors import ConfigError, RuleError
 from saesteer.features.concepts import (
+    Aggregate,
     Concept,
     CosineReadout,
     FeatureReadout,
@@ -37,7 +38,7 @@ from saesteer.rules.names import check_defined, check_heads
 from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.source import read_source
 from saesteer.rules.stratify import stratify
-from saesteer.rules.syntax import Atom, Origin, Program, parse
+from saesteer.rules.syntax import Atom, Origin, Program, nearest, parse
 
 if TYPE_CHECKING:
     from saesteer.models.model import Model
@@ -200,6 +201,7 @@ def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
         fields.fault("rules", text, "rules as text, under 'rules: |'")
         text = ""
     acting = Fields(fields.raw("acts", None) or {}, "acts", faults).left
+    _check_since(concepts, faults)
     acts = [a for k, v in acting.items() for a in read_acts(_head(k, faults), v, folder, faults)]
     fields.finish()
     if faults:
@@ -227,12 +229,27 @@ def _concept(key: object, raw: object, folder: Path, faults: list[str]) -> Conce
     fields = Fields(raw, f"concepts.{name}", faults)
     readout = _readout(fields, folder)
     threshold = fields.number("threshold")
-    aggregate: Any = fields.choice("aggregate", ("token", "prompt"), "token")
-    if "over" in fields and aggregate == "token":
+    aggregate: Any = fields.choice("aggregate", get_args(Aggregate), "token")
+    if "over" in fields and aggregate != "prompt":
         faults.append(f"{fields.path}.over is given, so aggregate must be prompt")
     over: Any = fields.choice("over", ("max", "mean", "any", "last"), "max")
+    n = fields.whole("n", 1) if aggregate in ("last_n", "for_n") else 1
+    of = fields.raw("of") if aggregate == "since" else ""
     fields.finish()
-    return Concept(name, readout, threshold, aggregate, over)
+    if aggregate == "since" and not of:
+        return Concept(name, readout, threshold)
+    return Concept(name, readout, threshold, aggregate, over, n, str(of))
+
+
+def _check_since(concepts: list[Concept], faults: list[str]) -> None:
+    """What `since` counts from must be a concept of single tokens."""
+    tokens = [c.name for c in concepts if c.aggregate == "token"]
+    for concept in concepts:
+        if concept.of and concept.of not in tokens:
+            faults.append(
+                f"concepts.{concept.name}.of is {concept.of!r}, expected a concept with "
+                f"aggregate token{nearest(concept.of, tokens).rstrip('?')}"
+            )
 
 
 def _readout(fields: Fields, folder: Path) -> Readout:

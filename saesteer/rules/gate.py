@@ -26,15 +26,15 @@ from saesteer.features.concepts import (
     concept_readers,
 )
 from saesteer.models.sites import Site
+from saesteer.rules.causal_scores import CAUSAL
 from saesteer.rules.compile import BooleanProgram
 from saesteer.rules.evidence import Evidence, leaves_of, strengths_of
 from saesteer.rules.grounded import GroundedProgram, compile_any
 from saesteer.rules.late import Waiting
+from saesteer.rules.memory import RuleState, Seen
 from saesteer.rules.prompt_scores import (
     Kinds,
-    PromptState,
     Scored,
-    Totals,
     aggregate,
     token_scores,
 )
@@ -59,14 +59,17 @@ if TYPE_CHECKING:
 class _Compiled(NamedTuple):
     """The tensors of a gate on one device, so that a pass moves none.
 
-    `order` puts the readers' columns into the concepts' order, `prompt` picks the prompt-level
-    ones; `late_*` mark what waits for the prompt's end.
+    `order` puts the readers' columns into the concepts' order, `prompt` and `causal` pick those
+    that are aggregated and `resets` what these count from; `late_*` mark what waits for the
+    prompt's end.
     """
 
     readers: tuple[ConceptReader, ...]
     order: Int[Tensor, " n_concepts"]
     thresholds: Float[Tensor, " n_concepts"]
     prompt: Int[Tensor, " n_prompt"]
+    causal: Int[Tensor, " n_causal"]
+    resets: Int[Tensor, " n_causal"]
     kinds: Kinds
     logic: BooleanProgram | GroundedProgram
     late_atoms: Bool[Tensor, " n_atoms"]
@@ -99,7 +102,7 @@ class RuleGate:
         """
         names = [Atom.parse(concept.name) for concept in self.concepts]
         object.__setattr__(self, "logic", compile_any(self.program, names))
-        told = [(c.name, str(c.readout), c.threshold, c.aggregate, c.over) for c in self.concepts]
+        told = [(c.name, str(c.readout), c.threshold, c.span, c.aggregate) for c in self.concepts]
         held = [id(tensor) for reader in self.readers for tensor in reader.tensors]
         object.__setattr__(self, "key", (str(self.program), tuple(told), tuple(held)))
 
@@ -125,12 +128,14 @@ class RuleGate:
         """
         return HeadGate(self, str(atom), alarms)
 
-    def new_state(self) -> PromptState | None:
-        """What there is to remember of one text: nothing, unless a concept is prompt-level."""
-        return PromptState() if self._prompt else None
+    def new_state(self) -> RuleState | None:
+        """What there is to remember of one text: nothing, if concepts are of single tokens."""
+        if not (self._prompt or self._causal):
+            return None
+        return RuleState(prompt=bool(self._prompt), causal=bool(self._causal))
 
     def evaluate(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
     ) -> Evidence:
         """Everything that holds in this pass; worked out once, however many gates ask.
 
@@ -169,42 +174,48 @@ class RuleGate:
         return [str(r) for r, up in zip(self.logic.watched, raised, strict=True) if up]
 
     def _evaluate(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
-    ) -> tuple[Evidence, Totals | None]:
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
+    ) -> tuple[Evidence, Seen]:
         on = self._compiled(frame.valid.device)
-        scored, totals = self._scores(on, readings, frame, state)
+        scored, seen = self._scores(on, readings, frame, state)
         given = (scored.scores > on.thresholds) & frame.valid[..., None]
         n_derived = len(self.logic.atoms) - len(self.concepts)
         facts = torch.cat([given, given.new_zeros(*given.shape[:2], n_derived)], -1)
         atoms, alarms = on.logic.settle(facts, scored.scores)
         decided = frame.valid[..., None]
-        if frame.prompt_lengths is not None and totals is not None:
+        if frame.prompt_lengths is not None and seen.totals is not None:
             ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
             atoms = atoms & torch.where(on.late_atoms, ended, decided)
             alarms = alarms & torch.where(on.late_alarms, ended, decided)
-        return Evidence(*scored, facts, atoms & decided, alarms & decided), totals
+        return Evidence(*scored, facts, atoms & decided, alarms & decided), seen
 
     def _scores(
         self,
         on: _Compiled,
         readings: Mapping[Site, Tensor],
         frame: Frame,
-        state: PromptState | None,
-    ) -> tuple[Scored, Totals | None]:
-        """Every concept's score, prompt-level ones aggregated."""
+        state: RuleState | None,
+    ) -> tuple[Scored, Seen]:
+        """Every concept's score, aggregated as it says."""
         parts = [
             reader.scores(readings[reader.site]).to(frame.valid.device) for reader in on.readers
         ]
         if not parts:
-            return token_scores(frame.valid.new_zeros(*frame.valid.shape, 0).float(), frame), None
-        own = token_scores(torch.cat(parts, -1)[..., on.order], frame)
-        if state is None:
-            return own, None
-        chosen = Scored(*(values[..., on.prompt] for values in own))
-        totals = aggregate(chosen, on.kinds, frame, state.before(frame, chosen.scores))
-        state.write(frame, totals)
-        pairs = zip(own, totals.scored, strict=True)
-        return Scored(*(values.index_copy(-1, on.prompt, run) for values, run in pairs)), totals
+            return token_scores(frame.valid.new_zeros(*frame.valid.shape, 0).float(), frame), Seen()
+        own = scored = token_scores(torch.cat(parts, -1)[..., on.order], frame)
+        seen = Seen()
+        if state is not None and state.prompt is not None:
+            chosen = own.columns(on.prompt)
+            totals = aggregate(chosen, on.kinds, frame, state.prompt.before(frame, chosen.scores))
+            state.prompt.write(frame, totals)
+            scored, seen = scored.put(on.prompt, totals.scored), seen._replace(totals=totals)
+        if state is not None and state.causal is not None:
+            resets = (own.scores > on.thresholds)[..., on.resets]
+            seen = seen._replace(own=own.columns(on.causal), resets=resets)
+            state.write(frame, seen)
+            concepts = [self.concepts[i] for i in self._causal]
+            scored = scored.put(on.causal, state.causal.aggregate(concepts, frame))
+        return scored, seen
 
     def _compiled(self, device: torch.device) -> _Compiled:
         """The gate's tensors on one device; moved there once."""
@@ -218,6 +229,8 @@ class RuleGate:
                 order=torch.tensor(order, dtype=torch.long).argsort().to(device),
                 thresholds=torch.tensor([c.threshold for c in self.concepts]).to(device),
                 prompt=torch.tensor(self._prompt, dtype=torch.long).to(device),
+                causal=torch.tensor(self._causal, dtype=torch.long).to(device),
+                resets=torch.tensor(self._resets, dtype=torch.long).to(device),
                 kinds=Kinds.of([self.concepts[i].over for i in self._prompt], device),
                 logic=self.logic.to(device),
                 late_atoms=torch.tensor(atoms, dtype=torch.bool).to(device),
@@ -229,6 +242,18 @@ class RuleGate:
     def _prompt(self) -> list[int]:
         """Which concepts are aggregated over the prompt."""
         return [i for i, concept in enumerate(self.concepts) if concept.aggregate == "prompt"]
+
+    @property
+    def _causal(self) -> list[int]:
+        """Which concepts are aggregated over the tokens so far."""
+        return [i for i, concept in enumerate(self.concepts) if concept.aggregate in CAUSAL]
+
+    @property
+    def _resets(self) -> list[int]:
+        """For each of these, the concept that it counts from; itself, if from none."""
+        names = [concept.name for concept in self.concepts]
+        each = [(i, self.concepts[i].of) for i in self._causal]
+        return [names.index(of) if of else i for i, of in each]
 
 
 @register_kind
@@ -251,12 +276,12 @@ class HeadGate:
         """The sites that the rules' concepts read."""
         return self.rules.sites
 
-    def new_state(self) -> PromptState | None:
+    def new_state(self) -> RuleState | None:
         """Running aggregates over the prompt, of one text."""
         return self.rules.new_state()
 
     def open(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
     ) -> TokenMask:
         """Where the atom holds, `[batch, pos]`; never at padding."""
         return self.rules.evaluate(readings, frame, state).atoms[..., self.column]
