@@ -123,11 +123,12 @@ class RuleBook:
         """The tensor program, or clingo's for rules with variables; concepts come first."""
         return compile_any(self.program, [Atom.parse(c.name) for c in self.concepts])
 
-    def plan(self, sae: SAE | None = None) -> Plan:
+    def plan(self, sae: SAE | None = None, *, force: Mapping[str, bool] | None = None) -> Plan:
         """Each act open where its head holds; they share one evaluation a pass.
 
         Args:
             sae: where features live; by default the one that the rule file names.
+            force: concepts that hold everywhere or nowhere, to see what would happen then.
 
         Raises:
             RuleError: the book has no acts.
@@ -142,13 +143,23 @@ class RuleBook:
                 "Add acts:, or read it with evaluate()."
             )
         sae = self._sae(sae)
-        rules = RuleGate.of(self, sae)
+        rules = RuleGate.of(self, sae, force)
         gates = _gates(rules, self.acts)
         made = (part for act in self.acts for part in act.acts(sae, gates[_timing(act)]))
         return Plan(*made, name=self.name)
 
-    def evaluate(self, model: Model, sae: SAE | None, text: str) -> RuleReading:
+    def evaluate(
+        self,
+        model: Model,
+        sae: SAE | None,
+        text: str,
+        *,
+        force: Mapping[str, bool] | None = None,
+    ) -> RuleReading:
         """What holds at each token of a text, read as a prompt, without steering anything.
+
+        Args:
+            force: concepts that hold everywhere or nowhere, as for `plan`.
 
         Raises:
             SaeError, FeatureError: features without an SAE, or outside it.
@@ -156,7 +167,17 @@ class RuleBook:
         """
         from saesteer.rules.reading import read_prompt
 
-        return read_prompt(self, model, self._sae(sae), text)
+        return read_prompt(self, model, self._sae(sae), text, force)
+
+    def lint(self) -> list[str]:
+        """What the rules say without effect, one line each."""
+        from saesteer.rules.lint import lint
+
+        names = [concept.name for concept in self.concepts]
+        names += [concept.of for concept in self.concepts if concept.of]
+        found = lint(self.program, names, [act.head for act in self.acts])
+        resets = {f"concept '{concept.of}' is read by no rule." for concept in self.concepts}
+        return [line for line in found if line.partition(": ")[2] not in resets]
 
     def _sae(self, sae: SAE | None) -> SAE | None:
         if sae is not None or self.sae is None:
