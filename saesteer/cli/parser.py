@@ -180,9 +180,17 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
         _later("rules", "explain"),
         "What a prompt makes the rules conclude, and why.",
     )
-    explain.add_argument("--prompt", required=True)
-    explain.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="default 40")
-    for parser in (check, explain):
+    whatif = _command(
+        verbs, "whatif", _later("rules", "whatif"), "The same with concepts forced on or off."
+    )
+    whatif.add_argument("--on", nargs="+", default=[], metavar="CONCEPT", help="hold everywhere")
+    whatif.add_argument("--off", nargs="+", default=[], metavar="CONCEPT", help="hold nowhere")
+    for parser in (explain, whatif):
+        parser.add_argument("--prompt", required=True)
+        parser.add_argument(
+            "--max-new-tokens", type=int, default=40, metavar="N", help="default 40"
+        )
+    for parser in (check, explain, whatif):
         parser.add_argument("rules", help="YAML file, such as configs/rules/mood.yaml")
         parser.add_argument("--sae", help=_SAE_HELP + "; default: the one the file names")
         _model(parser)

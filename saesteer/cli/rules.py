@@ -18,14 +18,17 @@ def check(args: argparse.Namespace) -> None:
     check_json(args)
     book = RuleBook.read(args.rules)
     sae = _sae(args, book)
-    plan = book.plan(sae)
+    plan, warnings = book.plan(sae), book.lint()
     result = {
         "concepts": [concept.name for concept in book.concepts],
         "rules": [str(rule) for rule in book.program.rules],
         "edits": len(plan.edits),
+        "acts": len(plan.acts),
+        "warnings": warnings,
     }
     write_json(args, result)
-    print("\n".join([*result["rules"], f"{len(result['concepts'])} concepts, no faults."]))
+    told = [*result["rules"], *(f"warning: {warning}" for warning in warnings)]
+    print("\n".join([*told, f"{len(result['concepts'])} concepts, no faults."]))
 
 
 def explain(args: argparse.Namespace) -> None:
@@ -52,6 +55,27 @@ def explain(args: argparse.Namespace) -> None:
     write_json(args, result)
     print(reading)
     print(f"\nunsteered: {plain}\nsteered:   {steered}\n\nlast token: {result['explained']}")
+
+
+def whatif(args: argparse.Namespace) -> None:
+    """What changes in conclusions and answer when concepts are forced on or off."""
+    from saesteer.models import load_model
+    from saesteer.rules import RuleBook
+
+    check_json(args)
+    book = RuleBook.read(args.rules)
+    sae = _sae(args, book)
+    force = dict.fromkeys(args.on, True) | dict.fromkeys(args.off, False)
+    name = args.model or (sae.model_name if sae is not None else "") or DEFAULT_MODEL
+    model = load_model(name, device=args.device)
+    result: dict[str, dict[str, object]] = {}
+    for key, forced in (("as_read", {}), ("forced", force)):
+        reading = book.evaluate(model, sae, args.prompt, force=forced)
+        with book.plan(sae, force=forced).on(model):
+            said = model.generate(args.prompt, max_new_tokens=args.max_new_tokens)
+        result[key] = {"holds": reading.holds, "alarms": reading.alarms, "answer": said}
+        print(f"{key.replace('_', ' ')}\n{reading}\nanswer: {said}\n")
+    write_json(args, result)
 
 
 def _sae(args: argparse.Namespace, book: object) -> SAE | None:

@@ -20,7 +20,7 @@ from saesteer.errors import ConfigError, DimensionError, SaeError
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE, FeatureSlice
 
-Aggregate = Literal["token", "prompt"]
+Aggregate = Literal["token", "prompt", "so_far", "last_n", "for_n", "since"]
 Over = Literal["max", "mean", "any", "last"]
 
 
@@ -105,8 +105,12 @@ class Concept:
     as it is at the prompt's end, and acts from the last prompt token on. `any` is `max` by another
     name: some token of the prompt exceeds the threshold.
 
+    The others go over prompt and answer alike, up to t: `so_far` is the greatest score, `last_n`
+    the greatest of the last `n` tokens, `for_n` the least of them (so it holds where the concept
+    has for n tokens), `since` the greatest since the concept `of` last held.
+
     Raises:
-        ConfigError: an unknown aggregation.
+        ConfigError: an unknown aggregation, `n` below 1, or `since` without `of`.
     """
 
     name: str
@@ -114,15 +118,39 @@ class Concept:
     threshold: float
     aggregate: Aggregate = "token"
     over: Over = "max"
+    n: int = 1
+    of: str = ""
 
     def __post_init__(self) -> None:
-        """Check the two words that choose the aggregation."""
+        """Check what chooses the aggregation."""
+        if self.n < 1 or (self.aggregate == "since") != bool(self.of):
+            raise ConfigError(
+                f"concept {self.name}: aggregate {self.aggregate} with n {self.n} and of "
+                f"{self.of!r}; n must be 1 or more, and of names a concept for since alone."
+            )
         for key, kind in (("aggregate", Aggregate), ("over", Over)):
             got, known = getattr(self, key), get_args(kind)
             if got not in known:
                 raise ConfigError(
                     f"concept {self.name}: {key} is {got!r}, expected one of {', '.join(known)}."
                 )
+
+    @property
+    def span(self) -> str:
+        """What its score is taken over, in words: `token`, `mean`, `last 5 tokens`, ..."""
+        match self.aggregate:
+            case "token":
+                return "token"
+            case "prompt":
+                return self.over
+            case "so_far":
+                return "so far"
+            case "last_n":
+                return f"within the last {self.n} tokens"
+            case "for_n":
+                return f"for {self.n} tokens"
+            case "since":
+                return f"since {self.of}"
 
 
 @final

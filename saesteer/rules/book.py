@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final, get_args
 
 from saesteer.errors import ConfigError, RuleError
 from saesteer.features.concepts import (
+    Aggregate,
     Concept,
     CosineReadout,
     FeatureReadout,
@@ -37,7 +38,7 @@ from saesteer.rules.names import check_defined, check_heads
 from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.source import read_source
 from saesteer.rules.stratify import stratify
-from saesteer.rules.syntax import Atom, Origin, Program, parse
+from saesteer.rules.syntax import Atom, Origin, Program, nearest, parse
 
 if TYPE_CHECKING:
     from saesteer.models.model import Model
@@ -122,11 +123,12 @@ class RuleBook:
         """The tensor program, or clingo's for rules with variables; concepts come first."""
         return compile_any(self.program, [Atom.parse(c.name) for c in self.concepts])
 
-    def plan(self, sae: SAE | None = None) -> Plan:
+    def plan(self, sae: SAE | None = None, *, force: Mapping[str, bool] | None = None) -> Plan:
         """Each act open where its head holds; they share one evaluation a pass.
 
         Args:
             sae: where features live; by default the one that the rule file names.
+            force: concepts that hold everywhere or nowhere, to see what would happen then.
 
         Raises:
             RuleError: the book has no acts.
@@ -141,13 +143,23 @@ class RuleBook:
                 "Add acts:, or read it with evaluate()."
             )
         sae = self._sae(sae)
-        rules = RuleGate.of(self, sae)
+        rules = RuleGate.of(self, sae, force)
         gates = _gates(rules, self.acts)
         made = (part for act in self.acts for part in act.acts(sae, gates[_timing(act)]))
         return Plan(*made, name=self.name)
 
-    def evaluate(self, model: Model, sae: SAE | None, text: str) -> RuleReading:
+    def evaluate(
+        self,
+        model: Model,
+        sae: SAE | None,
+        text: str,
+        *,
+        force: Mapping[str, bool] | None = None,
+    ) -> RuleReading:
         """What holds at each token of a text, read as a prompt, without steering anything.
+
+        Args:
+            force: concepts that hold everywhere or nowhere, as for `plan`.
 
         Raises:
             SaeError, FeatureError: features without an SAE, or outside it.
@@ -155,7 +167,17 @@ class RuleBook:
         """
         from saesteer.rules.reading import read_prompt
 
-        return read_prompt(self, model, self._sae(sae), text)
+        return read_prompt(self, model, self._sae(sae), text, force)
+
+    def lint(self) -> list[str]:
+        """What the rules say without effect, one line each."""
+        from saesteer.rules.lint import lint
+
+        names = [concept.name for concept in self.concepts]
+        names += [concept.of for concept in self.concepts if concept.of]
+        found = lint(self.program, names, [act.head for act in self.acts])
+        resets = {f"concept '{concept.of}' is read by no rule." for concept in self.concepts}
+        return [line for line in found if line.partition(": ")[2] not in resets]
 
     def _sae(self, sae: SAE | None) -> SAE | None:
         if sae is not None or self.sae is None:
@@ -200,6 +222,7 @@ def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
         fields.fault("rules", text, "rules as text, under 'rules: |'")
         text = ""
     acting = Fields(fields.raw("acts", None) or {}, "acts", faults).left
+    _check_since(concepts, faults)
     acts = [a for k, v in acting.items() for a in read_acts(_head(k, faults), v, folder, faults)]
     fields.finish()
     if faults:
@@ -227,12 +250,27 @@ def _concept(key: object, raw: object, folder: Path, faults: list[str]) -> Conce
     fields = Fields(raw, f"concepts.{name}", faults)
     readout = _readout(fields, folder)
     threshold = fields.number("threshold")
-    aggregate: Any = fields.choice("aggregate", ("token", "prompt"), "token")
-    if "over" in fields and aggregate == "token":
+    aggregate: Any = fields.choice("aggregate", get_args(Aggregate), "token")
+    if "over" in fields and aggregate != "prompt":
         faults.append(f"{fields.path}.over is given, so aggregate must be prompt")
     over: Any = fields.choice("over", ("max", "mean", "any", "last"), "max")
+    n = fields.whole("n", 1) if aggregate in ("last_n", "for_n") else 1
+    of = fields.raw("of") if aggregate == "since" else ""
     fields.finish()
-    return Concept(name, readout, threshold, aggregate, over)
+    if aggregate == "since" and not of:
+        return Concept(name, readout, threshold)
+    return Concept(name, readout, threshold, aggregate, over, n, str(of))
+
+
+def _check_since(concepts: list[Concept], faults: list[str]) -> None:
+    """What `since` counts from must be a concept of single tokens."""
+    tokens = [c.name for c in concepts if c.aggregate == "token"]
+    for concept in concepts:
+        if concept.of and concept.of not in tokens:
+            faults.append(
+                f"concepts.{concept.name}.of is {concept.of!r}, expected a concept with "
+                f"aggregate token{nearest(concept.of, tokens).rstrip('?')}"
+            )
 
 
 def _readout(fields: Fields, folder: Path) -> Readout:

@@ -57,7 +57,7 @@ def _leaf(concept: Concept, column: int, evidence: Mapping[str, Any], row: int, 
         readout=str(concept.readout),
         score=float(evidence["scores"][row, index, column]),
         threshold=concept.threshold,
-        aggregate="token" if concept.aggregate == "token" else concept.over,
+        aggregate=concept.span,
         position=int(evidence["position"][row, index, column]),
         token=decode([token]) if decode is not None and token >= 0 else f"<{token}>",
     )

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.axes import TokenMask
+from saesteer.errors import RuleError
 from saesteer.features.concepts import (
     Concept,
     ConceptReader,
@@ -26,19 +26,19 @@ from saesteer.features.concepts import (
     concept_readers,
 )
 from saesteer.models.sites import Site
+from saesteer.rules.causal_scores import CAUSAL
 from saesteer.rules.compile import BooleanProgram
 from saesteer.rules.evidence import Evidence, leaves_of, strengths_of
+from saesteer.rules.gate_tensors import PROMPT, Compiled, with_aggregate
 from saesteer.rules.grounded import GroundedProgram, compile_any
-from saesteer.rules.late import Waiting
+from saesteer.rules.memory import RuleState, Seen
 from saesteer.rules.prompt_scores import (
-    Kinds,
-    PromptState,
     Scored,
-    Totals,
     aggregate,
     token_scores,
 )
 from saesteer.rules.proof import Proof, closure, prove
+from saesteer.rules.syntax import nearest
 from saesteer.rules.terms import (
     Atom,
     Comparison,
@@ -56,23 +56,6 @@ if TYPE_CHECKING:
     from saesteer.saes.sae import SAE
 
 
-class _Compiled(NamedTuple):
-    """The tensors of a gate on one device, so that a pass moves none.
-
-    `order` puts the readers' columns into the concepts' order, `prompt` picks the prompt-level
-    ones; `late_*` mark what waits for the prompt's end.
-    """
-
-    readers: tuple[ConceptReader, ...]
-    order: Int[Tensor, " n_concepts"]
-    thresholds: Float[Tensor, " n_concepts"]
-    prompt: Int[Tensor, " n_prompt"]
-    kinds: Kinds
-    logic: BooleanProgram | GroundedProgram
-    late_atoms: Bool[Tensor, " n_atoms"]
-    late_alarms: Bool[Tensor, " n_constraints"]
-
-
 @register_kind
 @final
 @dataclass(frozen=True, eq=False)
@@ -87,30 +70,43 @@ class RuleGate:
     program: Program
     concepts: tuple[Concept, ...]
     readers: tuple[ConceptReader, ...]
+    forced: tuple[tuple[str, bool], ...] = ()
     logic: BooleanProgram | GroundedProgram = field(init=False, repr=False)
     key: tuple[object, ...] = field(init=False, repr=False)
-    _on: dict[torch.device, _Compiled] = field(init=False, default_factory=dict, repr=False)
+    _on: dict[torch.device, Compiled] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Compile the program, concepts in its first columns.
 
         Raises:
-            RuleError: a cycle through negation.
+            RuleError: a cycle through negation, or a forced concept that there isn't.
         """
         names = [Atom.parse(concept.name) for concept in self.concepts]
+        known = list(map(str, names))
+        for name, _ in self.forced:
+            if name not in known:
+                hint = nearest(name, known)
+                raise RuleError(f"{name!r} can't be forced: it is no concept{hint or '.'}")
         object.__setattr__(self, "logic", compile_any(self.program, names))
-        told = [(c.name, str(c.readout), c.threshold, c.aggregate, c.over) for c in self.concepts]
+        told = [(c.name, str(c.readout), c.threshold, c.span, c.aggregate) for c in self.concepts]
         held = [id(tensor) for reader in self.readers for tensor in reader.tensors]
-        object.__setattr__(self, "key", (str(self.program), tuple(told), tuple(held)))
+        key = (str(self.program), tuple(told), tuple(held), self.forced)
+        object.__setattr__(self, "key", key)
 
     @classmethod
-    def of(cls, book: RuleBook, sae: SAE | None) -> RuleGate:
+    def of(
+        cls, book: RuleBook, sae: SAE | None, force: Mapping[str, bool] | None = None
+    ) -> RuleGate:
         """Gather the columns that the book's concepts need.
+
+        Args:
+            force: concepts that hold everywhere or nowhere, whatever their scores.
 
         Raises:
             SaeError, FeatureError, DimensionError: concepts that `sae` can't give.
         """
-        return cls(book.program, book.concepts, tuple(concept_readers(book.concepts, sae)))
+        readers = tuple(concept_readers(book.concepts, sae))
+        return cls(book.program, book.concepts, readers, tuple((force or {}).items()))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -125,12 +121,13 @@ class RuleGate:
         """
         return HeadGate(self, str(atom), alarms)
 
-    def new_state(self) -> PromptState | None:
-        """What there is to remember of one text: nothing, unless a concept is prompt-level."""
-        return PromptState() if self._prompt else None
+    def new_state(self) -> RuleState | None:
+        """What there is to remember of one text: nothing, if concepts are of single tokens."""
+        prompt, causal = (bool(with_aggregate(self.concepts, kind)) for kind in (PROMPT, CAUSAL))
+        return RuleState(prompt=prompt, causal=causal) if prompt or causal else None
 
     def evaluate(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
     ) -> Evidence:
         """Everything that holds in this pass; worked out once, however many gates ask.
 
@@ -156,7 +153,9 @@ class RuleGate:
         column = self.logic.atoms.index(str(atom))
         facts = evidence["facts"][row, index].tolist()
         given = [Atom.parse(a) for a, fact in zip(self.logic.atoms, facts, strict=True) if fact]
-        leaves = {leaf.concept: leaf for leaf in leaves_of(self.concepts, evidence, row, index)}
+        forced = dict(self.forced)
+        found = leaves_of(self.concepts, evidence, row, index)
+        leaves = {leaf.concept: leaf for leaf in found if leaf.concept not in forced}
         given += strengths_of(self.program, self.concepts, evidence, row, index)
         came = closure(self.program, given)
         if atom in came and not evidence["atoms"][row, index, column]:
@@ -169,66 +168,56 @@ class RuleGate:
         return [str(r) for r, up in zip(self.logic.watched, raised, strict=True) if up]
 
     def _evaluate(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
-    ) -> tuple[Evidence, Totals | None]:
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
+    ) -> tuple[Evidence, Seen]:
         on = self._compiled(frame.valid.device)
-        scored, totals = self._scores(on, readings, frame, state)
-        given = (scored.scores > on.thresholds) & frame.valid[..., None]
+        scored, seen = self._scores(on, readings, frame, state)
+        given = (scored.scores > on.thresholds) | on.forced_on
+        given = given & ~on.forced_off & frame.valid[..., None]
         n_derived = len(self.logic.atoms) - len(self.concepts)
         facts = torch.cat([given, given.new_zeros(*given.shape[:2], n_derived)], -1)
         atoms, alarms = on.logic.settle(facts, scored.scores)
         decided = frame.valid[..., None]
-        if frame.prompt_lengths is not None and totals is not None:
+        if frame.prompt_lengths is not None and seen.totals is not None:
             ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
             atoms = atoms & torch.where(on.late_atoms, ended, decided)
             alarms = alarms & torch.where(on.late_alarms, ended, decided)
-        return Evidence(*scored, facts, atoms & decided, alarms & decided), totals
+        return Evidence(*scored, facts, atoms & decided, alarms & decided), seen
 
     def _scores(
         self,
-        on: _Compiled,
+        on: Compiled,
         readings: Mapping[Site, Tensor],
         frame: Frame,
-        state: PromptState | None,
-    ) -> tuple[Scored, Totals | None]:
-        """Every concept's score, prompt-level ones aggregated."""
+        state: RuleState | None,
+    ) -> tuple[Scored, Seen]:
+        """Every concept's score, aggregated as it says."""
         parts = [
             reader.scores(readings[reader.site]).to(frame.valid.device) for reader in on.readers
         ]
         if not parts:
-            return token_scores(frame.valid.new_zeros(*frame.valid.shape, 0).float(), frame), None
-        own = token_scores(torch.cat(parts, -1)[..., on.order], frame)
-        if state is None:
-            return own, None
-        chosen = Scored(*(values[..., on.prompt] for values in own))
-        totals = aggregate(chosen, on.kinds, frame, state.before(frame, chosen.scores))
-        state.write(frame, totals)
-        pairs = zip(own, totals.scored, strict=True)
-        return Scored(*(values.index_copy(-1, on.prompt, run) for values, run in pairs)), totals
+            return token_scores(frame.valid.new_zeros(*frame.valid.shape, 0).float(), frame), Seen()
+        own = scored = token_scores(torch.cat(parts, -1)[..., on.order], frame)
+        seen = Seen()
+        if state is not None and state.prompt is not None:
+            chosen = own.columns(on.prompt)
+            totals = aggregate(chosen, on.kinds, frame, state.prompt.before(frame, chosen.scores))
+            state.prompt.write(frame, totals)
+            scored, seen = scored.put(on.prompt, totals.scored), seen._replace(totals=totals)
+        if state is not None and state.causal is not None:
+            resets = (own.scores > on.thresholds)[..., on.resets]
+            seen = seen._replace(own=own.columns(on.causal), resets=resets)
+            state.write(frame, seen)
+            concepts = [self.concepts[i] for i in with_aggregate(self.concepts, CAUSAL)]
+            scored = scored.put(on.causal, state.causal.aggregate(concepts, frame))
+        return scored, seen
 
-    def _compiled(self, device: torch.device) -> _Compiled:
+    def _compiled(self, device: torch.device) -> Compiled:
         """The gate's tensors on one device; moved there once."""
         if device not in self._on:
-            order = [column for reader in self.readers for column in reader.concepts]
-            late = Waiting.of(self.program, [self.concepts[i].name for i in self._prompt])
-            atoms = [late.has(Atom.parse(atom)) for atom in self.logic.atoms]
-            alarms = [any(late.has(b.atom) for b in rule.body) for rule in self.logic.watched]
-            self._on[device] = _Compiled(
-                readers=tuple(reader.to(device) for reader in self.readers),
-                order=torch.tensor(order, dtype=torch.long).argsort().to(device),
-                thresholds=torch.tensor([c.threshold for c in self.concepts]).to(device),
-                prompt=torch.tensor(self._prompt, dtype=torch.long).to(device),
-                kinds=Kinds.of([self.concepts[i].over for i in self._prompt], device),
-                logic=self.logic.to(device),
-                late_atoms=torch.tensor(atoms, dtype=torch.bool).to(device),
-                late_alarms=torch.tensor(alarms, dtype=torch.bool).to(device),
-            )
+            parts = (self.program, self.concepts, self.readers, self.logic)
+            self._on[device] = Compiled.on(device, *parts, forced=dict(self.forced))
         return self._on[device]
-
-    @property
-    def _prompt(self) -> list[int]:
-        """Which concepts are aggregated over the prompt."""
-        return [i for i, concept in enumerate(self.concepts) if concept.aggregate == "prompt"]
 
 
 @register_kind
@@ -251,12 +240,12 @@ class HeadGate:
         """The sites that the rules' concepts read."""
         return self.rules.sites
 
-    def new_state(self) -> PromptState | None:
+    def new_state(self) -> RuleState | None:
         """Running aggregates over the prompt, of one text."""
         return self.rules.new_state()
 
     def open(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: PromptState | None
+        self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
     ) -> TokenMask:
         """Where the atom holds, `[batch, pos]`; never at padding."""
         return self.rules.evaluate(readings, frame, state).atoms[..., self.column]

@@ -26,6 +26,15 @@ class Scored(NamedTuple):
     position: Int[Tensor, "batch pos n"]
     token: Int[Tensor, "batch pos n"]
 
+    def columns(self, which: Int[Tensor, " k"]) -> Scored:
+        """Those of some concepts."""
+        return Scored(*(values[..., which] for values in self))
+
+    def put(self, which: Int[Tensor, " k"], new: Scored) -> Scored:
+        """These, with some concepts' replaced."""
+        pairs = zip(self, new, strict=True)
+        return Scored(*(values.index_copy(-1, which, n.to(values.dtype)) for values, n in pairs))
+
 
 class Totals(NamedTuple):
     """What the columns so far add up to: running score, its token, and the sums behind a mean."""

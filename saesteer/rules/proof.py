@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, final, get_args
 
+from saesteer.features.concepts import Over
 from saesteer.rules.stratify import strata_of, stratify
 from saesteer.rules.syntax import Atom, Literal, Program, Rule
 
@@ -36,13 +37,18 @@ class Leaf:
     def __str__(self) -> str:
         """`feature 12 scored 3.1 > 2.5 at token 4 ' hurts'`."""
         if not math.isfinite(self.score):
-            return f"{self.readout}, {self.aggregate} of the prompt: no token of it read so far"
+            return f"{self.readout}, {self._span}: no token of it read so far"
         sign = ">" if self.score > self.threshold else "<="
-        over = "" if self.aggregate == "token" else f", {self.aggregate} of the prompt"
+        over = "" if self.aggregate == "token" else f", {self._span}"
         return (
             f"{self.readout} scored {self.score:.4g} {sign} {self.threshold:g}{over}, "
             f"token {self.position} {self.token!r}"
         )
+
+    @property
+    def _span(self) -> str:
+        over = self.aggregate in get_args(Over)
+        return f"{self.aggregate} of the prompt" if over else self.aggregate
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values; a score of nothing is null."""

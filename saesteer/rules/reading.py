@@ -95,7 +95,13 @@ class RuleReading:
 
 
 @torch.no_grad()
-def read_prompt(book: RuleBook, model: Model, sae: SAE | None, text: str) -> RuleReading:
+def read_prompt(
+    book: RuleBook,
+    model: Model,
+    sae: SAE | None,
+    text: str,
+    force: Mapping[str, bool] | None = None,
+) -> RuleReading:
     """Read a text as one whole prompt: prompt-level concepts act at its last token.
 
     Raises:
@@ -104,7 +110,7 @@ def read_prompt(book: RuleBook, model: Model, sae: SAE | None, text: str) -> Rul
         DataError: a text without tokens.
     """
     batch = model.tokenize(text)
-    gate = RuleGate.of(book, sae)
+    gate = RuleGate.of(book, sae, force)
     ids = batch.input_ids
     frame = Frame.of(
         ids,

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from saesteer.errors import RuleError
 from saesteer.models.sites import Site
 from saesteer.rules import RuleBook
 from saesteer.rules.gate import HeadGate, RuleGate
@@ -133,6 +134,21 @@ def test_thresholds_gate(eye_sae: SAE) -> None:
     resid[0, :, 0] = torch.tensor([0.9, 1.0, 1.1])
     frame = _frame(torch.ones(1, 3).long(), torch.ones(1, 3), [3])
     assert gate.open({SITE: resid}, frame, gate.new_state()).tolist() == [[False, False, True]]
+
+
+def test_forced_concepts_hold_everywhere_or_nowhere_and_are_told_as_given(eye_sae: SAE) -> None:
+    resid, ids, mask = _text(2, 5, seed=1)
+    frame = _frame(ids, mask, [3, 4])
+    for pain, casual in ((True, False), (False, False), (True, True)):
+        book = RuleBook.from_dict(BOOK)
+        rules = RuleGate.of(book, eye_sae, {"pain": pain, "casual": casual})
+        opened = rules.head("careful").open({SITE: resid}, frame, rules.new_state())
+        assert torch.equal(opened, mask & (pain and not casual))
+    told = str(rules.prove(frame.evidence, 1, 4, Atom("careful")))
+    assert "not casual does not hold: given" in told
+    assert "given" in str(rules.prove(frame.evidence, 1, 4, Atom("pain")))
+    with pytest.raises(RuleError, match="'pian' can't be forced.*did you mean 'pain'"):
+        RuleGate.of(RuleBook.from_dict(BOOK), eye_sae, {"pian": True})
 
 
 def test_a_rolled_back_column_is_forgotten(eye_sae: SAE) -> None:
