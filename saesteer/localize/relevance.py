@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from saesteer.errors import ModelError
 from saesteer.models import Model, Site, install, remove
+from saesteer.models.hooks import Handle
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def propagation_rules(model: Model) -> Iterator[None]:
         ModelError: an attention whose queries and keys can't be told apart from its values.
         SiteError: an MLP whose neurons can't be reached.
     """
-    handles: list[RemovableHandle] = []
+    handles: list[Handle] = []
     try:
         for layer, block in enumerate(model.layout.blocks):
             handles += _block_rules(model, layer, block)
@@ -46,9 +46,9 @@ def propagation_rules(model: Model) -> Iterator[None]:
         remove(handles)
 
 
-def _block_rules(model: Model, layer: int, block: nn.Module) -> list[RemovableHandle]:
+def _block_rules(model: Model, layer: int, block: nn.Module) -> list[Handle]:
     neurons = model.layout.point(Site(layer, "neurons"))
-    handles: list[RemovableHandle] = []
+    handles: list[Handle] = []
     patterns = 0
     for name, module in block.named_modules():
         last = name.rpartition(".")[2]
