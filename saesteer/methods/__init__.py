@@ -13,8 +13,8 @@ from saesteer.methods.directional_ablation import DirectionalAblation
 from saesteer.methods.feature_steering import FeatureSteering
 from saesteer.methods.g_act import GACT
 from saesteer.methods.iti import ITI
-from saesteer.methods.lf_steering import LFSteering
 from saesteer.methods.learned import LearnedMethod
+from saesteer.methods.lf_steering import LFSteering
 from saesteer.methods.linear_act import LinearAcT
 from saesteer.methods.linear_probe import LinearProbe
 from saesteer.methods.loreft import LoReFT

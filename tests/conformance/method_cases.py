@@ -49,12 +49,15 @@ CASES: Mapping[str, Callable[[SAE], Method]] = {
     "OutputScore": lambda sae: methods.OutputScore(sae, n_candidates=3),
     "LFSteering": lambda sae: methods.LFSteering(sae, n_features=24),
     "RepE": lambda _: methods.RepE(layers=[1, 2]),
-    "RepIt": lambda _: methods.DirectionalAblation(others=[OTHERS], n_candidates=2),
+    "DirectionalAblation-RepIt": lambda _: methods.DirectionalAblation(
+        others=[OTHERS], n_candidates=2
+    ),
 }
 """Prompting is not among them: it edits no activation that decoding could disagree about."""
 
-UNREACHABLE = {("AurA", "mixtral")}
-"""Fused experts have no neurons to hook."""
+NO_NEURONS = "fused experts have no neurons to hook"
+UNREACHABLE = {("AurA", "mixtral"): NO_NEURONS}
+"""Methods on architectures that lack what they act on, with the reason."""
 FAST_ARCHES = ("llama", "neox")
 """Architectures of the default run, sequential and parallel; the full run has the others."""
 
