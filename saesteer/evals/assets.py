@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 
 def asset(*parts: str) -> Path:
@@ -23,3 +24,12 @@ def glosses() -> dict[int, str]:
     """Features of the shipped SAE that a person looked at and named."""
     found = json.loads(asset("glosses.json").read_text(encoding="utf-8"))
     return {int(index): gloss for index, gloss in found.items()}
+
+
+def laws() -> dict[str, Any]:
+    """By method, the laws that a full run of the conformance tests saw it pass, and where.
+
+    Each has `architectures`, `passed`, `failed`, and `left_out`: architectures that lack what the
+    method acts on, with the reason.
+    """
+    return json.loads(asset("laws.json").read_text(encoding="utf-8"))

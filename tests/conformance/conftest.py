@@ -1,15 +1,24 @@
-"""The plans that every law is tried with."""
+"""The plans that every law is tried with, and the record of laws for those who ask for it."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from law_record import VARIABLE, LawRecord
 from laws import clamp_plan, latch_plan
 
 from saesteer.models import Model
 from saesteer.steer import Plan
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Record laws if the environment says where."""
+    if path := os.environ.get(VARIABLE):
+        config.pluginmanager.register(LawRecord(Path(path).resolve()), "law_record")
 
 
 @pytest.fixture(params=("edits", "latch"))
