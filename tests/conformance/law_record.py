@@ -15,7 +15,6 @@ from typing import Any, final
 
 import pytest
 from method_cases import CASES, UNREACHABLE
-from pytest import Item
 
 VARIABLE = "SAESTEER_RECORD_LAWS"
 MODULE = "test_method_laws.py"
@@ -48,7 +47,7 @@ class LawRecord:
         self._seen: dict[str, dict[str, dict[str, bool]]] = defaultdict(lambda: defaultdict(dict))
 
     @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_makereport(self, item: Item) -> Any:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Any:
         """Note one outcome: of the call, or of a setup that failed."""
         outcome = yield
         report = outcome.get_result()

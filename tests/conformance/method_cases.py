@@ -93,9 +93,6 @@ UNREACHABLE = {
     **{("MoTE", arch): "it has no router" for arch in ARCHES if arch != "mixtral"},
 }
 """Cases on architectures that lack what they act on, with the reason."""
-NO_NEURONS = "fused experts have no neurons to hook"
-UNREACHABLE = {("AurA", "mixtral"): NO_NEURONS}
-"""Methods on architectures that lack what they act on, with the reason."""
 FAST_ARCHES = ("llama", "neox")
 """Architectures of the default run, sequential and parallel; the full run has the others."""
 
