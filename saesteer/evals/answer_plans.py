@@ -1,7 +1,8 @@
 """What makes a model say an answer: one learned vector a word, at one site, on the last token.
 
 The vector is learned on generated problems so that the word comes next whatever the problem says;
-its dose is the least, in units of ‖h‖, at which it does on others. A rule's conclusion triggers it.
+its dose, in units of ‖h‖, is one step above the least at which it does on others: at the least
+itself 2 of 20 test answers parted from their verdict. A rule's conclusion triggers it.
 
 Measured with SmolLM2-135M at resid_post.9: the unit sum of the 16 decoder rows with the largest
 gradient of the word's log-probability makes it say "True" from 0.25 ‖h‖ on, and "False" and
@@ -60,9 +61,10 @@ def _learn(train: Prefill, validation: Prefill, word: str, site: Site) -> Answer
         plan = Plan(add_scaled(site, dose * vector), where=last(), name=f"say {word}")
         said = validation.answer(plan).argmax(-1) == target
         found = AnswerPlan(word, plan, dose, float(said.float().mean()))
-        if found.obeyed > best.obeyed:
-            best = found
-        if found.obeyed == 1.0:
+        if found.obeyed < 1.0 and best.obeyed == 1.0:
+            break
+        sure, best = best.obeyed == 1.0, max(best, found, key=_obedience)
+        if sure:
             break
     return best
 
@@ -83,6 +85,11 @@ def learn_vector(prompts: Prefill, target: int, site: Site, steps: int = STEPS) 
         (vector.grad,) = torch.autograd.grad(loss, [vector])
         optimizer.step()
     return torch.nn.functional.normalize(vector.detach(), dim=0).cpu()
+
+
+def _obedience(plan: AnswerPlan) -> tuple[float, float]:
+    """More obeyed first; among equals the higher dose, which leaves room on other prompts."""
+    return plan.obeyed, plan.dose
 
 
 @torch.no_grad()

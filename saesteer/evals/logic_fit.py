@@ -22,7 +22,7 @@ from saesteer.evals.questions import Question, question_of
 from saesteer.models import Model, pad_rows, record
 from saesteer.saes.sae import SAE
 
-STYLES: tuple[tuple[Style, float], ...] = (("published", 0.12), ("like", 0.34), ("invented", 0.54))
+STYLES: tuple[tuple[Style, float], ...] = (("published", 0.2), ("like", 0.32), ("invented", 0.48))
 """Shares of the kinds of names that readers are fitted on: new sounds are the harder part."""
 READERS = ("activation-reasoning", "random-sae", "dense-probe")
 Tick = Callable[[str], None]

@@ -81,7 +81,7 @@ class StatementReader:
         if not found:
             return [None] * len(parts)
         spans = [span for subject, object_, _ in found for span in (subject, object_)]
-        mentions = torch.stack([mention(text.resid[list(span)], self.sae) for span in spans])
+        mentions = sum_mentions(text.resid, spans, self.sae)
         apart = [(2 * i, 2 * i + 1) for i in range(len(found))]
         names = self.identity.group(mentions, apart)
         links = iter(
@@ -99,9 +99,16 @@ class StatementReader:
         return margins.argmax(-1).tolist()
 
 
-def mention(resid: Activations, sae: SAE | None) -> Float[Tensor, " columns"]:
-    """One row for the tokens of a mention: the sum of their latents, or of their activations."""
-    return (resid if sae is None else sae.encode(resid)).sum(0)
+def sum_mentions(
+    resid: Activations, spans: Sequence[Sequence[int]], sae: SAE | None
+) -> Float[Tensor, "mentions columns"]:
+    """One row per mention: the sum of its tokens' latents, or of their activations.
+
+    The tokens are encoded in one product, since a few rows at a time are bound by the weights.
+    """
+    tokens = [t for span in spans for t in span]
+    rows = resid[tokens] if sae is None else sae.encode(resid[tokens])
+    return torch.stack([part.sum(0) for part in rows.split([len(span) for span in spans])])
 
 
 def fit_reader(
@@ -198,11 +205,11 @@ def score_rows(concept: Concept, rows: Tensor) -> Float[Tensor, " rows"]:
 
 
 def _named(text: LabelledReading, sae: SAE | None) -> NamedText:
-    mentions, names = [], []
+    spans: list[list[int]] = []
+    names: list[str] = []
     for sentence, roles, pair in zip(text.text.sentences, text.roles, text.names, strict=True):
         parts = _parts(dict(zip(sentence, roles, strict=True)), sentence)
-        if parts is None:
-            continue
-        mentions += [mention(text.text.resid[span], sae) for span in parts[:2]]
-        names += pair
-    return NamedText(torch.stack(mentions), tuple(names))
+        if parts is not None:
+            spans += parts[:2]
+            names += pair
+    return NamedText(sum_mentions(text.text.resid, spans, sae), tuple(names))

@@ -14,8 +14,8 @@ from saesteer.evals.logic_reader import (
     Link,
     ReadText,
     fit_reader,
-    mention,
     random_sae,
+    sum_mentions,
 )
 from saesteer.models import Site
 from saesteer.saes import SAE
@@ -114,9 +114,10 @@ def test_a_role_that_never_occurs_can_not_be_fitted(trained):
 
 
 def test_a_mention_is_the_sum_of_its_tokens():
-    rows = torch.eye(WIDTH)[:2] * 3
-    assert torch.equal(mention(rows, None), rows.sum(0))
-    assert torch.equal(mention(rows, planted_sae()), rows.sum(0))
+    rows = torch.eye(WIDTH)[:4] * 3
+    for sae in (None, planted_sae()):
+        found = sum_mentions(rows, [[0, 2], [1]], sae)
+        assert torch.equal(found, torch.stack([rows[0] + rows[2], rows[1]]))
 
 
 def test_a_random_sae_fires_as_often_and_is_of_other_directions(trained):
