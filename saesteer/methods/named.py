@@ -14,7 +14,7 @@ from saesteer.saes import SAE
 
 METHODS: Mapping[str, type[Method]] = {
     name: kind
-    for name in methods.__all__
+    for name in sorted(methods.__all__, key=str.casefold)
     if isinstance(kind := getattr(methods, name), type) and issubclass(kind, Method)
     if not isabstract(kind)
 }
