@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from inspect import isabstract
 from typing import Any
 
@@ -28,13 +28,20 @@ def check_method(key: str, name: str, settings: Mapping[str, Any], sae: SAE | No
         key: of the config, for messages.
 
     Raises:
-        ConfigError: a setting that it does not have, or features without an SAE.
+        ConfigError: a setting that it does not have or does not get, or features without an SAE.
     """
     known = {field.name for field in fields(METHODS[name])}
     if unknown := set(settings) - known:
         raise ConfigError(
             f"{key}: {name} has no setting {sorted(unknown)}; it has {sorted(known)}."
         )
+    needed = {
+        field.name
+        for field in fields(METHODS[name])
+        if field.default is MISSING and field.default_factory is MISSING
+    }
+    if missing := needed - set(settings) - {"sae"}:
+        raise ConfigError(f"{key}: {name} needs {sorted(missing)}; give them as its settings.")
     if "sae" in known and sae is None:
         raise ConfigError(f"{key}: {name} needs features; set sae.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,28 @@ def test_every_method_of_the_package_is_known_by_its_name() -> None:
         assert getattr(methods, name) is kind
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+def required(name: str) -> set[str]:
+    """Settings without a default, but for the SAE."""
+    return {
+        field.name
+        for field in fields(METHODS[name])
+        if field.default is MISSING and field.default_factory is MISSING and field.name != "sae"
+    }
+
+
+@pytest.mark.parametrize("name", sorted(name for name in METHODS if not required(name)))
 def test_every_method_builds_from_its_name(name: str, tiny_model: Any, tiny_sae: Any) -> None:
     model = tiny_model("llama")
     sae = tiny_sae(model, "resid_post.1")
     found = build_method(*read_method(name, sae), sae, model)
     assert isinstance(found, Method)
     assert type(found) is METHODS[name]
+
+
+def test_a_method_that_needs_settings_says_which() -> None:
+    assert required("CommandV") == {"donor", "plan"}
+    with pytest.raises(ConfigError, match=r"CommandV needs \['donor', 'plan'\]"):
+        read_method("CommandV", None)
 
 
 def test_settings_reach_the_method(tiny_model: Any) -> None:

@@ -51,7 +51,8 @@ def test_the_direction_inverts_a_planted_map_and_drops_what_all_vectors_do() -> 
 def test_effects_are_those_of_the_written_tokens_as_the_plain_model_reads_them(
     model: Model, sae: SAE
 ) -> None:
-    vector = functional.normalize(torch.randn(sae.d_model), dim=0)
+    draw = torch.Generator().manual_seed(2)
+    vector = functional.normalize(torch.randn(sae.d_model, generator=draw), dim=0)
     norm = 0.5 * typical_norm(model, sae.site)
 
     def mean(push: float) -> torch.Tensor:
@@ -69,7 +70,8 @@ def test_effects_are_those_of_the_written_tokens_as_the_plain_model_reads_them(
                 handle = install(model.layout.point(sae.site), edit)
                 logits = model.forward(TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool)))
                 handle.remove()
-                ids = torch.cat([ids, logits[:, -1:, 3:].argmax(-1) + 3], 1)
+                logits[..., model.hf.config.eos_token_id] = -torch.inf
+                ids = torch.cat([ids, logits[:, -1:].argmax(-1)], 1)
             whole = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool))
             kept.append(sae.encode(record(model, whole, [sae.site])[sae.site][0, n_prompt:]))
         return torch.cat(kept).mean(0)
