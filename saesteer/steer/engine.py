@@ -23,7 +23,7 @@ from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
 from saesteer.steer.intervention import Intervention
-from saesteer.steer.schedule import ReadingSchedule
+from saesteer.steer.schedule import DialRow, ReadingSchedule
 from saesteer.steer.session import decode_plainly
 from saesteer.steer.trace import Deed, Event, Evidence, PassRecord, Trace
 
@@ -182,6 +182,10 @@ class Attachment:
         if isinstance(control.gate, Explains) and notes:
             why = control.gate.explain(notes, row, record.live.shape[1] - 1)
         self.trace.events.append(Event(control.label, at, int(record.logical[row, -1]), what, why))
+
+    def dialled(self, rows: Sequence[DialRow]) -> None:
+        """Write down what dials stood at in a call that is over, one entry per row."""
+        self.trace.dials.extend(rows)
 
     def close(self) -> None:
         """Take the gates' states off the caches."""
