@@ -208,7 +208,7 @@ class Attachment:
             held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
             total, size, touched = torch.stack(held).sum(0), None, torch.stack(masks).any(0)
         self._note(acts, wide, moves, masks, (total, size), touched, now.record)
-        return torch.where(touched[..., None], _narrow(wide + total, wide, resid.dtype), resid)
+        return torch.where(touched[..., None], narrow(wide + total, wide, resid.dtype), resid)
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
         where = edit.where.mask(frame)
@@ -267,7 +267,7 @@ class Attachment:
         return any(state is not None for state in states.values())
 
 
-def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
+def narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
     """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
 
     An infinity that was there stays, so that a broken model does not look whole.

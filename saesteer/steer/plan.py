@@ -14,6 +14,7 @@ from typing import Any, final
 
 from saesteer.errors import PlanError
 from saesteer.models import Model, as_model
+from saesteer.steer.compiled import CompiledPlan
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit, finite_strength
 from saesteer.steer.engine import Attachment
@@ -146,6 +147,16 @@ class Plan:
                 live.undo()
                 return
         raise PlanError(f"{self.name} is not attached; attach it first.")
+
+    def compiled(self, model: Any, prompt_lengths: Lengths | None = None) -> CompiledPlan:
+        """The plan as permanent hooks that `torch.compile` sees; put them on before compiling.
+
+        The strength is a buffer: `set_strength` turns it without compiling again.
+
+        Raises:
+            SiteError, DimensionError, PlanError: the model, or a compiled form, can't carry it out.
+        """
+        return CompiledPlan(self, model, prompt_lengths)
 
     def with_strength(self, strength: int | float) -> Plan:
         """The same plan at another strength.
