@@ -8,6 +8,7 @@ from saesteer.evals.curves import Advantage, Curve, Point, advantage_at_equal_kl
 from saesteer.evals.first_letters import LetterAbsorption, first_letters
 from saesteer.evals.in_distribution import SiteShift, in_distribution
 from saesteer.evals.lens_eval import LensAgreement, lens_agreement
+from saesteer.evals.lm_eval import lm_eval_model
 from saesteer.evals.report import join_results, write_report
 from saesteer.evals.results import Report
 from saesteer.evals.sae_eval import SaeScores, evaluate_sae
@@ -38,6 +39,7 @@ __all__ = [
     "in_distribution",
     "join_results",
     "lens_agreement",
+    "lm_eval_model",
     "load_task",
     "safety_audit",
     "write_report",

@@ -22,6 +22,7 @@ from saesteer.evals.tasks import Task
 from saesteer.metrics import distinct_n, perplexity, token_ce, token_kl
 from saesteer.models.model import Model, Prompt, TokenBatch
 from saesteer.steer import Plan
+from saesteer.steer.schedule import DialRow
 
 BATCH_SIZE = 32
 """Rows generated together; a decoding step of a small model costs little more for 32 than for 8."""
@@ -33,7 +34,8 @@ SCORE_ROWS = 8
 class Written:
     """What a model wrote: batches of (prompt tokens, new ids `[rows, n_tokens]`) and the texts.
 
-    `logits` has `[rows, n_tokens, vocab]` for each batch, empty where they were not kept.
+    `logits` has `[rows, n_tokens, vocab]` for each batch, empty where they were not kept; `dials`
+    what each row's dials stood at, for reading the texts again; empty for plans without controls.
     """
 
     batches: tuple[tuple[TokenBatch, Tensor], ...]
@@ -41,6 +43,7 @@ class Written:
     texts: tuple[str, ...]
     relative_dose: float
     seconds_per_token: float
+    dials: tuple[DialRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,19 @@ def write(model: Model, prompts: Sequence[Prompt], plan: Plan | None, n_tokens: 
     """Generate exactly `n_tokens` new tokens for each prompt, greedily, with or without a plan."""
     started = time.perf_counter()
     logits: list[Tensor] = []
+    dials: tuple[DialRow, ...] = ()
     if plan is None:
         batches, dose = _generate(model, prompts, n_tokens, None), 0.0
     else:
         with plan.on(model) as trace:
             batches = _generate(model, prompts, n_tokens, logits)
-        dose = trace.dose()
+        dose, dials = trace.dose(), tuple(trace.dials)
     seconds = time.perf_counter() - started
     texts = tuple(
         model.tokenizer.decode(row, skip_special_tokens=True) for _, new in batches for row in new
     )
-    return Written(batches, tuple(logits), texts, dose, seconds / (len(prompts) * n_tokens))
+    per_token = seconds / (len(prompts) * n_tokens)
+    return Written(batches, tuple(logits), texts, dose, per_token, dials)
 
 
 def measure(bench: Bench, plan: Plan | None) -> Point:
@@ -130,8 +135,11 @@ def dose_of(bench: Bench, plan: Plan, n_prompts: int) -> float:
     """Relative dose of `plan` on the unsteered texts of the first prompts, in one forward pass.
 
     At one site an edit can't change the norms it is measured against, so this is linear in the
-    plan's strength; a plan that edits several sites, or through gates, only nearly so.
+    plan's strength; a plan that edits several sites, or through gates, only nearly so. A plan that
+    controls decoding sets its dose while it writes, so it writes on the same prompts instead.
     """
+    if plan.controls:
+        return write(bench.model, bench.prompts[:n_prompts], plan, bench.n_tokens).relative_dose
     prompt, new = bench.unsteered.batches[0]
     rows = slice(0, n_prompts)
     seen = TokenBatch(prompt.input_ids[rows], prompt.attention_mask[rows])

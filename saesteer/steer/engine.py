@@ -23,7 +23,7 @@ from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
 from saesteer.steer.intervention import Intervention
-from saesteer.steer.schedule import ReadingSchedule
+from saesteer.steer.schedule import DialRow, ReadingSchedule
 from saesteer.steer.session import decode_plainly
 from saesteer.steer.trace import Deed, Event, Evidence, PassRecord, Trace
 
@@ -183,6 +183,10 @@ class Attachment:
             why = control.gate.explain(notes, row, record.live.shape[1] - 1)
         self.trace.events.append(Event(control.label, at, int(record.logical[row, -1]), what, why))
 
+    def dialled(self, rows: Sequence[DialRow]) -> None:
+        """Write down what dials stood at in a call that is over, one entry per row."""
+        self.trace.dials.extend(rows)
+
     def close(self) -> None:
         """Take the gates' states off the caches."""
         for states in self._hung:
@@ -204,7 +208,7 @@ class Attachment:
             held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
             total, size, touched = torch.stack(held).sum(0), None, torch.stack(masks).any(0)
         self._note(acts, wide, moves, masks, (total, size), touched, now.record)
-        return torch.where(touched[..., None], _narrow(wide + total, wide, resid.dtype), resid)
+        return torch.where(touched[..., None], narrow(wide + total, wide, resid.dtype), resid)
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
         where = edit.where.mask(frame)
@@ -263,7 +267,7 @@ class Attachment:
         return any(state is not None for state in states.values())
 
 
-def _narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
+def narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
     """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
 
     An infinity that was there stays, so that a broken model does not look whole.

@@ -237,7 +237,7 @@ def _positions(
     columns = torch.arange(start, start + n, device=device)
     given = kwargs.get("position_ids")
     given = given if isinstance(given, Tensor) and given.ndim == 2 else None
-    mask = _full_mask(kwargs.get("attention_mask"))
+    mask = full_mask(kwargs.get("attention_mask"))
     if mask is None:
         valid = torch.ones(batch, n, dtype=torch.bool, device=device)
         logical = columns.expand(batch, n)
@@ -251,7 +251,7 @@ def _positions(
     return valid, logical
 
 
-def _full_mask(mask: Any) -> Tensor | None:
+def full_mask(mask: Any) -> Tensor | None:
     """The mask over the whole text; a static cache may pass one per kind of layer."""
     if isinstance(mask, Mapping):
         mask = mask["full_attention"] if "full_attention" in mask else next(iter(mask.values()))

@@ -19,7 +19,7 @@ from saesteer.steer.control import Control
 from saesteer.steer.decoding import check_call, choose, cut_back, fresh_cache, result, trimmed
 from saesteer.steer.frame import ASIDE, Prompt, cache_in
 from saesteer.steer.gate import Gate
-from saesteer.steer.schedule import Dials
+from saesteer.steer.schedule import DialRow, Dials
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,10 @@ class Controller(Protocol):
 
     def tell(self, control: Control, row: int, at: int, what: str) -> None:
         """Write down what a control did after the latest pass: `row` of it, the caller's `at`."""
+        ...
+
+    def dialled(self, rows: Sequence[DialRow]) -> None:
+        """Write down what dials stood at in a call that is over, one entry per row."""
         ...
 
 
@@ -94,6 +98,7 @@ class Loop:
         self.ending = [False] * len(input_ids)
         while bool(self.live.any()):
             self._turn(logits_processor, stopping_criteria)
+        self._report_dials()
         if self._streamer is not None:
             self._streamer.end()
         return result(self.ids, *self._kept, self.config, cache_in(self.kwargs))
@@ -133,6 +138,15 @@ class Loop:
             self._streamer.put(tokens.cpu())
         done = torch.tensor([e and not q for e, q in zip(self.ending, self.forced, strict=True)])
         self.live &= ~done.to(self.live.device) & ~criteria(self.ids, tuple(self._kept[0]))
+
+    def _report_dials(self) -> None:
+        """Tell each plan's trace, so that the text can be read again as it was written."""
+        mask = self.ids.new_ones(self.ids.shape, dtype=torch.bool)
+        if self.prompt.mask is not None:
+            mask[:, : self.n_prompt] = self.prompt.per_row(self.prompt.mask, len(mask))
+        rows = self.dials.rows(mask)
+        for by in dict.fromkeys(step.by for step in self.steps):
+            by.dialled(rows)
 
     def _first(self) -> Any:
         return self.hf._prefill(self.ids, self.config, self.kwargs)
@@ -191,7 +205,7 @@ class LoopStep:
     """The loop as one control sees it (`Step`)."""
 
     def __init__(self, loop: Loop, by: Controller, control: Control) -> None:
-        self._loop, self._by, self.control = loop, by, control
+        self._loop, self.by, self.control = loop, by, control
         self.state: Any = control.new_state()
 
     @property
@@ -207,12 +221,12 @@ class LoopStep:
     def rows(self) -> list[int]:
         """Rows that go on, are not being forced, and whose gate is open at the newest token."""
         loop = self._loop
-        opened = self._by.opened(self.control.gate)[:, -1].to(loop.live.device) & loop.live
+        opened = self.by.opened(self.control.gate)[:, -1].to(loop.live.device) & loop.live
         return [row for row in opened.nonzero().flatten().tolist() if not loop.forced[row]]
 
     def evidence(self, kind: str) -> Tensor:
         """What the gate noted about the newest tokens, `[rows, ...]`."""
-        return self._by.notes(self.control.gate)[kind][:, -1]
+        return self.by.notes(self.control.gate)[kind][:, -1]
 
     def aside(self, dials: Mapping[str, float]) -> Tensor:
         """Logits `[rows, vocab]` with dials at these values from the prompt's end on."""
@@ -251,4 +265,4 @@ class LoopStep:
 
     def log(self, row: int, what: str) -> None:
         """Tell the trace."""
-        self._by.tell(self.control, row, self._loop.first_row + row, what)
+        self.by.tell(self.control, row, self._loop.first_row + row, what)

@@ -12,24 +12,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-import torch
-from torch import Tensor
-
 from saesteer.errors import PlanError
 from saesteer.models import Model, as_model
+from saesteer.steer.compiled import CompiledPlan
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit, finite_strength
 from saesteer.steer.engine import Attachment
-from saesteer.steer.frame import Prompt
 from saesteer.steer.gate import Always, Gate
 from saesteer.steer.intervention import Intervention
 from saesteer.steer.prompts import PromptEdit
+from saesteer.steer.schedule import DialRow
+from saesteer.steer.scored import Lengths, refuse_compiled, scored_prompt
 from saesteer.steer.session import session_of
 from saesteer.steer.trace import Trace
 from saesteer.steer.weights import WeightEdit
 from saesteer.steer.where import Where, generated
 
-Lengths = int | Sequence[int] | Tensor
 Act = Edit | WeightEdit | Control | PromptEdit
 
 
@@ -102,25 +100,37 @@ class Plan:
         return (*self.edits, *self.weight_edits, *self.controls, *self.prompt_edits)
 
     @contextmanager
-    def on(self, model: Any, prompt_lengths: Lengths | None = None) -> Iterator[Trace]:
+    def on(
+        self,
+        model: Any,
+        prompt_lengths: Lengths | None = None,
+        dials: Sequence[DialRow] | None = None,
+    ) -> Iterator[Trace]:
         """Steer `model` (a Model, Hugging Face module or bridge) within the block.
 
         Args:
             prompt_lengths: real tokens of each row's prompt, for text that is scored, not
                 generated; one number for all rows, or one each.
+            dials: the `trace.dials` of those rows, for text that this plan has generated: dials
+                stand as they stood then, not at their start.
 
         Raises:
             SiteError, DimensionError, PlanError: the model can't carry the plan out.
         """
-        live = self._install(model, prompt_lengths)
+        live = self._install(model, prompt_lengths, dials)
         try:
             yield live.trace
         finally:
             live.undo()
 
-    def attach(self, model: Any, prompt_lengths: Lengths | None = None) -> Trace:
+    def attach(
+        self,
+        model: Any,
+        prompt_lengths: Lengths | None = None,
+        dials: Sequence[DialRow] | None = None,
+    ) -> Trace:
         """Steer `model` until `detach`; arguments and errors as for `on`."""
-        live = self._install(model, prompt_lengths)
+        live = self._install(model, prompt_lengths, dials)
         self._live.append(live)
         return live.trace
 
@@ -137,6 +147,16 @@ class Plan:
                 live.undo()
                 return
         raise PlanError(f"{self.name} is not attached; attach it first.")
+
+    def compiled(self, model: Any, prompt_lengths: Lengths | None = None) -> CompiledPlan:
+        """The plan as permanent hooks that `torch.compile` sees; put them on before compiling.
+
+        The strength is a buffer: `set_strength` turns it without compiling again.
+
+        Raises:
+            SiteError, DimensionError, PlanError: the model, or a compiled form, can't carry it out.
+        """
+        return CompiledPlan(self, model, prompt_lengths)
 
     def with_strength(self, strength: int | float) -> Plan:
         """The same plan at another strength.
@@ -228,9 +248,11 @@ class Plan:
         ]
         return [*scaled, *((*self.controls, *self.prompt_edits) if self.strength else ())]
 
-    def _install(self, target: Any, prompt_lengths: Lengths | None) -> Live:
+    def _install(
+        self, target: Any, prompt_lengths: Lengths | None, dials: Sequence[DialRow] | None
+    ) -> Live:
         model = as_model(target)
-        _refuse_compiled(model)
+        refuse_compiled(model)
         attachment = Attachment(self, model)
         acts = attachment.sites or attachment.weight_changes or self.controls or self.prompt_edits
         if not self.strength or not acts:
@@ -240,7 +262,7 @@ class Plan:
                 f"{self.name} edits prompts, which only Model.generate can do; "
                 "wrap the model with load_model(...) and call its generate."
             )
-        prompt, session = _lengths(prompt_lengths), session_of(model)
+        prompt, session = scored_prompt(prompt_lengths, dials), session_of(model)
         edits = [act.apply for act in self.prompt_edits]
         session.join(attachment, target, prompt)
         model.prompt_edits.extend(edits)
@@ -265,25 +287,6 @@ def _as_act(act: Any, where: Where | None, gate: Gate | None) -> Act:
                 "controls of decoding; "
                 f"got a {type(act).__name__}."
             )
-
-
-def _lengths(given: Lengths | None) -> Prompt | None:
-    if given is None:
-        return None
-    lengths = torch.atleast_1d(torch.as_tensor(given, dtype=torch.long))
-    if lengths.ndim != 1 or not len(lengths) or int(lengths.min()) < 1:
-        raise PlanError(f"prompt_lengths {given}: give tokens per row, 1 or more each.")
-    return Prompt(lengths)
-
-
-def _refuse_compiled(model: Model) -> None:
-    """Compiled code ignores hooks that are added after it was made, in silence."""
-    hf = model.hf
-    if hasattr(hf, "_orig_mod") or getattr(hf, "_compiled_call_impl", None) is not None:
-        raise PlanError(
-            f"{model.name} is compiled, and compiled code ignores hooks; "
-            "steer the model that was given to torch.compile."
-        )
 
 
 def _among(edit: Any, edits: list[Any]) -> bool:

@@ -8,17 +8,20 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from saesteer.axes import Resid, TokenFloat
+from saesteer.axes import Resid, TokenFloat, TokenMask
 from saesteer.errors import PlanError
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
+
+DialRow = Mapping[str, Tensor]
+"""What one row's dials stood at, `[tokens]` counted from its first real token; NaN at the start."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +140,30 @@ class Dials:
 
     Attributes:
         fixed: values from the prompt's end on for a pass on the side, in the place of the others.
+        told: values `[rows, tokens]` of a text that is read again, counted in real tokens.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
     fixed: Mapping[str, float] | None = None
+    told: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def replaying(rows: Sequence[DialRow]) -> Dials:
+        """Dials that stand where those of a generation stood, token by token."""
+        keys = dict.fromkeys(key for row in rows for key in row)
+        return Dials(told={key: _side_by_side([row.get(key) for row in rows]) for key in keys})
+
+    def rows(self, mask: TokenMask) -> list[DialRow]:
+        """What has been set, row by row, without padding.
+
+        Args:
+            mask: validity of the text's columns, `[rows, columns]`.
+        """
+        whole = {k: _reaching(v, mask.shape[1])[:, : mask.shape[1]] for k, v in self.values.items()}
+        return [
+            {key: values[row, mask[row].to(values.device)].cpu() for key, values in whole.items()}
+            for row in range(len(mask))
+        ]
 
     def turn(self, key: str, values: Tensor, column: int) -> None:
         """Set a dial to `values [rows]` from a column on."""
@@ -158,6 +181,11 @@ class Dials:
                 return plain
             after = frame.logical >= frame.need_prompt_lengths("a dial") - 1
             return torch.where(after, self.fixed[key], plain)
+        if key in self.told:
+            assert frame.prompt is not None
+            known = frame.prompt.per_row(self.told[key].to(plain.device), len(plain))
+            found = known.gather(1, frame.logical.clamp(max=known.shape[1] - 1))
+            return torch.where(found.isnan(), plain, found)
         if key not in self.values or len(self.values[key]) != len(plain):
             return plain
         known = self.values[key] = _reaching(self.values[key], frame.n_columns)
@@ -171,6 +199,14 @@ def _reaching(values: Tensor, n: int) -> Tensor:
     if held >= n:
         return values
     return torch.cat([values, values[:, -1:].expand(-1, max(2 * held, n) - held)], 1)
+
+
+def _side_by_side(rows: Sequence[Tensor | None]) -> Tensor:
+    """`[rows, tokens]`, a shorter row's last value going on; NaN where nobody has set a dial."""
+    unset = torch.full((1,), float("nan"))
+    known = [unset if row is None or not len(row) else row.float() for row in rows]
+    longest = max(len(row) for row in known)
+    return torch.cat([_reaching(row[None], longest)[:, :longest] for row in known])
 
 
 def constant() -> Schedule:

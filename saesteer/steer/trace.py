@@ -19,6 +19,7 @@ from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Explains, Gate
+from saesteer.steer.schedule import DialRow
 
 
 @final
@@ -96,6 +97,8 @@ class Trace:
         throughout: the same for acts that have no position, such as changed weights.
         passes: what happened, pass by pass.
         events: what controls of decoding did, in order.
+        dials: what each generated row's dials stood at, in order, for `Plan.on(dials=...)`; of
+            plans that control decoding only.
     """
 
     def __init__(
@@ -104,12 +107,14 @@ class Trace:
         self.labels, self.throughout = tuple(labels), tuple(throughout)
         self.passes: list[PassRecord] = []
         self.events: list[Event] = []
+        self.dials: list[DialRow] = []
         self._decode = decode
 
     def clear(self) -> None:
         """Forget everything so far."""
         self.passes.clear()
         self.events.clear()
+        self.dials.clear()
 
     @property
     def n_positions(self) -> int:

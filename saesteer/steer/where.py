@@ -35,8 +35,13 @@ class Where(ABC):
         """
         known = frame.memo.get(self)
         if known is None:
-            known = frame.memo[self] = self._choose(frame) & frame.live
+            known = frame.memo[self] = self.chosen(frame)
         return known
+
+    def chosen(self, frame: Frame) -> TokenMask:
+        """The same, worked out anew; errors as for `mask`."""
+        live = frame.valid if frame.finished is None else frame.live  # graphs can't trace its lock
+        return self._choose(frame) & live
 
     @abstractmethod
     def _choose(self, frame: Frame) -> TokenMask:

@@ -1,0 +1,54 @@
+"""Passes outside `generate`: what the caller has to say about texts that are only read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from saesteer.errors import PlanError
+from saesteer.models import Model
+from saesteer.steer.frame import Prompt
+from saesteer.steer.schedule import DialRow, Dials
+
+Lengths = int | Sequence[int] | Tensor
+"""Real tokens of each row's prompt; one number for all rows, or one each."""
+
+
+def scored_prompt(lengths: Lengths | None, dials: Sequence[DialRow] | None = None) -> Prompt | None:
+    """The prompts of a scored text, with its dials as they stood when it was written.
+
+    Raises:
+        PlanError: lengths that are none, or dials of other rows or without lengths.
+    """
+    if lengths is None:
+        if dials is not None:
+            raise PlanError("dials are those of generated rows; give their prompt_lengths too.")
+        return None
+    found = torch.atleast_1d(torch.as_tensor(lengths, dtype=torch.long))
+    if found.ndim != 1 or not len(found) or int(found.min()) < 1:
+        raise PlanError(f"prompt_lengths {lengths}: give tokens per row, 1 or more each.")
+    prompt = Prompt(found)
+    if dials is not None:
+        if len(found) not in (1, len(dials)) or not dials:
+            raise PlanError(
+                f"dials are of {len(dials)} rows but prompt_lengths of {len(found)}; "
+                "give trace.dials of the very rows that are read."
+            )
+        prompt.memo[Dials] = Dials.replaying(dials)
+    return prompt
+
+
+def refuse_compiled(model: Model) -> None:
+    """Compiled code ignores hooks that are added after it was made, in silence.
+
+    Raises:
+        PlanError: the model is compiled.
+    """
+    hf = model.hf
+    if hasattr(hf, "_orig_mod") or getattr(hf, "_compiled_call_impl", None) is not None:
+        raise PlanError(
+            f"{model.name} is compiled, and compiled code ignores hooks; "
+            "steer the model that was given to torch.compile."
+        )
