@@ -61,11 +61,11 @@ def test_effects_are_those_of_the_written_tokens_as_the_plain_model_reads_them(
             ids = model.tokenize(prompt).input_ids
             n_prompt = ids.shape[1]
             for _ in range(4):
+                steered = ~torch.isin(ids, torch.tensor(sorted(model.special_ids)))
+                steered[:, : n_prompt - 1], steered[:, n_prompt - 1] = False, True
 
-                def edit(resid: torch.Tensor, start: int = n_prompt - 1) -> torch.Tensor:
-                    resid = resid.clone()
-                    resid[:, start:] += push * vector
-                    return resid
+                def edit(resid: torch.Tensor, at: torch.Tensor = steered) -> torch.Tensor:
+                    return resid + push * vector * at[..., None]
 
                 handle = install(model.layout.point(sae.site), edit)
                 logits = model.forward(TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool)))
