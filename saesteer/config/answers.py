@@ -18,6 +18,7 @@ class AnswerTaskConfig:
         n_test: the first so many problems of the file; all for None.
         n_fit: generated problems that readers are fitted on; never any of the test file.
         seed: of generating and fitting.
+        keep: a folder for fitted readers, so that a second run need not fit; None keeps none.
     """
 
     __pydantic_config__ = CLOSED
@@ -27,6 +28,7 @@ class AnswerTaskConfig:
     n_test: int | None = None
     n_fit: int = 360
     seed: int = 0
+    keep: str | None = None
 
 
 @dataclass(frozen=True)

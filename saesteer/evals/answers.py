@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from saesteer.evals.logic_conclude import Conclusion, answer_word, conclude
 from saesteer.evals.logic_fit import READERS, fit_readers, fitting_problems
 from saesteer.evals.logic_problems import Problem, generate_problems
 from saesteer.evals.logic_reader import ReadText, StatementReader
+from saesteer.evals.logic_store import load_or_fit, readers_folder
 from saesteer.evals.prefill import prefill, token_positions
 from saesteer.evals.questions import Question, question_of, read_questions
 from saesteer.evals.results import describe_model
@@ -29,6 +31,7 @@ from saesteer.evals.shortcut import lexical_shortcut
 from saesteer.models import Model, load_model
 from saesteer.saes import SAE, load_sae
 from saesteer.steer import Plan
+from saesteer.steer.store import stamp_of
 
 Progress = Callable[[int, int, str], None]
 N_LEARN = 8
@@ -116,7 +119,7 @@ def fit_all(
         done = min(done + config.batch_size, config.task.n_fit)
         tick(done, what)
 
-    readers = fit_readers(model, sae, problems, report, config.task.seed)
+    readers = _readers(model, sae, config, problems, report)
     answers, constant, asking = {}, {}, {}
     for words in dict.fromkeys(question.words for question in questions):
         train, held = (
@@ -130,6 +133,26 @@ def fit_all(
         asking[words] = ask_with_example(min(held, key=lambda question: len(question.prompt)))
         report(f"learn to say {', '.join(words)}")
     return Fitted(readers, answers, constant, asking)
+
+
+def _readers(
+    model: Model,
+    sae: SAE,
+    config: AnswerConfig,
+    problems: Sequence[Problem],
+    tick: Callable[[str], None],
+) -> Mapping[str, StatementReader]:
+    """Fitted readers, or those that an earlier run with the same settings kept."""
+    task = config.task
+
+    def fit() -> Mapping[str, StatementReader]:
+        return fit_readers(model, sae, problems, tick, task.seed)
+
+    if task.keep is None:
+        return fit()
+    settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": config.dtype}
+    root = Path(task.keep).expanduser()
+    return load_or_fit(readers_folder(root, sae, model=stamp_of(model), **settings), sae, fit)
 
 
 def answer_batch(

@@ -16,13 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.features.concepts import (
-    Concept,
-    FeatureReadout,
-    ProbeReadout,
-    concept_readers,
-)
-from saesteer.features.fitting import SPARSE_KINDS, ReadoutKind, fit_readout
+from saesteer.features.concepts import Concept, concept_readers
+from saesteer.features.fitting import SPARSE_KINDS, ReadoutKind, fit_readout, score_rows
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
 from saesteer.features.thresholds import choose_threshold
 from saesteer.models.sites import Site
@@ -188,20 +183,7 @@ def _role(
     seed: int,
 ) -> Concept:
     readout = fit_readout(kind, rows, positive, site, n_features=N_FEATURES, seed=seed)
-    concept = Concept(ROLES[role], readout, 0.0)
-    scores = score_rows(concept, rows)
-    return replace(concept, threshold=choose_threshold(scores, positive))
-
-
-def score_rows(concept: Concept, rows: Tensor) -> Float[Tensor, " rows"]:
-    """A concept's score of rows that are its readout's input already (latents or activations)."""
-    match concept.readout:
-        case FeatureReadout(features=features, weights=weights):
-            return rows[:, list(features)] @ torch.tensor(weights)
-        case ProbeReadout(weight=weight, bias=bias):
-            return rows @ weight + bias
-        case other:
-            return torch.nn.functional.cosine_similarity(rows, other.vector[None], dim=-1)
+    return Concept(ROLES[role], readout, choose_threshold(score_rows(readout, rows), positive))
 
 
 def _named(text: LabelledReading, sae: SAE | None) -> NamedText:

@@ -15,85 +15,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saesteer.axes import Resid, Vector
+from saesteer.axes import Resid
 from saesteer.errors import ConfigError, DimensionError, SaeError
+from saesteer.features.readouts import (
+    CosineReadout,
+    FeatureReadout,
+    ProbeReadout,
+    Readout,
+    SparseReadout,
+)
+from saesteer.features.trees import SlicedTree, TreeReadout, tree_on
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE, FeatureSlice
 
 Aggregate = Literal["token", "prompt", "so_far", "last_n", "for_n", "since"]
 Over = Literal["max", "mean", "any", "last"]
-
-
-@final
-@dataclass(frozen=True)
-class FeatureReadout:
-    """A weighted sum of SAE features at the SAE's own site; one feature of weight 1 is the usual.
-
-    Raises:
-        ConfigError: no feature, one named twice, or as many weights as features are not given.
-    """
-
-    features: tuple[int, ...]
-    weights: tuple[float, ...] = (1.0,)
-
-    def __post_init__(self) -> None:
-        """Check that features and weights pair up."""
-        if not self.features or len(self.features) != len(self.weights):
-            raise ConfigError(
-                f"a readout of {len(self.features)} features with {len(self.weights)} weights; "
-                "expected one weight for each of at least one feature."
-            )
-        if len(set(self.features)) < len(self.features):
-            raise ConfigError(f"a readout names a feature twice: {list(self.features)}.")
-
-    def __str__(self) -> str:
-        """`feature 12`, or `0.7·feature 12 + 0.3·feature 88`."""
-        if self.weights == (1.0,):
-            return f"feature {self.features[0]}"
-        parts = zip(self.weights, self.features, strict=True)
-        return " + ".join(f"{weight:g}·feature {feature}" for weight, feature in parts)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class CosineReadout:
-    """Cosine between the activation and a dense direction, -1 to 1.
-
-    Raises:
-        ConfigError: the direction is zero or not finite.
-    """
-
-    site: Site
-    vector: Vector
-
-    def __post_init__(self) -> None:
-        """Check that the vector has a direction."""
-        norm = self.vector.float().norm()
-        if not (norm > 0 and norm.isfinite()):
-            raise ConfigError(
-                f"a direction at {self.site} has norm {norm:g}; expected a finite one."
-            )
-
-    def __str__(self) -> str:
-        """`cosine at resid_post.9`."""
-        return f"cosine at {self.site}"
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class ProbeReadout:
-    """A linear probe's logit, `h @ weight + bias`."""
-
-    site: Site
-    weight: Vector
-    bias: float = 0.0
-
-    def __str__(self) -> str:
-        """`probe at resid_post.9`."""
-        return f"probe at {self.site}"
-
-
-Readout = FeatureReadout | CosineReadout | ProbeReadout
 
 
 @final
@@ -159,8 +95,8 @@ class ConceptReader:
     """Reads some concepts at one site, all at once, in fp32.
 
     `concepts` says which concept each score column belongs to, as positions in the sequence that
-    `concept_readers` was given: first those read from features, then the dense ones. The per-token
-    scores carry no aggregation.
+    `concept_readers` was given: weighted features first, then trees, then the dense ones. The
+    per-token scores carry no aggregation.
     """
 
     site: Site
@@ -170,12 +106,14 @@ class ConceptReader:
     directions: Float[Tensor, "d_model n_dense"]
     bias: Float[Tensor, " n_dense"]
     cosine: Bool[Tensor, " n_dense"]
+    trees: tuple[SlicedTree, ...] = ()
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
         """The tensors that decide the scores."""
         columns = () if self.features is None else (self.features.w_enc, self.features.threshold)
-        return (*columns, self.mix, self.directions, self.bias)
+        leaves = [tree.value for tree in self.trees]
+        return (*columns, self.mix, *leaves, self.directions, self.bias)
 
     def scores(self, resid: Resid) -> Float[Tensor, "batch pos n_concepts"]:
         """Scores of the concepts in `concepts`, token by token.
@@ -186,7 +124,9 @@ class ConceptReader:
         parts: list[Tensor] = []
         resid = resid.float()
         if self.features is not None:
-            parts.append(self.features.read(resid) @ self.mix)
+            latents = self.features.read(resid)
+            parts.append(latents @ self.mix)
+            parts += [tree.scores(latents)[..., None] for tree in self.trees]
         if len(self.bias):
             if resid.shape[-1] != self.directions.shape[0]:
                 raise DimensionError(
@@ -203,7 +143,8 @@ class ConceptReader:
         names = ("mix", "directions", "bias", "cosine")
         moved = {name: getattr(self, name).to(device) for name in names}
         features = None if self.features is None else self.features.to(device)
-        return replace(self, features=features, **moved)
+        trees = tuple(tree.to(device) for tree in self.trees)
+        return replace(self, features=features, trees=trees, **moved)
 
 
 def concept_readers(concepts: Sequence[Concept], sae: SAE | None = None) -> list[ConceptReader]:
@@ -226,7 +167,7 @@ def concept_readers(concepts: Sequence[Concept], sae: SAE | None = None) -> list
 
 def _site(concept: Concept, sae: SAE | None) -> Site:
     match concept.readout:
-        case FeatureReadout():
+        case FeatureReadout() | TreeReadout():
             if sae is None:
                 raise SaeError(
                     f"concept {concept.name} reads features but no SAE was given. "
@@ -240,36 +181,44 @@ def _site(concept: Concept, sae: SAE | None) -> Site:
 def _reader(
     site: Site, indices: list[int], concepts: Sequence[Concept], sae: SAE | None
 ) -> ConceptReader:
-    sparse = [i for i in indices if isinstance(concepts[i].readout, FeatureReadout)]
-    dense = [i for i in indices if i not in sparse]
-    features, mix = _mix([concepts[i] for i in sparse], sae)
+    weighted = [i for i in indices if isinstance(concepts[i].readout, FeatureReadout)]
+    trees = [i for i in indices if isinstance(concepts[i].readout, TreeReadout)]
+    dense = [i for i in indices if i not in weighted and i not in trees]
+    sparse = [concepts[i].readout for i in (*weighted, *trees)]
+    features, mix, compiled = _sparse(sparse, sae)
     columns = [_direction(concepts[i]) for i in dense]
     widths = sorted({len(column) for column, _, _ in columns})
     if len(widths) > 1:
         raise DimensionError(f"concepts at {site} have directions of widths {widths}; use one.")
     return ConceptReader(
         site=site,
-        concepts=(*sparse, *dense),
+        concepts=(*weighted, *trees, *dense),
         features=features,
         mix=mix,
         directions=torch.stack([c[0] for c in columns], -1) if columns else torch.zeros(0, 0),
         bias=torch.tensor([c[1] for c in columns]),
         cosine=torch.tensor([c[2] for c in columns], dtype=torch.bool),
+        trees=compiled,
     )
 
 
-def _mix(concepts: list[Concept], sae: SAE | None) -> tuple[FeatureSlice | None, Tensor]:
-    """The columns that some feature concepts need, each once, and their weights `[k, n]`."""
-    readouts = [c.readout for c in concepts if isinstance(c.readout, FeatureReadout)]
+def _sparse(
+    readouts: Sequence[Readout], sae: SAE | None
+) -> tuple[FeatureSlice | None, Tensor, tuple[SlicedTree, ...]]:
+    """The columns that some readouts need, each once, the weights `[k, n]`, and the trees."""
     if not readouts or sae is None:
-        return None, torch.zeros(0, 0)
-    features = list(dict.fromkeys(f for readout in readouts for f in readout.features))
-    mix = torch.zeros(len(features), len(readouts))
-    for column, readout in enumerate(readouts):
+        return None, torch.zeros(0, 0), ()
+    sparse = [r for r in readouts if isinstance(r, SparseReadout)]
+    features = list(dict.fromkeys(f for readout in sparse for f in readout.features))
+    weighted = [r for r in sparse if isinstance(r, FeatureReadout)]
+    mix = torch.zeros(len(features), len(weighted))
+    for column, readout in enumerate(weighted):
         for feature, weight in zip(readout.features, readout.weights, strict=True):
             mix[features.index(feature), column] = weight
+    trees = tuple(tree_on(r, features) for r in sparse if isinstance(r, TreeReadout))
     columns = sae.slice(features).to(dtype=torch.float32)
-    return columns, mix.to(columns.w_enc.device)
+    device = columns.w_enc.device
+    return columns, mix.to(device), tuple(tree.to(device) for tree in trees)
 
 
 def _direction(concept: Concept) -> tuple[Tensor, float, bool]:
@@ -279,5 +228,5 @@ def _direction(concept: Concept) -> tuple[Tensor, float, bool]:
             return vector.float() / vector.float().norm(), 0.0, True
         case ProbeReadout(weight=weight, bias=bias):
             return weight.float(), bias, False
-        case FeatureReadout():
+        case FeatureReadout() | TreeReadout():
             raise AssertionError("feature readouts are read through a slice")

@@ -18,6 +18,7 @@ from torch import Tensor
 from saesteer.errors import ConfigError, ContrastError
 from saesteer.features.concepts import CosineReadout, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.separation import cohens_d
+from saesteer.features.trees import TreeReadout, fit_tree, tree_on
 from saesteer.models.sites import Site
 
 ReadoutKind = Literal["feature", "features", "tree", "cosine", "probe"]
@@ -42,7 +43,7 @@ def fit_readout(
     Args:
         rows: latents for `SPARSE_KINDS`, activations for the others.
         site: where dense readouts read.
-        n_features: features of `features`, depth-limited features of `tree`.
+        n_features: features of `features`, and those that `tree` may ask about.
 
     Raises:
         ContrastError: rows of one label only.
@@ -58,6 +59,8 @@ def fit_readout(
             return FeatureReadout((most_separating(rows, positive, 1)[0],))
         case "features":
             return _weighted(rows, positive, n_features, seed)
+        case "tree":
+            return fit_tree(rows, positive, most_separating(rows, positive, n_features), seed=seed)
         case "cosine":
             return CosineReadout(site, rows[positive].mean(0) - rows[~positive].mean(0))
         case "probe":
@@ -65,6 +68,19 @@ def fit_readout(
             return ProbeReadout(site, weight, bias)
         case _:
             raise ConfigError(f"readout {kind!r} is none of {', '.join(get_args(ReadoutKind))}.")
+
+
+def score_rows(readout: Readout, rows: Rows) -> Float[Tensor, " rows"]:
+    """Scores of rows that are the readout's input already: latents, or activations."""
+    match readout:
+        case FeatureReadout(features=features, weights=weights):
+            return rows[:, list(features)] @ torch.tensor(weights)
+        case TreeReadout(features=features):
+            return tree_on(readout, features).scores(rows[:, list(features)])
+        case ProbeReadout(weight=weight, bias=bias):
+            return rows @ weight + bias
+        case CosineReadout(vector=vector):
+            return torch.nn.functional.cosine_similarity(rows, vector[None], dim=-1)
 
 
 def most_separating(rows: Rows, positive: Labels, n: int) -> list[int]:

@@ -25,6 +25,7 @@ from saesteer.features.concepts import (
     ProbeReadout,
     concept_readers,
 )
+from saesteer.features.trees import SlicedTree, TreeReadout
 from saesteer.models.sites import Site
 from saesteer.rules.causal_scores import CAUSAL
 from saesteer.rules.compile import BooleanProgram
@@ -265,4 +266,6 @@ def _concept_of(atom: Atom) -> str:
 for _kind in (Term, Comparison, Atom, Literal, Rule, Program):
     register_kind(_kind)
 for _kind in (Concept, ConceptReader, FeatureReadout, CosineReadout, ProbeReadout):
+    register_kind(_kind)
+for _kind in (TreeReadout, SlicedTree):
     register_kind(_kind)

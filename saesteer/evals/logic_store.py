@@ -1,0 +1,123 @@
+"""Fitted readers in a folder, so that a second run with the same settings need not fit again.
+
+The folder is named by a digest of all that the fit depends on; it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saesteer.evals.logic_reader import ROLES, StatementReader
+from saesteer.features.concepts import Concept, FeatureReadout, ProbeReadout, Readout
+from saesteer.features.identity import IdentityReadout
+from saesteer.saes import SAE, load_sae, save_sae
+
+FORMAT = 2
+"""Raised whenever generating or fitting changes, so that readers of before are not taken."""
+Readers = Mapping[str, StatementReader]
+
+
+def readers_folder(root: str | Path, sae: SAE, **settings: Any) -> Path:
+    """Where readers of these settings are kept; the SAE's own numbers count, not only its name."""
+    digest = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode())
+    for part in (sae.w_enc, sae.threshold):
+        digest.update(b"" if part is None else part.detach().cpu().float().numpy().tobytes())
+    return Path(root) / f"readers-{digest.hexdigest()[:16]}"
+
+
+def load_or_fit(folder: Path, sae: SAE, fit: Callable[[], Readers]) -> Readers:
+    """The folder's readers, or fitted ones that are then kept there.
+
+    A folder that can't be read is fitted again, one that can't be written is not an error: keeping
+    readers only saves time.
+    """
+    try:
+        return load_readers(folder, sae)
+    except (OSError, SafetensorError, KeyError, ValueError):
+        readers = fit()
+    try:
+        save_readers(readers, folder, sae)
+    except OSError:
+        return readers
+    return readers
+
+
+def save_readers(readers: Readers, folder: Path, sae: SAE) -> None:
+    """Write readers; one over another SAE than `sae` brings that SAE along.
+
+    Raises:
+        OSError: the folder can't be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".readers-", dir=folder.parent) as scratch:
+        made = Path(scratch) / "readers"
+        made.mkdir()
+        tensors: dict[str, Tensor] = {}
+        manifest: dict[str, Any] = {}
+        for name, reader in readers.items():
+            space = None if reader.sae is None else "given"
+            if reader.sae is not None and reader.sae is not sae:
+                save_sae(reader.sae, made / name)
+                space = "own"
+            manifest[name] = {
+                "sae": space,
+                "identity": reader.identity.threshold,
+                "roles": [_pack(c, f"{name}.{c.name}", tensors) for c in reader.concepts],
+            }
+            tensors[f"{name}.projection"] = reader.identity.projection.contiguous()
+            tensors[f"{name}.centre"] = reader.identity.centre.contiguous()
+        save_file(tensors, made / "tensors.safetensors")
+        (made / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        if not folder.exists():
+            os.replace(made, folder)
+
+
+def load_readers(folder: Path, sae: SAE) -> Readers:
+    """Readers as `save_readers` wrote them.
+
+    Raises:
+        OSError, SafetensorError, KeyError, ValueError: the folder is missing or damaged.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    tensors = load_file(folder / "tensors.safetensors")
+    readers: dict[str, StatementReader] = {}
+    for name, kept in manifest.items():
+        space = {None: None, "given": sae}
+        space |= {"own": load_sae(folder / name)} if kept["sae"] == "own" else {}
+        concepts = [
+            Concept(role, _unpack(one, f"{name}.{role}", tensors, sae), one["threshold"])
+            for role, one in zip(ROLES, kept["roles"], strict=False)
+        ]
+        identity = IdentityReadout(
+            tensors[f"{name}.projection"], tensors[f"{name}.centre"], kept["identity"]
+        )
+        readers[name] = StatementReader(tuple(concepts), identity, space[kept["sae"]])
+    return readers
+
+
+def _pack(concept: Concept, key: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    body: dict[str, Any] = {"threshold": concept.threshold}
+    match concept.readout:
+        case FeatureReadout(features=features, weights=weights):
+            return body | {"features": list(features), "weights": list(weights)}
+        case ProbeReadout(weight=weight, bias=bias):
+            tensors[key] = weight.contiguous()
+            return body | {"bias": bias}
+        case other:
+            raise AssertionError(f"roles are read by features or probes, not by a {other}")
+
+
+def _unpack(body: Mapping[str, Any], key: str, tensors: Mapping[str, Tensor], sae: SAE) -> Readout:
+    if "features" in body:
+        return FeatureReadout(tuple(body["features"]), tuple(body["weights"]))
+    return ProbeReadout(sae.site, tensors[key], body["bias"])
