@@ -185,6 +185,7 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
     )
     whatif.add_argument("--on", nargs="+", default=[], metavar="CONCEPT", help="hold everywhere")
     whatif.add_argument("--off", nargs="+", default=[], metavar="CONCEPT", help="hold nowhere")
+    explain.add_argument("--html", metavar="FILE", help="draw every conclusion's proof")
     for parser in (explain, whatif):
         parser.add_argument("--prompt", required=True)
         parser.add_argument(

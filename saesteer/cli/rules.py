@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saesteer.cli.common import DEFAULT_MODEL, check_json, write_json
@@ -33,8 +34,10 @@ def check(args: argparse.Namespace) -> None:
 
 def explain(args: argparse.Namespace) -> None:
     """What a prompt makes the rules conclude, why, and what the model then says."""
+    from saesteer.files import write_text
     from saesteer.models import load_model
     from saesteer.rules import RuleBook
+    from saesteer.rules.picture import proof_page
 
     check_json(args)
     book = RuleBook.read(args.rules)
@@ -51,8 +54,12 @@ def explain(args: argparse.Namespace) -> None:
         "steered": steered,
         "explained": trace.explain(token=-1),
         "trace": trace.summary(),
+        "last_proofs": [proof.as_dict() for proof in trace.proofs()] if trace.passes else [],
     }
     write_json(args, result)
+    if args.html is not None:
+        titled = [(f"token {t} {reading.tokens[t]!r}", p.as_dict()) for t, p in reading.proofs()]
+        write_text(Path(args.html), proof_page(titled))
     print(reading)
     print(f"\nunsteered: {plain}\nsteered:   {steered}\n\nlast token: {result['explained']}")
 

@@ -96,5 +96,6 @@ def rules_at_work(model: Model, sae: SAE, book: RuleBook, source: Path) -> dict[
     return {
         "fired": int(trace.n_edited),
         "explained": [f"{RULE_PROMPT} …{text}", str(reading), trace.explain(token=-1)],
+        "proofs": [proof.as_dict() for _, proof in reading.proofs()],
         "source": source.read_text(encoding="utf-8"),
     }

@@ -12,6 +12,7 @@ from typing import Any
 from saesteer.evals.figures import effect_against_kl, forest, series_classes
 from saesteer.evals.page import facts, interval, number, table, text
 from saesteer.evals.verdict import verdict
+from saesteer.rules.picture import draw_proof
 
 Results = Mapping[str, Any]
 N_OPEN_SAMPLES = 3
@@ -242,11 +243,12 @@ def rules_section(rules: Mapping[str, Any]) -> str:
     lines = [explained] if isinstance(explained, str) else [str(line) for line in explained]
     source = f"<pre>{text(rules['source'])}</pre>" if rules.get("source") else ""
     trace = f"<pre>{text(chr(10).join(lines))}</pre>" if any(lines) else ""
+    drawn = "".join(f"<figure>{draw_proof(proof)}</figure>" for proof in rules.get("proofs", ()))
     fired = rules.get("fired")
     count = len(fired) if isinstance(fired, (list, dict)) else fired
     return (
         f'<section id="rules"><h2>Rules</h2>{facts([("fired", count)])}{source}'
-        f"<h3>Why</h3>{trace}</section>"
+        f"<h3>Why</h3>{drawn}{trace}</section>"
     )
 
 

@@ -19,26 +19,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final, get_args
+from typing import TYPE_CHECKING, Any, final
 
 from saesteer.errors import ConfigError, RuleError
-from saesteer.features.concepts import (
-    Aggregate,
-    Concept,
-    CosineReadout,
-    FeatureReadout,
-    ProbeReadout,
-    Readout,
-)
+from saesteer.features.concepts import Concept
 from saesteer.rules.acts import Act, read_acts
 from saesteer.rules.compile import BooleanProgram
-from saesteer.rules.fields import Fields, vector_in
+from saesteer.rules.concept_fields import check_since, read_concept
+from saesteer.rules.fields import Fields
 from saesteer.rules.grounded import GroundedProgram, compile_any
+from saesteer.rules.miss import NearMiss, near_miss
 from saesteer.rules.names import check_defined, check_heads
 from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.source import read_source
 from saesteer.rules.stratify import stratify
-from saesteer.rules.syntax import Atom, Origin, Program, nearest, parse
+from saesteer.rules.syntax import Atom, Origin, Program, parse
 
 if TYPE_CHECKING:
     from saesteer.models.model import Model
@@ -47,8 +42,6 @@ if TYPE_CHECKING:
     from saesteer.saes.sae import SAE
     from saesteer.steer.gate import Gate
     from saesteer.steer.plan import Plan
-
-READOUT_KEYS = ("feature", "features", "vector", "probe")
 
 
 @final
@@ -118,6 +111,15 @@ class RuleBook:
         came = closure(self.program, map(Atom.parse, facts))
         goal = Atom.parse(atom)
         return prove(self.program, came, goal) if goal in came else None
+
+    def why_not(self, atom: str, facts: Iterable[str]) -> NearMiss | None:
+        """What is missing for `atom` when exactly these facts are given; None if it holds.
+
+        Raises:
+            RuleError: a name that is no atom.
+        """
+        came = closure(self.program, map(Atom.parse, facts))
+        return near_miss(self.program, came, Atom.parse(atom))
 
     def compile(self) -> BooleanProgram | GroundedProgram:
         """The tensor program, or clingo's for rules with variables; concepts come first."""
@@ -213,7 +215,7 @@ def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
     faults: list[str] = []
     fields = Fields(raw, "", faults)
     named = Fields(fields.raw("concepts", None) or {}, "concepts", faults).left
-    concepts = [_concept(key, value, folder, faults) for key, value in named.items()]
+    concepts = [read_concept(key, value, folder, faults) for key, value in named.items()]
     sae = fields.raw("sae", None)
     if not isinstance(sae, str | None):
         fields.fault("sae", sae, "the name or folder of an SAE")
@@ -222,7 +224,7 @@ def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
         fields.fault("rules", text, "rules as text, under 'rules: |'")
         text = ""
     acting = Fields(fields.raw("acts", None) or {}, "acts", faults).left
-    _check_since(concepts, faults)
+    check_since(concepts, faults)
     acts = [a for k, v in acting.items() for a in read_acts(_head(k, faults), v, folder, faults)]
     fields.finish()
     if faults:
@@ -239,62 +241,3 @@ def _head(key: object, faults: list[str]) -> Atom:
     except RuleError as error:
         faults.append(f"acts: {str(error).rstrip('.')}")
         return Atom("unnamed")
-
-
-def _concept(key: object, raw: object, folder: Path, faults: list[str]) -> Concept:
-    name = str(key)
-    try:
-        name = str(Atom.parse(name if isinstance(key, str) else repr(key)))
-    except RuleError as error:
-        faults.append(f"concepts: {str(error).rstrip('.')}")
-    fields = Fields(raw, f"concepts.{name}", faults)
-    readout = _readout(fields, folder)
-    threshold = fields.number("threshold")
-    aggregate: Any = fields.choice("aggregate", get_args(Aggregate), "token")
-    if "over" in fields and aggregate != "prompt":
-        faults.append(f"{fields.path}.over is given, so aggregate must be prompt")
-    over: Any = fields.choice("over", ("max", "mean", "any", "last"), "max")
-    n = fields.whole("n", 1) if aggregate in ("last_n", "for_n") else 1
-    of = fields.raw("of") if aggregate == "since" else ""
-    fields.finish()
-    if aggregate == "since" and not of:
-        return Concept(name, readout, threshold)
-    return Concept(name, readout, threshold, aggregate, over, n, str(of))
-
-
-def _check_since(concepts: list[Concept], faults: list[str]) -> None:
-    """What `since` counts from must be a concept of single tokens."""
-    tokens = [c.name for c in concepts if c.aggregate == "token"]
-    for concept in concepts:
-        if concept.of and concept.of not in tokens:
-            faults.append(
-                f"concepts.{concept.name}.of is {concept.of!r}, expected a concept with "
-                f"aggregate token{nearest(concept.of, tokens).rstrip('?')}"
-            )
-
-
-def _readout(fields: Fields, folder: Path) -> Readout:
-    match fields.one_of(READOUT_KEYS):
-        case "feature":
-            return FeatureReadout(fields.features("feature")[:1])
-        case "features":
-            return FeatureReadout(*fields.weights("features"))
-        case "vector" | "probe" as kind:
-            return _dense(fields, kind, folder)
-        case _:
-            return FeatureReadout((0,))
-
-
-def _dense(fields: Fields, kind: Literal["vector", "probe"], folder: Path) -> Readout:
-    faults, path = fields.faults, f"{fields.path}.{kind}"
-    tensors, site = fields.tensors(kind, folder), fields.site("site")
-    if kind == "probe":
-        weight = vector_in(tensors, "weight", path, faults)
-        bias = tensors["bias"].float().sum().item() if "bias" in tensors else 0.0
-        return FeatureReadout((0,)) if weight is None else ProbeReadout(site, weight, bias)
-    vector = vector_in(tensors, "vector", path, faults)
-    try:
-        return FeatureReadout((0,)) if vector is None else CosineReadout(site, vector)
-    except ConfigError as error:
-        faults.append(f"{path}: {str(error).rstrip('.')}")
-        return FeatureReadout((0,))

@@ -33,22 +33,11 @@ from saesteer.rules.evidence import Evidence, leaves_of, strengths_of
 from saesteer.rules.gate_tensors import PROMPT, Compiled, with_aggregate
 from saesteer.rules.grounded import GroundedProgram, compile_any
 from saesteer.rules.memory import RuleState, Seen
-from saesteer.rules.prompt_scores import (
-    Scored,
-    aggregate,
-    token_scores,
-)
-from saesteer.rules.proof import Proof, closure, prove
+from saesteer.rules.miss import NearMiss, near_miss
+from saesteer.rules.prompt_scores import Scored, aggregate, token_scores
+from saesteer.rules.proof import LeafOf, Proof, closure, prove
 from saesteer.rules.syntax import nearest
-from saesteer.rules.terms import (
-    Atom,
-    Comparison,
-    Literal,
-    Program,
-    Rule,
-    Term,
-    is_strength,
-)
+from saesteer.rules.terms import Atom, Comparison, Literal, Program, Rule, Term, is_strength
 from saesteer.steer.frame import Frame
 from saesteer.steer.store import register_kind
 
@@ -151,22 +140,45 @@ class RuleGate:
 
     def prove(self, evidence: Mapping[str, Any], row: int, index: int, atom: Atom) -> Proof:
         """Why `atom` holds or not at `[row, index]` of a pass's evidence."""
-        column = self.logic.atoms.index(str(atom))
+        came, leaf_of = self._found(evidence, row, index)
+        if atom in came and not evidence["atoms"][row, index, self.logic.atoms.index(str(atom))]:
+            return Proof(str(atom), holds=False, note="not decided before the prompt's end")
+        return prove(self.program, came, atom, leaf_of)
+
+    def why_not(
+        self, evidence: Mapping[str, Any], row: int, index: int, atom: Atom
+    ) -> NearMiss | None:
+        """What `atom` misses at `[row, index]`; None if it holds, or will at the prompt's end."""
+        came, leaf_of = self._found(evidence, row, index)
+        return near_miss(self.program, came, atom, leaf_of)
+
+    def known(self, name: str) -> Atom:
+        """The atom of this name.
+
+        Raises:
+            RuleError: these rules have none.
+        """
+        if name not in self.logic.atoms:
+            hint = nearest(name, self.logic.atoms)
+            raise RuleError(f"{name!r} is no atom of these rules{hint or '.'}")
+        return Atom.parse(name)
+
+    def alarms(self, evidence: Mapping[str, Any], row: int, index: int) -> list[str]:
+        """The constraints violated at `[row, index]`, as they are written."""
+        raised = evidence["alarms"][row, index].tolist()
+        return [str(r) for r, up in zip(self.logic.watched, raised, strict=True) if up]
+
+    def _found(
+        self, evidence: Mapping[str, Any], row: int, index: int
+    ) -> tuple[Mapping[Atom, Rule | None], LeafOf]:
+        """What follows there from what was read, and what each concept's truth rests on."""
         facts = evidence["facts"][row, index].tolist()
         given = [Atom.parse(a) for a, fact in zip(self.logic.atoms, facts, strict=True) if fact]
         forced = dict(self.forced)
         found = leaves_of(self.concepts, evidence, row, index)
         leaves = {leaf.concept: leaf for leaf in found if leaf.concept not in forced}
         given += strengths_of(self.program, self.concepts, evidence, row, index)
-        came = closure(self.program, given)
-        if atom in came and not evidence["atoms"][row, index, column]:
-            return Proof(str(atom), holds=False, note="not decided before the prompt's end")
-        return prove(self.program, came, atom, lambda a: leaves.get(_concept_of(a)))
-
-    def alarms(self, evidence: Mapping[str, Any], row: int, index: int) -> list[str]:
-        """The constraints violated at `[row, index]`, as they are written."""
-        raised = evidence["alarms"][row, index].tolist()
-        return [str(r) for r, up in zip(self.logic.watched, raised, strict=True) if up]
+        return closure(self.program, given), lambda a: leaves.get(_concept_of(a))
 
     def _evaluate(
         self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
@@ -250,6 +262,16 @@ class HeadGate:
     ) -> TokenMask:
         """Where the atom holds, `[batch, pos]`; never at padding."""
         return self.rules.evaluate(readings, frame, state).atoms[..., self.column]
+
+    def proof(self, evidence: Mapping[str, Any], row: int, index: int) -> Proof:
+        """The same as a tree."""
+        return self.rules.prove(evidence, row, index, Atom.parse(self.atom))
+
+    def why_not(
+        self, evidence: Mapping[str, Any], row: int, index: int, atom: str
+    ) -> NearMiss | None:
+        """What any atom of the rules misses there; None if it holds."""
+        return self.rules.why_not(evidence, row, index, self.rules.known(atom))
 
     def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
         """The proof that the atom holds there, or does not, and the alarms raised there."""

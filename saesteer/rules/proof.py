@@ -152,6 +152,17 @@ def prove(
     return _Prover(program, came, leaf_of).prove(Literal(atom))
 
 
+def rules_for(program: Program, came: Mapping[Atom, Rule | None], atom: Atom) -> list[Rule]:
+    """The rules that could derive an atom; with variables, the instances that get furthest."""
+    if program.is_ground:
+        return [rule for rule in program.rules if rule.head == atom]
+    from saesteer.rules.ground import Index, attempt
+
+    index = Index(came)
+    found = (attempt(rule, atom, index) for rule in program.rules)
+    return [rule for rule in found if rule is not None] if atom.is_ground else []
+
+
 @final
 @dataclass(frozen=True)
 class _Prover:
@@ -168,7 +179,7 @@ class _Prover:
                 return Proof(str(literal), holds, leaf=leaf, note="" if leaf else "given")
             steps = tuple(self.prove(body) for body in rule.body)
             return Proof(str(literal), holds, rule=rule, children=steps)
-        rules = self._rules_for(atom)
+        rules = rules_for(self.program, self.came, atom)
         if leaf is not None and not rules:
             return Proof(str(literal), holds, leaf=leaf)
         if atom in trail:
@@ -184,16 +195,6 @@ class _Prover:
             if not _true(literal, self.came):
                 return self.prove(literal, trail)
         return Proof(str(rule.tests[0]), holds=False, note=f"in {rule}")
-
-    def _rules_for(self, atom: Atom) -> list[Rule]:
-        """The rules that could derive an atom; with variables, the instances that get furthest."""
-        if self.program.is_ground:
-            return [rule for rule in self.program.rules if rule.head == atom]
-        from saesteer.rules.ground import Index, attempt
-
-        index = Index(self.came)
-        found = (attempt(rule, atom, index) for rule in self.program.rules)
-        return [rule for rule in found if rule is not None] if atom.is_ground else []
 
 
 def _true(literal: Literal, came: Mapping[Atom, Rule | None]) -> bool:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from saesteer.errors import RuleError
 from saesteer.models.record import record
 from saesteer.rules.gate import RuleGate
+from saesteer.rules.miss import NearMiss
 from saesteer.rules.proof import Proof
-from saesteer.rules.syntax import Atom, nearest
 from saesteer.steer.frame import Frame
 
 if TYPE_CHECKING:
@@ -56,11 +55,18 @@ class RuleReading:
             RuleError: no such atom.
             IndexError: no such token.
         """
-        if atom not in self.gate.logic.atoms:
-            hint = nearest(atom, self.gate.logic.atoms)
-            raise RuleError(f"{atom!r} is no atom of these rules{hint or '.'}")
         index = range(len(self.tokens))[index]
-        return self.gate.prove(self.evidence, 0, index, Atom.parse(atom))
+        return self.gate.prove(self.evidence, 0, index, self.gate.known(atom))
+
+    def why_not(self, atom: str, index: int = -1) -> NearMiss | None:
+        """What an atom misses at a token; None if it holds there.
+
+        Raises:
+            RuleError: no such atom.
+            IndexError: no such token.
+        """
+        index = range(len(self.tokens))[index]
+        return self.gate.why_not(self.evidence, 0, index, self.gate.known(atom))
 
     def proofs(self) -> list[tuple[int, Proof]]:
         """For every derived atom that holds, its first and its last token's proof."""

@@ -62,6 +62,19 @@ class Explains(Protocol):
 
 
 @runtime_checkable
+class Proves(Protocol):
+    """A gate whose reasons are values: trees that print and become JSON, and near misses."""
+
+    def proof(self, evidence: Mapping[str, Any], row: int, index: int) -> Any:
+        """The tree of why the gate was open or shut there; `as_dict` makes it JSON."""
+        ...
+
+    def why_not(self, evidence: Mapping[str, Any], row: int, index: int, atom: str) -> Any:
+        """What an atom of the gate's rules misses there; None if it holds."""
+        ...
+
+
+@runtime_checkable
 class FollowsRows(Protocol):
     """State that must be permuted whenever the cache's rows are (beams, expansion, selection)."""
 
@@ -145,3 +158,9 @@ class ColumnHistory:
         shape = (values.shape[0], max(2 * held, n_columns) - held, values.shape[2])
         room = values.new_full(shape, self._fill)
         self._values = room if self._values is None else torch.cat([self._values, room], dim=1)
+
+
+def proving(gate: Gate) -> Proves | None:
+    """The gate itself or what it wraps, if its reasons are values."""
+    inner = getattr(gate, "gate", None)
+    return gate if isinstance(gate, Proves) else None if inner is None else proving(inner)

@@ -18,7 +18,7 @@ from saesteer.errors import PlanError
 from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
-from saesteer.steer.gate import Explains, Gate
+from saesteer.steer.gate import Explains, Gate, Proves, proving
 from saesteer.steer.schedule import DialRow
 
 
@@ -193,6 +193,26 @@ class Trace:
         lines += [str(e) for e in self.events if (e.row, e.position) == (row, position)]
         return "\n".join(dict.fromkeys(lines))
 
+    def proofs(self, token: int = -1, row: int = 0) -> list[Any]:
+        """The proof of each gate of rules at one token; arguments and errors as for `explain`.
+
+        Each has `as_dict`, which makes JSON values of it.
+        """
+        record, index, _ = self._locate(token, row)
+        return [gate.proof(notes, row, index) for gate, notes in _proving(record)]
+
+    def why_not(self, atom: str, token: int = -1, row: int = 0) -> Any:
+        """What an atom of the plan's rules misses at one token; None if it holds there.
+
+        Raises:
+            PlanError: no such row or token, or no gate of the plan is one of rules.
+            RuleError: the rules have no such atom.
+        """
+        record, index, _ = self._locate(token, row)
+        for gate, notes in _proving(record):
+            return gate.why_not(notes, row, index, atom)
+        raise PlanError(f"why_not: no rules were evaluated at token {token}. Attach rules first.")
+
     def _deeds(self) -> Iterator[Deed]:
         return (deed for p in self.passes for deed in p.deeds)
 
@@ -254,12 +274,25 @@ class Trace:
 
     def _reasons(self, record: PassRecord, row: int, index: int) -> list[str]:
         """What the gates say; gates that share an evaluation may share its notes."""
-        shared = {kind: note for seen in record.evidence for kind, note in seen.notes.items()}
+        shared = _shared(record)
         return [
             seen.gate.explain(seen.notes or shared, row, index)
             for seen in record.evidence
             if isinstance(seen.gate, Explains) and (seen.notes or shared)
         ]
+
+
+def _shared(record: PassRecord) -> dict[str, Any]:
+    return {kind: note for seen in record.evidence for kind, note in seen.notes.items()}
+
+
+def _proving(record: PassRecord) -> Iterator[tuple[Proves, dict[str, Any]]]:
+    """The gates of rules of a pass, each with the evidence it goes by."""
+    shared = _shared(record)
+    for seen in record.evidence:
+        gate, notes = proving(seen.gate), seen.notes or shared
+        if gate is not None and notes:
+            yield gate, notes
 
 
 def _any(masks: list[Tensor]) -> Tensor:

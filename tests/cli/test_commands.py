@@ -118,7 +118,48 @@ def test_rules_check_and_explain(run: Any, disk: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.status == 0, done.err
     result = json.loads(report.read_text())
-    assert {"unsteered", "steered", "explained", "trace"} <= set(result)
+    assert {"unsteered", "steered", "explained", "trace", "last_proofs"} <= set(result)
+
+
+def test_rules_explain_draws_every_proof(run: Any, disk: Path, tmp_path: Path) -> None:
+    rules, page, why = tmp_path / "rules.yaml", tmp_path / "proofs.html", tmp_path / "why.json"
+    rules.write_text(
+        "concepts:\n  wet: {feature: 3, threshold: 1000}\nrules: |\n  act :- not wet.\n"
+        "acts:\n  act: {clamp: 7, value: 9.0}\n"
+    )
+    done = run(
+        "rules", "explain", rules, "--sae", disk / "sae", "--model", disk / "model", "--prompt",
+        "the sea and", "--max-new-tokens", 3, "--html", page, "--json", why,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    result = json.loads(why.read_text())
+    assert page.read_text().count("<svg") == len(result["proofs"]) == 2
+    (proof,) = result["last_proofs"]
+    assert (proof["literal"], proof["holds"]) == ("act", True)
+    assert proof["because"][0]["leaf"]["threshold"] == 1000
+
+
+def test_rules_whatif_tells_both_worlds(run: Any, disk: Path, tmp_path: Path) -> None:
+    rules, report = tmp_path / "rules.yaml", tmp_path / "both.json"
+    rules.write_text(
+        "concepts:\n  wet: {feature: 3, threshold: 1000}\nrules: |\n  act :- wet.\n"
+        "acts:\n  act: {add: 7, amount: 40.0}\n"
+    )
+    args = ("--sae", disk / "sae", "--model", disk / "model", "--prompt", "the sea and")
+    done = run(
+        "rules", "whatif", rules, *args, "--max-new-tokens", 4, "--on", "wet", "--json", report
+    )
+    assert done.status == 0, done.err
+    told = json.loads(report.read_text())
+    assert told["as_read"]["holds"]["act"] == []
+    n_tokens = len(told["forced"]["holds"]["wet"])
+    assert told["forced"]["holds"]["act"] == list(range(n_tokens)) != []
+    assert told["forced"]["answer"] != told["as_read"]["answer"]
+    assert "as read\n" in done.out
+    assert "act holds: act :- wet." in done.out
+    wrong = run("rules", "whatif", rules, *args, "--on", "wte")
+    assert wrong.status == 2
+    assert "'wte' can't be forced" in wrong.err
 
 
 def test_methods_are_listed_under_their_names_in_configs(run: Any, tmp_path: Path) -> None:

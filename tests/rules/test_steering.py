@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from saesteer.errors import RuleError
 from saesteer.models import Model, logits, record
 from saesteer.rules import RuleBook
 from saesteer.saes import SAE
@@ -167,3 +168,56 @@ def test_a_rule_plan_composes_and_scales_like_any_other(
     valid = batch.attention_mask
     torch.testing.assert_close(halves[valid], whole[valid], rtol=1e-4, atol=1e-3)
     assert torch.equal(nothing, logits(model, batch))
+
+
+def test_a_trace_gives_proofs_as_values_and_near_misses(
+    model: Model, sae: SAE, book: RuleBook
+) -> None:
+    with book.plan(sae).on(model) as trace:
+        model.generate(PROMPTS[0], max_new_tokens=6)
+    for token in range(5):
+        told = {proof.literal: proof for proof in trace.proofs(token)}
+        assert set(told) == {"act", "hush"}
+        assert all(str(proof) in trace.explain(token) for proof in told.values())
+        for head, proof in told.items():
+            miss = trace.why_not(head, token)
+            if proof.note.startswith("not decided"):
+                continue
+            assert (miss is None) == proof.holds
+            if miss is not None:
+                for change in miss.changes:
+                    assert change.by == abs(change.leaf.score - change.leaf.threshold)
+    with pytest.raises(RuleError, match="'atc' is no atom"):
+        trace.why_not("atc")
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        "act :- strength(a, S), S > 100, not b.",
+        "kind(a,x). kind(b,y). on(X) :- kind(X,_), strength(X,S), S > 100. act :- on(a), not b.",
+    ],
+)
+def test_variables_and_strengths_gate_as_the_scores_say(
+    model: Model, sae: SAE, book: RuleBook, rules: str
+) -> None:
+    a, b = book.concepts[:2]
+    concepts = {
+        c.name: {"feature": c.readout.features[0], "threshold": 0}  # pyright: ignore
+        for c in (a, b)
+    }
+    acts = {"act": {"add": 7, "amount": 40.0}}
+    grounded = RuleBook.from_dict({"concepts": concepts, "rules": rules, "acts": acts})
+    plain = model.generate(PROMPTS, max_new_tokens=8)
+    with grounded.plan(sae).on(model) as trace:
+        cached = model.generate(PROMPTS, max_new_tokens=8)
+        uncached = model.generate(PROMPTS, max_new_tokens=8, use_cache=False)
+        assert cached == uncached
+        alone = [model.generate(prompt, max_new_tokens=8) for prompt in PROMPTS]
+    assert cached == alone
+    assert cached != plain
+    assert 0 < trace.n_edited < trace.n_positions
+    reading = grounded.evaluate(model, sae, PROMPTS[2])
+    scores = reading.evidence["scores"][0]
+    want = (scores[:, 0] > 0.1005) & ~(scores[:, 1] > 0)
+    assert reading.holds["act"] == tuple(want.nonzero().flatten().tolist())

@@ -289,7 +289,7 @@ def test_scores_are_taken_on_the_way(settings, model, tmp_path, figures_of):
 
     def scorer(of_model, sae):
         seen.append((of_model, sae.k))
-        return {"held_out_kl": sae.w_dec.norm().item()}
+        return {"held_out_kl": sae.w_enc.norm().item()}
 
     out = train_sae(config, tmp_path / "run", model=model, scorer=scorer)
     assert seen == 2 * [(model, 4), (model, 2)]
