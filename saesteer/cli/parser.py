@@ -11,7 +11,13 @@ from saesteer.cli.commands import later as _later
 from saesteer.cli.commands import model_option as _model
 from saesteer.cli.commands import out_option as _out
 from saesteer.cli.localizers import LOCALIZERS
-from saesteer.cli.steer_parser import bench_steer, plan_commands, steer_commands, tune_command
+from saesteer.cli.steer_parser import (
+    bench_methods,
+    bench_steer,
+    plan_commands,
+    steer_commands,
+    tune_command,
+)
 
 _SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"
 
@@ -261,6 +267,7 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
     cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
     bench_steer(verbs)
+    bench_methods(verbs)
     control = add("control", "control", "Methods that own the loop, against recomputing.", None)
     control.add_argument("--tokens", type=int, default=256, help="new tokens (default 256)")
     control.add_argument("--model", default="smollm2-135m-instruct")

@@ -103,3 +103,12 @@ def bench_steer(verbs: argparse._SubParsersAction[Parser]) -> None:
         default="all",
         help="the hooks of repeng, steering-vectors and a full encode and decode (default all)",
     )
+
+
+def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """`bench methods`."""
+    told = "Every method on the real model: a smoke test, no comparison."
+    parser = command(verbs, "methods", later("bench", "run"), told)
+    parser.set_defaults(benchmark="every_method")
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all of them")
+    parser.add_argument("--prompts", type=int, default=8, metavar="N", help="default 8")
