@@ -121,7 +121,7 @@ def _row(
         plan = case.method(ground).fit(ground.model, task.contrast)
         seconds, cpu = time.perf_counter() - began, time.process_time() - before
         found = _measured(benches[key], plan)
-    except Exception as error:  # noqa: BLE001 - one method that fails must not hide the others
+    except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
         return {"method": name, "error": told}
