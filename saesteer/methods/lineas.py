@@ -11,10 +11,10 @@ Source: Rodriguez et al. 2025 (2503.10679): the maps, the loss over all layers a
 side and the proximal step. Chosen here, for want of the paper's code: the unit of each site's loss;
 Adam for the gradient step, and so its own rate of each coordinate for the proximal one (a group's
 mean rate for the second norm); β in units of the positives' mean standard deviation, so that one
-learning rate serves every layer; positives' quantiles stand in for a sample as large as the batch. A small batch's distance is larger
-than all texts' by its own noise, so a step's loss says little: on SmolLM2-135M and `sentiment`
-that of all texts fell from 10.2 to 4.3 in 12 steps of 16 texts at lr 0.01 (0.04: 5.4; 0.1: 17.4)
-while single steps still looked flat.
+learning rate serves every layer; positives' quantiles stand in for a sample as large as the batch.
+A small batch's distance exceeds that of all texts by its own noise, so one step's loss says little:
+on SmolLM2-135M and `sentiment` that of all texts fell from 10.2 to 4.3 in 12 steps of 16 texts at
+lr 0.01 (0.04: 5.4; 0.1: 17.4).
 """
 
 from __future__ import annotations

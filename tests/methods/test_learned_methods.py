@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -129,9 +130,10 @@ def test_reft_r1s_vector_is_as_long_as_what_it_added_in_learning(
     unit = fitting.direction.detach()
     assert float(unit.norm()) == pytest.approx(1.0, abs=1e-5)
     sizes = []
+    apart = copy.deepcopy(model.hf)  # transformers leaves hooks of its own behind
     for text in letters.split("train").positives:
         ids = teacher_forced(model, [text]).tokens
-        resid = model.hf(ids.input_ids, output_hidden_states=True).hidden_states[SITE.layer + 1][0]
+        resid = apart(ids.input_ids, output_hidden_states=True).hidden_states[SITE.layer + 1][0]
         latents = functional.relu(resid.detach() @ unit)
         sizes.append(float(latents.topk(min(8, len(latents))).values.mean()))
     vector: Any = learner.plan().edits[0].intervention
