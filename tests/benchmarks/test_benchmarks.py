@@ -82,6 +82,23 @@ def test_control_of_decoding_gives_the_same_text_with_and_without_a_cache(tmp_pa
     assert all(row["same_output"] for row in rows)
 
 
+@pytest.mark.full
+@pytest.mark.real
+def test_methods_are_measured_at_a_dose_and_left_out_with_a_reason(tmp_path, real_model):
+    args = ["--methods", "CAA", "MoTE", "--prompts", "2", "--dose", "0.1", "--quiet"]
+    result = result_of(tmp_path, "methods", *args)
+    assert set(result["left_out"]) == {"MoTE"}
+    (row,) = result["rows"]
+    assert row["method"] == "CAA"
+    assert row["relative_dose"] == pytest.approx(0.1, rel=0.3)
+    assert 0 < row["kl"] < 1
+
+
+def test_a_method_that_does_not_exist_is_named(capsys):
+    assert main(["bench", "methods", "--methods", "CAA", "Cao", "--quiet"]) == 2
+    assert "--methods: ['Cao'] do not exist; choose from" in capsys.readouterr().err
+
+
 def test_a_wheel_without_benchmarks_says_so(monkeypatch, tmp_path, capsys):
     from saesteer.cli import bench
 

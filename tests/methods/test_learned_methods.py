@@ -21,6 +21,7 @@ from saesteer.methods.linear_act import wasserstein
 from saesteer.methods.scoring import log_likelihood, teacher_forced
 from saesteer.models import Model, Site
 from saesteer.steer import Plan, generated
+from saesteer.steer.norms import typical_norm
 
 SITE = Site.parse("resid_post.1")
 
@@ -79,12 +80,23 @@ def test_loreft_moves_its_subspace_to_w_h_plus_b_and_nothing_else(
     edit: Any = learner.plan().edits[0].intervention
     fitting: Any = learner.fitting
     rows, linear = edit.write, fitting.edits[0].linear
+    unit = typical_norm(model, SITE)
     assert torch.allclose(rows @ rows.T, torch.eye(3), atol=1e-5)
     resid = torch.randn(2, 5, model.d_model, generator=torch.Generator().manual_seed(0))
     after = resid + edit.delta(resid)
-    assert torch.allclose(after @ rows.T, linear(resid), atol=1e-4)
+    wanted = resid @ linear.weight.T + unit * linear.bias
+    assert torch.allclose(after @ rows.T, wanted, atol=1e-4)
     rest = torch.eye(model.d_model) - rows.T @ rows
     assert torch.allclose(after @ rest, resid @ rest, atol=1e-4)
+
+
+def test_a_few_steps_turn_lorefts_subspace(model: Model, letters: Contrast) -> None:
+    def rows(n_steps: int) -> torch.Tensor:
+        method = LoReFT(n_ranks=1, n_steps=n_steps, lr=1e-2)
+        edit: Any = method.fit(model, letters, SITE).edits[0]
+        return edit.intervention.write[0]
+
+    assert abs(float(rows(20) @ rows(1))) < 0.97
 
 
 def test_loreft_acts_at_every_layer_that_it_is_given(model: Model, letters: Contrast) -> None:
@@ -143,10 +155,13 @@ def test_reps_takes_out_a_direction_only_where_it_points_forward() -> None:
     assert TakeOut(SITE, direction).delta(resid).tolist() == [[[0.0, -3.0], [0.0, 0.0]]]
 
 
-def test_reps_loss_is_the_papers(model: Model, letters: Contrast) -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_reps_loss_is_the_papers(model: Model, letters: Contrast, scale: float) -> None:
     from saesteer.steer.intervention import Add
 
-    learner = RePS(n_steps=3, batch_size=2, doses=[0.2]).learner(model, letters, SITE)
+    learner = RePS(n_steps=3, batch_size=2, doses=[0.2], beta_scale=scale).learner(
+        model, letters, SITE
+    )
     turn, fitting = learner.turn(), learner.fitting
     found = fitting.loss(turn)
     assert isinstance(fitting._betas, torch.Tensor)
@@ -164,8 +179,8 @@ def test_reps_loss_is_the_papers(model: Model, letters: Contrast) -> None:
             plain = log_likelihood(model, texts) * n
         direction = fitting.direction.detach()
         up, down = score(Add(SITE, fitting._sizes[0] * direction)), score(TakeOut(SITE, direction))
-        more = max(float(plain[1] - plain[0]), 1.0) * up[0] - up[1]
-        less = max(float(plain[0] - plain[1]), 1.0) * down[1] - down[0]
+        more = max(scale * float(plain[1] - plain[0]), 1.0) * up[0] - up[1]
+        less = max(scale * float(plain[0] - plain[1]), 1.0) * down[1] - down[0]
         expected -= float(functional.logsigmoid(more) + functional.logsigmoid(less)) / 2
     assert float(found.loss.detach()) == pytest.approx(expected, rel=1e-3)
 
@@ -173,6 +188,8 @@ def test_reps_loss_is_the_papers(model: Model, letters: Contrast) -> None:
 def test_reps_refuses_doses_that_mean_nothing() -> None:
     with pytest.raises(ConfigError, match=r"RePS: doses is \[0.0\], expected numbers above 0"):
         RePS(doses=[0.0])
+    with pytest.raises(ConfigError, match=r"RePS: beta_scale is -1.0, expected 0 or more"):
+        RePS(beta_scale=-1.0)
 
 
 def test_lineas_brings_held_out_negatives_nearer_to_the_positives(
