@@ -59,6 +59,12 @@ class Coder(nn.Module, ABC):
     A batch has the columns of its sites side by side, in the order of the config.
     """
 
+    @property
+    def replayable(self) -> bool:
+        """Whether a step does the same for every batch, of the same sizes and with no answer from
+        the device, so that a GPU can record and replay it."""
+        return False
+
     @abstractmethod
     def loss(self, batch: Rows, dead: Int[Tensor, " n_dead"] | None) -> StepResult:
         """Loss of one batch of raw activations; call `.loss.backward()` on it.

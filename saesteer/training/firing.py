@@ -1,4 +1,4 @@
-"""Which latents fire, how often and when they last did; nothing here waits for the device."""
+"""Which latents fire, how often and when they last did; noting it never waits for the device."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ class Firing:
     """Statistics of `d_sae` latents over the tokens of a run.
 
     Attributes:
+        seen: tokens seen, 0-d.
         last: tokens seen when each latent last fired, `[d_sae]`.
     """
 
     def __init__(self, d_sae: int, device: Any) -> None:
+        self.seen = torch.zeros((), dtype=torch.long, device=device)
         self.last = torch.zeros(d_sae, dtype=torch.long, device=device)
         self._counts = torch.zeros(d_sae, device=device)
-        self._counted = torch.zeros((), dtype=torch.long)
+        self._counted = torch.zeros((), dtype=torch.long, device=device)
 
-    def note(self, fires: Float[Tensor, " d_sae"], n_tokens: int, seen: int) -> None:
-        """Add a batch of `n_tokens`, after which `seen` tokens have been seen."""
-        self.last.masked_fill_(fires > 0, seen)
+    def note(self, fires: Float[Tensor, " d_sae"], n_tokens: int) -> None:
+        """Add a batch of `n_tokens`."""
+        self.seen += n_tokens
+        self.last.copy_(torch.where(fires > 0, self.seen, self.last))
         self._counts += fires
         self._counted += n_tokens
 
-    def silent(self, window: int, seen: int) -> Int[Tensor, " n"] | None:
-        """Latents that have not fired in the last `window` of `seen` tokens; None if all have."""
-        found = (seen - self.last > window).nonzero().squeeze(1)
+    def silent(self, window: int) -> Int[Tensor, " n"] | None:
+        """Latents that have not fired in the last `window` tokens, None if all have; waits."""
+        found = (self.seen - self.last > window).nonzero().squeeze(1)
         return found if len(found) else None
 
     def density(self) -> Density:
@@ -45,7 +48,8 @@ class Firing:
 
     def state(self) -> dict[str, Tensor]:
         """Everything, as tensors."""
-        return {"last": self.last, "counts": self._counts, "counted": self._counted}
+        counts = {"counts": self._counts, "counted": self._counted}
+        return {"seen": self.seen, "last": self.last, **counts}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state()`."""

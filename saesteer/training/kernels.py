@@ -8,6 +8,8 @@ BatchTopK here. On two threads the backward of plain indexing differs from run t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -52,21 +54,81 @@ class Active:
         return Active.of(self.rows * levels + level, self.features, len(self.starts), levels)
 
 
+@cache
+def triton_kernels() -> ModuleType | None:
+    """The same products as Triton kernels; None where Triton is not installed."""
+    try:
+        from saesteer.training import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels
+
+
 def bag_sums(weight: Tensor, index: Tensor, starts: Tensor, scale: Tensor) -> Tensor:
     """Sums of scaled rows of `weight`: one output row per start."""
+    if weight.is_cuda and (fast := triton_kernels()):
+        return fast.bag_sums(weight, index, starts, scale)
     return F.embedding_bag(index, weight, starts, mode="sum", per_sample_weights=scale)
 
 
 def bag_dots(left: Tensor, right: Tensor, active: Active) -> Tensor:
     """`left[bag] · right[feature]` for every entry, in fp32, without materialising rows.
 
-    It is the kernel by which autograd finds the gradient of a bag's per-sample weights.
+    On a CPU it is the kernel by which autograd finds the gradient of a bag's per-sample weights.
     """
+    if left.is_cuda and (fast := triton_kernels()):
+        return fast.bag_dots(left, right, active.bags, active.features)
     if left.device.type != "cpu":
         return (left[active.bags] * right[active.features]).sum(-1)
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         left, right, active.features, active.starts, active.bags, 0
     )
+
+
+def gradients(
+    inputs: Tensor,
+    grad: Tensor,
+    rows: Tensor,
+    bags: Tensor,
+    by_input: Tensor,
+    by_grad: Tensor,
+    edges: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of encoder rows, decoder rows and encoder biases from entries ordered by feature.
+
+    Args:
+        inputs: what the encoder multiplied, `[rows, d_in]`.
+        grad: gradient of every bag's sum, `[n_bags, d_out]`.
+        rows, bags: of each entry.
+        by_input, by_grad: weight of the entry's row of `inputs` and of `grad`.
+        edges: where each feature's entries begin, and the end, `[d_sae + 1]`.
+    """
+    if inputs.is_cuda and (fast := triton_kernels()):
+        return fast.gradients(inputs, grad, rows, bags, by_input, by_grad, edges)
+    starts = edges[:-1]
+    return (
+        bag_sums(inputs, rows, starts, by_input),
+        bag_sums(grad, bags, starts, by_grad),
+        torch.segment_reduce(by_input, "sum", offsets=edges),
+    )
+
+
+def drop_along_(grad: Tensor, weight: Tensor) -> None:
+    """Take from each row of `grad` what lies along the unit row of `weight`."""
+    if grad.is_cuda and (fast := triton_kernels()):
+        return fast.drop_along_(grad, weight)
+    along = torch.einsum("fd,fd->f", grad, weight)
+    grad.addcmul_(along[:, None], weight, value=-1.0)
+    return None
+
+
+def to_unit_(weight: Tensor) -> None:
+    """Bring rows to norm 1."""
+    if weight.is_cuda and (fast := triton_kernels()):
+        return fast.to_unit_(weight)
+    norms = weight.norm(dim=-1, keepdim=True)
+    weight.div_(norms.clamp_(min=torch.finfo(norms.dtype).tiny))
+    return None
 
 
 class SparseSums(torch.autograd.Function):
@@ -99,13 +161,18 @@ class SparseSums(torch.autograd.Function):
         active: Active = ctx.active
         grad = grad.contiguous()
         grad_values = bag_dots(grad, w_dec, active) * (values != 0)
-        by_feature = torch.argsort(active.features, stable=True)
-        features = active.features[by_feature]
-        starts = torch.searchsorted(features, torch.arange(len(w_enc), device=features.device))
+        features, by_feature = torch.sort(active.features, stable=True)
+        edges = torch.searchsorted(features, torch.arange(len(w_enc) + 1, device=x.device))
         centred = x if offset is None else x - offset
-        grad_w_dec = bag_sums(grad, active.bags[by_feature], starts, values[by_feature])
-        grad_w_enc = bag_sums(centred, active.rows[by_feature], starts, grad_values[by_feature])
-        grad_b_enc = torch.zeros_like(w_enc[:, 0]).index_add_(0, active.features, grad_values)
+        grad_w_enc, grad_w_dec, grad_b_enc = gradients(
+            centred,
+            grad,
+            active.rows[by_feature],
+            active.bags[by_feature],
+            grad_values[by_feature],
+            values[by_feature],
+            edges,
+        )
         # d loss / d offset sums over entries first, so that it is one matrix-vector product
         grad_offset = None if offset is None else -(grad_b_enc @ w_enc)
         return None, grad_w_enc, grad_b_enc, grad_w_dec, grad_offset, None, None

@@ -21,8 +21,13 @@ from saesteer.training.build import build_coder, sites_of
 from saesteer.training.coder import Coder, StepResult
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.firing import Firing
+from saesteer.training.replay import Replay
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_LOOK_EVERY = 16
+"""Steps between two looks, on a GPU, at which latents are dead: each makes it wait."""
+_WARM = 3
+"""Steps before one is recorded: kernels are compiled and moments exist by then."""
 
 
 @final
@@ -45,13 +50,20 @@ class Learner:
     grad_norm: Tensor | None = None
     peers: World = ALONE
 
+    def __post_init__(self) -> None:
+        self._dead: Tensor | None = None
+        self._replay: Replay | None = None
+        self._warm = 0
+
     @classmethod
     def create(
         cls, config: TrainSAEConfig, widths: Sequence[int], device: Any, peers: World = ALONE
     ) -> Learner:
         """A learner at step 0, of the widths of its sites; its first batch sets scale and bias."""
         coder = build_coder(config, widths, device)
-        optimizer = torch.optim.Adam(coder.parameters(), lr=config.lr, fused=True)
+        on_cuda = torch.device(device).type == "cuda"
+        rate: Any = torch.tensor(config.lr, device=device) if on_cuda else config.lr
+        optimizer = torch.optim.Adam(coder.parameters(), rate, fused=True, capturable=on_cuda)
         return cls(config, coder, optimizer, Firing(config.d_sae, device), peers=peers)
 
     @property
@@ -73,22 +85,48 @@ class Learner:
         Returns:
             measures of the whole batch, means over its parts.
         """
-        coder = self.coder
         if self.step_count == 0:
-            coder.initialise(self.peers.rows(batch))
-        result = coder.loss(batch, self.dead())
+            self.coder.initialise(self.peers.rows(batch))
+        if not batch.is_cuda or self.step_count % _LOOK_EVERY == 0:
+            self._dead = self.firing.silent(self.config.dead_after_tokens)
+        self._set_rate(learning_rate(self.config, self.step_count))
+        replay = self._replay_for(batch)
+        result = replay(batch) if replay else self._update(batch)
+        self.step_count += 1
+        return result
+
+    def _update(self, batch: Rows) -> StepResult:
+        """What a step does on the device."""
+        coder = self.coder
+        result = coder.loss(batch, self._dead)
         result.loss.backward()
         result = self._of_all(result)
         coder.before_update()
         self.grad_norm = torch.nn.utils.clip_grad_norm_(coder.parameters(), self.config.grad_clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step_count)
         self.optimizer.step()
         self.optimizer.zero_grad()
         coder.after_update(result)
-        self.step_count += 1
-        self.firing.note(result.fires, self.config.batch_size, self.tokens_seen)
+        self.firing.note(result.fires, self.config.batch_size)
         return result
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    def _replay_for(self, batch: Rows) -> Replay | None:
+        """The recorded step, recorded now if it is time; None where a step must be launched."""
+        alone = self.peers.size == 1 and self._dead is None
+        if not (batch.is_cuda and alone and self.coder.replayable):
+            return None
+        self._warm += 1
+        if self._warm <= _WARM:
+            return None
+        if self._replay is None:
+            self._replay = Replay(self._update, batch)
+        return self._replay if self._replay.fits(batch) else None
 
     def _of_all(self, result: StepResult) -> StepResult:
         """Average gradients and measures over the peers, and add up what fired.
@@ -106,7 +144,7 @@ class Learner:
     def dead(self, window_tokens: int | None = None) -> Int[Tensor, " n_dead"] | None:
         """Latents that have not fired for `dead_after_tokens`; None where there are none."""
         window = self.config.dead_after_tokens if window_tokens is None else window_tokens
-        return self.firing.silent(window, self.tokens_seen)
+        return self.firing.silent(window)
 
     def dead_fraction(self, window_tokens: int = 10_000_000) -> float:
         """Share of latents that did not fire in the last `window_tokens` (at most half the run)."""
@@ -144,6 +182,8 @@ class Learner:
         for name, parameter in self.coder.named_parameters():
             moments = self.optimizer.state.get(parameter, {})
             tensors |= {f"adam.{key}.{name}": value for key, value in moments.items()}
+        if self._dead is not None:
+            tensors["dead"] = self._dead
         return tensors | {f"firing.{name}": t for name, t in self.firing.state().items()}
 
     def restore(self, tensors: Mapping[str, Tensor], step_count: int) -> None:
@@ -154,6 +194,9 @@ class Learner:
                 key: tensors[f"adam.{key}.{name}"].to(parameter.device) for key in _MOMENTS
             }
         self.firing.restore(under("firing.", tensors))
+        dead = tensors.get("dead")
+        self._dead = None if dead is None else dead.to(self.firing.last.device)
+        self._replay, self._warm = None, 0
         self.step_count = step_count
 
     def to_sae(self, model_name: str) -> AnyCoder:

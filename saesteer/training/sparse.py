@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from saesteer.axes import Rows
 from saesteer.training.coder import Coder, StepResult, squares
-from saesteer.training.kernels import Active, SparseSums
+from saesteer.training.kernels import Active, SparseSums, drop_along_, to_unit_
 from saesteer.training.select import Kind, survivors
 
 
@@ -68,6 +68,11 @@ class SparseCoder(Coder):
         self.input_scale: Tensor
         self.threshold: Tensor
         self.register_buffer("threshold", torch.tensor(0.0, device=device))
+
+    @property
+    def replayable(self) -> bool:
+        """A batch's choice has as many nominees as it has; a row's has always k."""
+        return self.settings.kind != "batchtopk"
 
     @abstractmethod
     def split(self, batch: Rows) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
@@ -142,14 +147,12 @@ class SparseCoder(Coder):
         """Drop the part of each decoder row's gradient that would only change its norm."""
         grad = self.w_dec.grad
         assert grad is not None
-        along = torch.einsum("fd,fd->f", grad, self.w_dec)
-        grad.addcmul_(along[:, None], self.w_dec, value=-1.0)
+        drop_along_(grad, self.w_dec)
 
     @torch.no_grad()
     def constrain(self) -> None:
         """Bring decoder rows back to norm 1."""
-        norms = self.w_dec.norm(dim=-1, keepdim=True)
-        self.w_dec.div_(norms.clamp_(min=torch.finfo(norms.dtype).tiny))
+        to_unit_(self.w_dec)
 
     @torch.no_grad()
     def after_update(self, result: StepResult) -> None:
