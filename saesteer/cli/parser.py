@@ -257,9 +257,11 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
         "(8192 where none is given)",
     )
     step.add_argument("--text", metavar="PATH", nargs="+", help="for --end-to-end; default: prose")
+    step.add_argument("--tuned", action="store_true", help="sae-lens with autocast, compile, TF32")
     step.set_defaults(shape=None)
     memory = add("memory", "step:memory", "Peak memory of a step.", "768x24576")
     memory.add_argument("--arch", choices=archs, default="topk")
+    memory.set_defaults(tuned=False)
     add("buffer", "buffer", "The shuffle buffer.", "131072x768")
     multi = add("multi", "multi", "Several SAEs from one pass against runs of their own.", None)
     multi.add_argument("--n", type=int, default=8, help="SAEs (default 8)")
