@@ -60,6 +60,13 @@ def test_a_part_is_json_lines_and_leaves_nothing_beside_it(script, model, tmp_pa
 
 
 def test_openings_are_all_different():
-    openings = json.loads(SCRIPT.with_name("openings.json").read_text())
+    openings = json.loads(SCRIPT.with_name("openings.json").read_text())["openings"]
     assert len(set(openings)) == len(openings) > 80
     assert all(opening.strip() for opening in openings)
+
+
+def test_slots_of_openings_are_filled(script):
+    texts = script.drawn_openings(2000, seed=0)
+    assert texts == script.drawn_openings(2000, seed=0)
+    assert len(set(texts)) > 400
+    assert not any("{n}" in text or "{name}" in text for text in texts)
