@@ -21,6 +21,8 @@ from saesteer.data.labels import open_documents
 from saesteer.data.text import is_local, parts_of, split_pieces
 from saesteer.errors import DataError
 
+_PIECES_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class TokenRows:
@@ -87,7 +89,7 @@ class FileReader:
             piece = self._next_piece()
             if piece is None:
                 return None
-            ids = self._tokenizer(piece.text, add_special_tokens=False)["input_ids"]
+            ids = piece.ids
             starts = piece.starts_document or cursor.fresh or not cursor.positions
             first = 0 if starts else cursor.positions[-1] + 1
             cursor.fresh = starts and not ids
@@ -115,7 +117,7 @@ class FileReader:
     def restore(self, state: dict[str, Any]) -> None:
         """Go to where a saved cursor stood."""
         self.cursor = FileCursor(**state)
-        self._pieces = itertools.islice(self._open(), self.cursor.pieces, None)
+        self._pieces = self._open(self.cursor.pieces)
 
     def _next_piece(self) -> _Piece | None:
         while self.cursor.passes < self._passes:
@@ -130,17 +132,27 @@ class FileReader:
             self.cursor.passes += 1
         return None
 
-    def _open(self) -> Iterator[_Piece]:
+    def _open(self, skip: int = 0) -> Iterator[_Piece]:
+        """Pieces behind the first `skip`, tokenised many at a time: the tokenizer then takes all
+        cores, and for that long no other thread waits for Python."""
+        pieces = itertools.islice(self._read(), skip, None)
+        while batch := list(itertools.islice(pieces, _PIECES_AT_ONCE)):
+            texts = [text for _, text, _ in batch]
+            rows = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for (starts, _, label), ids in zip(batch, rows, strict=True):
+                yield _Piece(starts, ids, label)
+
+    def _read(self) -> Iterator[tuple[bool, str, int | None]]:
         for document, label in open_documents(self.name, self._field, labelled=self._labelled):
             for index, text in enumerate(split_pieces(document)):
-                yield _Piece(index == 0, text, label)
+                yield index == 0, text, label
 
 
 class _Piece(NamedTuple):
-    """Some of a document, whether it is its beginning, and the document's label."""
+    """Tokens of some of a document, whether it is its beginning, and the document's label."""
 
     starts_document: bool
-    text: str
+    ids: list[int]
     label: int | None
 
 
