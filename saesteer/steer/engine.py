@@ -23,9 +23,10 @@ from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
 from saesteer.steer.intervention import Intervention
+from saesteer.steer.records import Deed, Event, Evidence, PassRecord
 from saesteer.steer.schedule import DialRow, ReadingSchedule
 from saesteer.steer.session import decode_plainly
-from saesteer.steer.trace import Deed, Event, Evidence, PassRecord, Trace
+from saesteer.steer.trace import Trace
 
 if TYPE_CHECKING:
     from saesteer.steer.plan import Plan
@@ -171,9 +172,7 @@ class Attachment:
 
     def notes(self, gate: Gate) -> Mapping[str, Any]:
         """What it noted there; gates that share an evaluation share its notes."""
-        evidence = self._pass().record.evidence
-        own = next(seen.notes for seen in evidence if seen.gate is gate)
-        return own or {kind: note for seen in evidence for kind, note in seen.notes.items()}
+        return next(notes for noted, notes in self._pass().record.noted() if noted is gate)
 
     def tell(self, control: Control, row: int, at: int, what: str) -> None:
         """Write down what a control did after the latest pass: `row` of it, the caller's `at`."""
