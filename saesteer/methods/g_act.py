@@ -28,7 +28,7 @@ from saesteer.axes import Resid, Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.features.activations import Pool, pooled_activations
-from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.methods.base import Family, Method, sites_or_default
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Intervention, Plan, generated, register_kind
@@ -85,8 +85,7 @@ class GACT(Method):
             ConfigError: fewer different pairs than clusters.
         """
         model = as_model(model)
-        place = site_or_default(model, site)
-        sites = [model.check_site(Site(layer, place.kind)) for layer in self.layers] or [place]
+        sites = sites_or_default(model, site, self.layers)
         texts = [example for pair in contrast.split("train").pairs() for example in pair]
         read = pooled_activations(model, texts, sites, self.read)
         acts = [self._act(at, rows[0::2] - rows[1::2], rows[1::2]) for at, rows in read.items()]
