@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import TYPE_CHECKING, Any, final
 
-from saesteer.cli.steer import as_prompt, load_steered
+from saesteer.cli.steer import load_steered
 from saesteer.errors import PlanError, SaesteerError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Talk:
             raise failed[0]
 
     def _prompt(self, side: str, text: str) -> Any:
-        prompt = as_prompt(text, self.model, plain=self.plain)
+        prompt = text if self.plain else self.model.as_prompt(text)
         if isinstance(prompt, str):
             said = "".join(message["content"] for message in self.histories[side])
             return said + prompt

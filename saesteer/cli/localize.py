@@ -35,20 +35,9 @@ def rank(args: argparse.Namespace) -> None:
 def _kind(name: str) -> type[Localizer]:
     from saesteer import localize
 
-    kinds = (
-        localize.ActivationPatching,
-        localize.AttributionPatching,
-        localize.AtPStar,
-        localize.RelP,
-        localize.FeatureNodes,
-        localize.TCAV,
-        localize.Voids,
-        localize.Neurofeedback,
-    )
-    known = dict(zip(LOCALIZERS, kinds, strict=True))
-    if name not in known:
-        raise ConfigError(f"localize has no method {name!r}; choose from {', '.join(known)}.")
-    return known[name]
+    if name not in LOCALIZERS:
+        raise ConfigError(f"localize has no method {name!r}; choose from {', '.join(LOCALIZERS)}.")
+    return getattr(localize, LOCALIZERS[name].kind)
 
 
 def _settings(args: argparse.Namespace, kind: type[Localizer]) -> dict[str, Any]:

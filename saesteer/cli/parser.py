@@ -213,7 +213,7 @@ def _methods(nouns: argparse._SubParsersAction[_Parser]) -> None:
 def _localize(nouns: argparse._SubParsersAction[_Parser]) -> None:
     help_text = "Rank sites, heads, neurons or features by what they do for a contrast."
     parser = _command(nouns, "localize", _later("localize", "rank"), help_text)
-    parser.add_argument("method", help="; ".join(f"{k}: {v}" for k, v in LOCALIZERS.items()))
+    parser.add_argument("method", help="; ".join(f"{k}: {v.about}" for k, v in LOCALIZERS.items()))
     parser.add_argument("contrast", help="JSONL file or built-in; patching needs prompts that swap")
     parser.add_argument("--model", help="language model; default: smollm2-135m-instruct")
     parser.add_argument("--sae", help=_SAE_HELP + ", for nodes")

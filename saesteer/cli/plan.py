@@ -62,8 +62,8 @@ def convert(args: argparse.Namespace) -> None:
     """Read a plan of any kind and write it as another."""
     from saesteer.models import load_model
     from saesteer.steer import Plan
+    from saesteer.steer.checks import check_plan
     from saesteer.steer.exchange import read_plan, write_plan
-    from saesteer.steer.store import check_plan
 
     check_json(args)
     model = None if args.model is None else load_model(args.model, device=args.device)
@@ -101,12 +101,14 @@ def load_for(refs: list[str], args: argparse.Namespace) -> tuple[Plan, Model]:
     """
     from saesteer.models import load_model
     from saesteer.steer import Plan
+    from saesteer.steer.store import check_made_for
 
     plans = [Plan.load(ref) for ref in refs]
     name = args.model or plans[0].stamp.get("model") or DEFAULT_MODEL
     model = load_model(name, device=args.device)
-    checked = [Plan.load(ref, model) for ref in refs]
-    return functools.reduce(operator.add, checked), model
+    for ref, plan in zip(refs, plans, strict=True):
+        check_made_for(plan, ref, model)
+    return functools.reduce(operator.add, plans), model
 
 
 def _score(text: str) -> tuple[str, Any]:

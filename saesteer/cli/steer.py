@@ -9,7 +9,7 @@ from saesteer.cli.common import check_json, write_json
 from saesteer.cli.plan import load_for
 
 if TYPE_CHECKING:
-    from saesteer.models import Model, Prompt
+    from saesteer.models import Model
     from saesteer.steer import Plan
 
 
@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> None:
     """What the model writes either way, and what the plan did."""
     check_json(args)
     plan, model = load_steered(args)
-    prompt = as_prompt(args.prompt, model, plain=args.plain)
+    prompt = args.prompt if args.plain else model.as_prompt(args.prompt)
     unsteered = model.generate(prompt, max_new_tokens=args.max_new_tokens)
     with plan.on(model) as trace:
         steered = model.generate(prompt, max_new_tokens=args.max_new_tokens)
@@ -31,10 +31,3 @@ def load_steered(args: argparse.Namespace) -> tuple[Plan, Model]:
     """The plan at the strength that was asked for, and its model."""
     plan, model = load_for([args.plan], args)
     return (plan if args.strength is None else plan.with_strength(args.strength)), model
-
-
-def as_prompt(text: str, model: Model, *, plain: bool) -> Prompt:
-    """A user's message where the model has a chat template, unless plain text is asked for."""
-    if plain or not getattr(model.tokenizer, "chat_template", None):
-        return text
-    return [{"role": "user", "content": text}]

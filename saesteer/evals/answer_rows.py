@@ -30,8 +30,12 @@ class Answered:
     @property
     def right(self) -> bool:
         """Whether the generated token is the answer (its first token, for a longer word)."""
-        said = self.said.casefold()
-        return bool(said) and self.question.answer.casefold().startswith(said) and len(said) > 2
+        return _says(self.said, self.question.answer)
+
+    @property
+    def parted(self) -> bool:
+        """Whether a verdict was reached and the generated token is not it."""
+        return self.verdict is not None and not _says(self.said, self.verdict)
 
 
 def answer_row(
@@ -47,8 +51,8 @@ def answer_row(
     row |= _share("accuracy_among_options", likeliest)
     if reads:
         row |= _share("verdict_accuracy", [a.verdict == a.question.answer for a in answered])
-        parted = [a.verdict is not None and not _says(a.said, a.verdict) for a in answered]
-        row |= {"parted": sum(parted), "n_open": sum(a.verdict is None for a in answered)}
+        parted = sum(a.parted for a in answered)
+        row |= {"parted": parted, "n_open": sum(a.verdict is None for a in answered)}
     return row | {"n_problems": len(answered)}
 
 

@@ -260,9 +260,9 @@ def _results(
         "answers": doses,
         "samples": answers.samples[: config.samples],
         "parted": [
-            s
-            for s in answers.samples
-            if s["verdict"] and s["said"].casefold() not in s["verdict"].casefold()
+            sample
+            for sample, one in zip(answers.samples, answers.by_method[READERS[0]], strict=True)
+            if one.parted
         ],
         "notes": [NOTE],
         "settings": {"n_fit": config.task.n_fit, "seed": config.task.seed, "sae": config.sae},

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saesteer.evals.pooled import random_coder
 from saesteer.features.concepts import Concept, concept_readers
 from saesteer.features.fitting import SPARSE_KINDS, ReadoutKind, fit_readout, score_rows
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
@@ -132,21 +133,16 @@ def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
     lets it fire as often as the trained features do on average.
     """
     generator = torch.Generator().manual_seed(seed)
-    w_dec = torch.randn(sae.w_dec.shape, generator=generator)
-    w_dec = torch.nn.functional.normalize(w_dec, dim=-1)
+    coder = random_coder(sae, generator)
     sample = resid[torch.randperm(len(resid), generator=generator)[:4096]]
     share = float((sae.encode(sample) > 0).float().mean())
-    pre = (sample - sample.mean(0)) @ w_dec.T
+    pre = (sample - sample.mean(0)) @ coder.w_dec.T
     return replace(
-        sae,
-        w_enc=w_dec.T.contiguous(),
-        b_enc=torch.zeros_like(sae.b_enc),
-        w_dec=w_dec,
+        coder,
         b_dec=sample.mean(0),
         threshold=pre.quantile(1 - share, dim=0).clamp_min(0.0),
         activation="jumprelu",
         k=None,
-        apply_b_dec_to_input=True,
         name="random",
     )
 

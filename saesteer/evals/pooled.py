@@ -158,23 +158,29 @@ def random_twin(sae: SAE, resid: Float[Tensor, "n d_model"], seed: int = 0) -> S
     one that gives them the mean L0 of `sae` (rounded). So it knows the data's mean and scale and
     nothing else, which is what a probe on a thousand random cuts of the residual can do.
     """
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(sae.d_sae, sae.d_model, generator=generator)
-    w_dec = torch.nn.functional.normalize(directions, dim=-1).to(sae.device, sae.dtype)
     twin = replace(
-        sae,
-        w_enc=w_dec.T.contiguous(),
-        b_enc=torch.zeros_like(sae.b_enc),
-        w_dec=w_dec,
+        random_coder(sae, torch.Generator().manual_seed(seed)),
         b_dec=resid.mean(0).to(sae.b_dec),
         threshold=torch.zeros_like(sae.threshold),
         activation="topk",
         k=max(round(mean_l0(sae, resid)), 1),
-        apply_b_dec_to_input=True,
         name=f"random twin of {sae.name}",
         metadata={},
     )
     return to_threshold(twin, resid.to(sae.device))[0]
+
+
+def random_coder(sae: SAE, generator: torch.Generator) -> SAE:
+    """`sae` with random unit vectors for directions; its thresholds are the caller's to set."""
+    directions = torch.randn(sae.d_sae, sae.d_model, generator=generator)
+    w_dec = torch.nn.functional.normalize(directions, dim=-1).to(sae.device, sae.dtype)
+    return replace(
+        sae,
+        w_enc=w_dec.T.contiguous(),
+        b_enc=torch.zeros_like(sae.b_enc),
+        w_dec=w_dec,
+        apply_b_dec_to_input=True,
+    )
 
 
 def mean_l0(sae: SAE, resid: Float[Tensor, "n d_model"]) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saesteer.models import Model, Site, TokenBatch, install, logits, remove
+from saesteer.models import Model, Site, TokenBatch, installed, logits
 
 
 class Replay:
@@ -33,12 +33,9 @@ class Replay:
             tokens: the batch; its mask and positions still count above the site.
             resid: [batch, pos, width], in the model's dtype; at every token, padding too.
         """
-        handle = install(self._model.layout.point(self._site), lambda _: resid)
-        try:
-            with _stepped_over(self._below):
-                return logits(self._model, tokens)
-        finally:
-            remove([handle])
+        hook = (self._model.layout.point(self._site), lambda _: resid)
+        with installed([hook]), _stepped_over(self._below):
+            return logits(self._model, tokens)
 
 
 def _blocks_below(model: Model, site: Site) -> Sequence[nn.Module]:

@@ -171,7 +171,7 @@ def _row(
         "task": task,
         "method": method,
         "family": family,
-        **_figures(point),
+        **point_row(point),
         "seconds_per_token": point.seconds_per_token,
         "anti_steered": fmean(seed.anti_steered for seed in seeds),
         "n_prompts": len(point.effects),
@@ -181,7 +181,8 @@ def _row(
     }
 
 
-def _figures(point: Point) -> dict[str, Any]:
+def point_row(point: Point) -> dict[str, Any]:
+    """What a point measured, as JSON holds it."""
     ends = point.effect_ci
     return {
         "strength": point.strength,
@@ -202,7 +203,7 @@ def _curve(task: str, result: Result) -> dict[str, Any]:
         "method": curve.method,
         "family": result.entry.family,
         "swept": curve.swept,
-        "points": [_figures(point) for point in curve.points],
+        "points": [point_row(point) for point in curve.points],
     }
 
 

@@ -132,6 +132,4 @@ def _change(
 
 
 def _answers(model: Model, prompts: tuple[str, ...], n_tokens: int) -> list[str]:
-    chat = bool(getattr(model.tokenizer, "chat_template", None))
-    asked: list[Any] = [[{"role": "user", "content": p}] if chat else p for p in prompts]
-    return list(model.generate(asked, max_new_tokens=n_tokens))
+    return list(model.generate([model.as_prompt(p) for p in prompts], max_new_tokens=n_tokens))

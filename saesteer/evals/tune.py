@@ -19,8 +19,8 @@ from typing import Any
 
 from saesteer.config import TuneConfig
 from saesteer.evals.build import build_method, read_method
-from saesteer.evals.curves import Point
 from saesteer.evals.measure import Bench, make_bench
+from saesteer.evals.results import point_row
 from saesteer.evals.sweep import Cost, Entry, calibrate, check_doses, curve_on_validation, within
 from saesteer.evals.tasks import Task, load_task
 from saesteer.files import write_text
@@ -31,7 +31,7 @@ from saesteer.steer import Plan
 from saesteer.tracking import Tracker
 
 Progress = Callable[[int, int, str], None]
-_NOT_MEASURED = ("methods", "sites", "wandb", "device")
+_NOT_MEASURED = ("methods", "sites", "wandb")
 """Settings that say what is tried or told, and change no figure of a candidate."""
 
 
@@ -110,9 +110,7 @@ class _Search:
         self.model, self.task, self.sae, self.grid = model, task, sae, grid
         self.config, self.folder, self.resume = config, folder, resume
         self._bench: Bench | None = None
-        measured = {
-            k: v for k, v in asdict(config).items() if k not in ("methods", "sites", "wandb")
-        }
+        measured = {k: v for k, v in asdict(config).items() if k not in _NOT_MEASURED}
         self._same = json.dumps([measured, model.fingerprint()], sort_keys=True, default=str)
 
     @property
@@ -156,7 +154,7 @@ class _Search:
             "settings": json.loads(json.dumps(candidate.settings, default=str)),
             "sites": sorted({str(edit.intervention.site) for edit in plan.edits}),
             "family": entry.family,
-            "points": [_point(point) for point in curve.points],
+            "points": [point_row(point) for point in curve.points],
             "chosen": index,
         }
 
@@ -201,20 +199,6 @@ def _distinct(rows: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
         key = json.dumps([row["method"], row["settings"], row["sites"]], sort_keys=True)
         seen.setdefault(key, index)
     return {index: rows[index] for index in seen.values()}
-
-
-def _point(point: Point) -> dict[str, Any]:
-    ends = point.effect_ci
-    return {
-        "strength": point.strength,
-        "relative_dose": point.relative_dose,
-        "score": fmean(point.scores),
-        "effect": point.effect,
-        "effect_ci": [ends.low, ends.high],
-        "kl": point.kl,
-        "perplexity": point.perplexity,
-        "distinct_2": point.distinct_2,
-    }
 
 
 def _track(tracker: Tracker | None, index: int, row: Mapping[str, Any]) -> None:

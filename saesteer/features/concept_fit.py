@@ -17,6 +17,7 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.concepts import Concept, FeatureReadout
 from saesteer.features.find import latent_stats
+from saesteer.features.thresholds import share_above
 from saesteer.models import Model
 from saesteer.saes.sae import SAE
 
@@ -79,8 +80,7 @@ def balanced_cut(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> f
         return float(values[0])
     gaps = values[1:] - values[:-1]
     cuts = values[:-1] + gaps / 2
-    sides = (scores[positive].double().sort().values, scores[~positive].double().sort().values)
-    above = [1 - torch.searchsorted(side, cuts, right=True) / len(side) for side in sides]
-    accuracy = (above[0] + 1 - above[1]) / 2
+    recall, fall_out = share_above(scores[positive], cuts), share_above(scores[~positive], cuts)
+    accuracy = (recall + 1 - fall_out) / 2
     best = (accuracy >= accuracy.max() - 1e-6).nonzero().flatten()
     return float(cuts[best[gaps[best].argmax()]])

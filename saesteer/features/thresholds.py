@@ -39,12 +39,15 @@ def choose_threshold(
     values = torch.unique(scores.double())
     edge = torch.tensor([1.0], dtype=torch.float64)
     cuts = torch.cat([values[:1] - edge, (values[1:] + values[:-1]) / 2, values[-1:] + edge])
-    above = _share_above(scores[positive], cuts), _share_above(scores[~positive], cuts)
+    above = share_above(scores[positive], cuts), share_above(scores[~positive], cuts)
     best = _merit(*above, int(positive.sum()), int((~positive).sum()), aim, budget)
     return float(cuts[best == best.max()].median())
 
 
-def _share_above(scores: Tensor, cuts: Tensor) -> Tensor:
+def share_above(
+    scores: Float[Tensor, " n"], cuts: Float[Tensor, " cuts"]
+) -> Float[Tensor, " cuts"]:
+    """The share of `scores` above each cut, in double precision."""
     ordered = scores.double().sort().values
     return 1 - torch.searchsorted(ordered, cuts, right=True) / len(ordered)
 

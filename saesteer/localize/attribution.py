@@ -29,10 +29,10 @@ from saesteer.localize.pairs import Change, PromptPair, prompt_pairs, run
 from saesteer.localize.patching import SMALLEST, sites_of
 from saesteer.localize.ranking import Localizer, Place, Ranking
 from saesteer.localize.relevance import propagation_rules
+from saesteer.localize.slopes import Gradients, slopes_at
 from saesteer.models import Model, Site, TokenBatch, as_model, record
 
 By = Literal["position", "site", "unit"]
-Gradients = dict[Site, Tensor]
 
 
 @dataclass(frozen=True)
@@ -177,26 +177,13 @@ def gradients(
     sites: Sequence[Site],
     changes: Sequence[tuple[Site, Change]] = (),
 ) -> Gradients:
-    """Gradient of the pair's metric by the activation at each site, `[pos, width]` in fp32.
+    """Gradient of the pair's metric by the activation at each site, `[pos, width]` in fp32."""
 
-    Zeros are added at every site and their gradients taken; parameters get none.
-    """
-    leaves: dict[Site, Tensor] = {}
+    def metric() -> Tensor:
+        return pair.metric(run(model, batch)).sum()
 
-    def leaf(site: Site) -> Change:
-        def add(resid: Tensor) -> Tensor:
-            leaves[site] = torch.zeros_like(resid, requires_grad=True)
-            return resid + leaves[site]
-
-        return add
-
-    hooked = [*((site, leaf(site)) for site in sites), *changes]
-    with torch.enable_grad():
-        metric = pair.metric(run(model, batch, hooked)).sum()
-        found = torch.autograd.grad(
-            metric, [leaves[site] for site in sites], allow_unused=True, materialize_grads=True
-        )
-    return {site: grad[0].float() for site, grad in zip(sites, found, strict=True)}
+    found = slopes_at(model, sites, metric, changes)
+    return {site: grad[0].float() for site, grad in found.items()}
 
 
 def _drop(layer: int) -> list[tuple[Site, Change]]:

@@ -11,6 +11,7 @@ Unlike patching this needs no corrupted run: the other prompt only gives the oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
@@ -54,10 +55,7 @@ class FeatureNodes(Localizer):
         fired = torch.stack([(z > 0).any(0) for z in latents]).any(0).nonzero().flatten().tolist()
         places = (Place(self.sae.site, float(scores[f]), f) for f in fired)
         ranked = Ranking.of("feature nodes", "logits of the difference", places)
-        measured = [
-            replace(place, exact=self._ablated(model, pairs, latents, place.index or 0))
-            for place in ranked.places[: self.n_exact]
-        ]
+        measured = self._measured(model, pairs, latents, ranked.places[: self.n_exact])
         return replace(ranked, places=(*measured, *ranked.places[len(measured) :]))
 
     @torch.no_grad()
@@ -72,17 +70,23 @@ class FeatureNodes(Localizer):
         return (latents * (grad.to(latents) @ self.sae.w_dec.float().T)).sum(0).cpu()
 
     @torch.no_grad()
-    def _ablated(
-        self, model: Model, pairs: list[PromptPair], latents: list[Tensor], feature: int
-    ) -> float:
-        """Mean fall of the logit difference without the feature, its error node kept."""
-        falls: list[float] = []
-        for pair, z in zip(pairs, latents, strict=True):
-            share = z[:, feature, None] * self.sae.w_dec[feature].float()
+    def _measured(
+        self, model: Model, pairs: list[PromptPair], latents: list[Tensor], places: Sequence[Place]
+    ) -> list[Place]:
+        """Places with the mean fall of the logit difference without each, its error node kept."""
+        clean = [pair.metric(run(model, pair.clean)) for pair in pairs]
+        found: list[Place] = []
+        for place in places:
+            rest = [
+                self._without(model, pair, z, place.index or 0)
+                for pair, z in zip(pairs, latents, strict=True)
+            ]
+            falls = [float(before - after) for before, after in zip(clean, rest, strict=True)]
+            found.append(replace(place, exact=sum(falls) / len(falls)))
+        return found
 
-            def without(resid: Tensor, share: Tensor = share) -> Tensor:
-                return resid - share.to(resid)
-
-            ablated = run(model, pair.clean, [(self.sae.site, without)])
-            falls.append(float(pair.metric(run(model, pair.clean)) - pair.metric(ablated)))
-        return sum(falls) / len(falls)
+    def _without(self, model: Model, pair: PromptPair, latents: Tensor, feature: int) -> Tensor:
+        """The pair's logit difference with the feature's share taken away."""
+        share = latents[:, feature, None] * self.sae.w_dec[feature].float()
+        ablated = run(model, pair.clean, [(self.sae.site, lambda resid: resid - share.to(resid))])
+        return pair.metric(ablated)

@@ -23,7 +23,7 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import DataError
 from saesteer.features.activations import text_ids
 from saesteer.features.effects import common_length
-from saesteer.models import Model, Site, TokenBatch, install, remove
+from saesteer.models import Model, Site, TokenBatch, installed
 
 Change = Callable[[Tensor], Tensor | None]
 
@@ -78,11 +78,8 @@ def run(
 ) -> Float[Tensor, "batch vocab"]:
     """Logits at the last token with `changes` in place, of one prompt in `n_rows` copies."""
     rows = TokenBatch(batch.input_ids.expand(n_rows, -1), batch.attention_mask.expand(n_rows, -1))
-    handles = [install(model.layout.point(site), change) for site, change in changes]
-    try:
+    with installed((model.layout.point(site), change) for site, change in changes):
         return model.forward(rows, last=1)[:, -1]
-    finally:
-        remove(handles)
 
 
 def _fault(texts: list[str | None], prompts: list[list[int]], answers: list[int]) -> str | None:

@@ -26,8 +26,9 @@ from saesteer.errors import DataError
 from saesteer.features.activations import TextBatch, text_batches
 from saesteer.localize.patching import sites_of
 from saesteer.localize.ranking import Localizer, Place, Ranking
+from saesteer.localize.slopes import slopes_at
 from saesteer.methods.directions import Sides, logistic_direction, read_sides
-from saesteer.models import Model, Site, as_model, install, remove
+from saesteer.models import Model, Site, as_model
 
 FEWEST = 4
 """Texts of either label below which halves say nothing."""
@@ -100,26 +101,13 @@ def text_gradients(model: Model, contrast: Contrast, sites: Sequence[Site]) -> d
 
 
 def _batch_gradients(model: Model, batch: TextBatch, sites: Sequence[Site]) -> dict[Site, Tensor]:
-    leaves: dict[Site, Tensor] = {}
+    def log_likelihood() -> Tensor:
+        logits = model.forward(batch.tokens)[:, :-1].float()
+        ids = batch.tokens.input_ids[:, 1:].to(logits.device)
+        scored = batch.own[:, 1:].to(logits.device)
+        return -functional.cross_entropy(logits[scored], ids[scored], reduction="sum")
 
-    def leaf(site: Site) -> Any:
-        def add(resid: Tensor) -> Tensor:
-            leaves[site] = torch.zeros_like(resid, requires_grad=True)
-            return resid + leaves[site]
-
-        return add
-
-    handles = [install(model.layout.point(site), leaf(site)) for site in sites]
-    try:
-        with torch.enable_grad():
-            logits = model.forward(batch.tokens)[:, :-1].float()
-            ids = batch.tokens.input_ids[:, 1:].to(logits.device)
-            scored = batch.own[:, 1:].to(logits.device)
-            loss = functional.cross_entropy(logits[scored], ids[scored], reduction="sum")
-            grads = torch.autograd.grad(-loss, [leaves[site] for site in sites])
-    finally:
-        remove(handles)
-    return dict(zip(sites, grads, strict=True))
+    return slopes_at(model, sites, log_likelihood)
 
 
 def welch(a: Tensor, b: Tensor) -> float:

@@ -126,6 +126,16 @@ def site_or_default(model: Model, site: Site | str | None) -> Site:
     return model.check_site(default_site(model) if site is None else site)
 
 
+def sites_or_default(model: Model, site: Site | str | None, layers: Sequence[int]) -> list[Site]:
+    """`layers` at the kind of `site` or of the default; without layers, that site alone.
+
+    Raises:
+        SiteError: the model has no such site.
+    """
+    place = site_or_default(model, site)
+    return [model.check_site(Site(layer, place.kind)) for layer in layers] or [place]
+
+
 def difference_in_means(model: Model, contrast: Contrast, site: Site) -> Vector:
     """Mean activation of the train positives less that of the negatives, in the model's scale.
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -137,16 +136,28 @@ def principal_component(rows: Rows) -> Vector:
     return torch.linalg.svd(rows.double(), full_matrices=False).Vh[0].float()
 
 
+def rms_of(rows: Rows) -> float:
+    """Root mean square of all values; never 0, so that rows can be divided by it."""
+    return float(rows.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+
+
 def logistic_direction(sides: Sides) -> tuple[Vector, float]:
-    """Weight and bias of a logistic regression, L2 with C = 1 on rows brought to RMS 1.
+    """Weight and bias of `logistic_weights` between the sides."""
+    weight, bias = logistic_weights(sides.rows, sides.labels)
+    return weight[0], float(bias[0])
+
+
+def logistic_weights(
+    rows: Rows, labels: Float[Tensor, " n"] | Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "k d_model"], Float[Tensor, " k"]]:
+    """Weights and biases of a logistic regression, L2 with C = 1 on rows brought to RMS 1.
 
     The one scale for all coordinates gives C the same meaning at every site and keeps the
-    direction that of the raw activations.
+    direction that of the raw activations. Two labels have one row of weights, for the larger one.
     """
     from sklearn.linear_model import LogisticRegression
 
-    rms = float(sides.rows.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+    rms = rms_of(rows)
     probe = LogisticRegression(C=1.0, max_iter=2000)
-    probe.fit((sides.rows / rms).double().numpy(), sides.labels.numpy())
-    weight = torch.from_numpy(probe.coef_[0]).float() / rms
-    return weight, float(np.ravel(probe.intercept_)[0])
+    probe.fit((rows / rms).double().numpy(), labels.numpy())
+    return torch.from_numpy(probe.coef_).float() / rms, torch.from_numpy(probe.intercept_)

@@ -24,11 +24,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saesteer.axes import Resid, Rows, Vector
+from saesteer.axes import Resid, Rows
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.features.activations import Pool, pooled_activations
-from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.methods.base import Family, Method, sites_or_default
+from saesteer.methods.directions import logistic_weights
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Intervention, Plan, generated, register_kind
@@ -85,8 +86,7 @@ class GACT(Method):
             ConfigError: fewer different pairs than clusters.
         """
         model = as_model(model)
-        place = site_or_default(model, site)
-        sites = [model.check_site(Site(layer, place.kind)) for layer in self.layers] or [place]
+        sites = sites_or_default(model, site, self.layers)
         texts = [example for pair in contrast.split("train").pairs() for example in pair]
         read = pooled_activations(model, texts, sites, self.read)
         acts = [self._act(at, rows[0::2] - rows[1::2], rows[1::2]) for at, rows in read.items()]
@@ -111,16 +111,10 @@ class GACT(Method):
 def cluster_probe(
     rows: Rows, labels: Int[Tensor, " n"], n_clusters: int
 ) -> tuple[Float[Tensor, "k d_model"], Float[Tensor, " k"]]:
-    """Weight and bias of a logistic regression over the clusters, L2 with C = 1 at RMS 1."""
-    from sklearn.linear_model import LogisticRegression
-
+    """Weight and bias of a logistic regression over the clusters; none with one cluster."""
     weight, bias = torch.zeros(n_clusters, rows.shape[1]), torch.zeros(n_clusters)
     if n_clusters == 1:
         return weight, bias
-    rms = float(rows.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
-    probe = LogisticRegression(C=1.0, max_iter=2000)
-    probe.fit((rows / rms).double().numpy(), labels.numpy())
-    found: Vector = torch.from_numpy(probe.coef_).float() / rms
     at = slice(1, 2) if n_clusters == 2 else slice(None)  # two classes have one row of weights
-    weight[at], bias[at] = found, torch.from_numpy(probe.intercept_).float()
+    weight[at], bias[at] = logistic_weights(rows, labels)
     return weight, bias

@@ -242,13 +242,6 @@ def frozen(model: Model) -> Iterator[None]:
             module.training = True
 
 
-def keep_unit(direction: nn.Parameter) -> None:
-    """Take out of a direction's gradient what lies along it, as its length is fixed."""
-    assert direction.grad is not None
-    along = direction.detach() / direction.detach().norm()
-    direction.grad -= (direction.grad @ along) * along
-
-
 def shrunk(
     values: Float[Tensor, " n"], rate: Float[Tensor, " n"], each: float, group: float
 ) -> Float[Tensor, " n"]:

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
-from saesteer.methods.base import Family, site_or_default
+from saesteer.methods.base import Family, sites_or_default
 from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn, seeded
 from saesteer.methods.scoring import log_likelihood, teacher_forced
 from saesteer.models import Model
@@ -61,8 +61,7 @@ class LoReFT(LearnedMethod):
 
     def begin(self, model: Model, contrast: Contrast, site: Site | str | None) -> Fitting:
         """Random edits; see `LearnedMethod.begin`."""
-        place = site_or_default(model, site)
-        sites = [model.check_site(Site(layer, place.kind)) for layer in self.layers] or [place]
+        sites = sites_or_default(model, site, self.layers)
         texts = contrast.split("train").positives
         return _Fitting(self, model, texts, sites)
 

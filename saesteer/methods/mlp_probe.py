@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.axes import Vector
-from saesteer.methods.directions import Sides
+from saesteer.methods.directions import Sides, rms_of
 from saesteer.steer import register_kind
 
 PENALTY = 0.1
@@ -63,8 +63,7 @@ def fit_mlp(sides: Sides, n_hidden: int, seed: int = 0) -> MlpProbe:
     from sklearn.neural_network import MLPClassifier
 
     centre = sides.rows.mean(0)
-    rms = (sides.rows - centre).square().mean().sqrt()
-    scale = float(rms.clamp_min(torch.finfo(torch.float32).tiny))
+    scale = rms_of(sides.rows - centre)
     probe = MLPClassifier((n_hidden,), solver="lbfgs", alpha=PENALTY, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # good enough to rank is good enough

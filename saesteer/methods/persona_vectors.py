@@ -112,9 +112,8 @@ def prompt_projections(
 
 def _prompt(model: Model, instruction: str, question: str) -> str:
     """The chat that asks, as text; plain text for a model without a template."""
-    if not getattr(model.tokenizer, "chat_template", None):
+    if not model.has_chat_template:
         return f"{instruction}\n\n{question}\n"
-    chat = [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
-    return str(
-        model.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return model.render(
+        [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
     )

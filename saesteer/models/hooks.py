@@ -7,7 +7,8 @@ keyword. Everything above this file deals in plain `[batch, pos, width]` tensors
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
@@ -60,6 +61,15 @@ def remove(handles: Sequence[Handle]) -> None:
     """Take out these hooks and no others."""
     for handle in handles:
         handle.remove()
+
+
+@contextmanager
+def installed(hooks: Iterable[tuple[HookPoint, Edit]]) -> Iterator[None]:
+    """`install` for the extent of a `with`; nothing stays behind, whatever fails in it."""
+    with ExitStack() as stack:
+        for point, fn in hooks:
+            stack.callback(install(point, fn).remove)
+        yield
 
 
 @final

@@ -89,9 +89,7 @@ class Layout:
             case "head_out":
                 return self.d_head if site.head is not None else self.n_heads * self.d_head
             case "neurons":
-                projection = unwrap(self.point(site).module)
-                rows, columns = projection.weight.shape  # type: ignore[misc]
-                return int(rows if type(projection).__name__ == "Conv1D" else columns)
+                return int(matrix_of(self.point(site).module).shape[1])
             case _:
                 return self.d_model
 
@@ -106,10 +104,7 @@ class Layout:
         if site.kind not in ("head_out", "neurons"):
             raise SiteError(f"{site} has no matrix that writes it; give head_out or neurons.")
         point = self.point(site)
-        projection = unwrap(point.module)
-        weight: Any = projection.weight
-        weight = weight.T if type(projection).__name__ == "Conv1D" else weight
-        weight = weight.detach().float()
+        weight = matrix_of(point.module).float()
         return weight if point.columns is None else weight[:, slice(*point.columns)]
 
     def router_weight(self, site: Site) -> Tensor:
@@ -146,6 +141,17 @@ class Layout:
 def unwrap(module: nn.Module) -> nn.Module:
     """The Hugging Face module inside a TransformerBridge component; any other module itself."""
     return module._modules.get("_original_component") or module
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a linear layer keeps its weight as `[in, out]`, as transformers' Conv1D (GPT-2)."""
+    return type(unwrap(module)).__name__ == "Conv1D"
+
+
+def matrix_of(module: nn.Module) -> Float[Tensor, "out in"]:
+    """W of a linear layer y = W x, however it is stored; without gradients."""
+    stored: Any = unwrap(module).weight
+    return stored.detach().T if is_transposed(module) else stored.detach()
 
 
 def layout_of(hf: nn.Module) -> Layout:

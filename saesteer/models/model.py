@@ -5,19 +5,18 @@ Everything in saesteer that takes a `Model` takes a bare Hugging Face model too 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from saesteer.errors import DataError, ModelError, SiteError
+from saesteer.models.fingerprint import weights_fingerprint
 from saesteer.models.layout import Layout
 from saesteer.models.sites import Site
-from saesteer.models.weights import original_of
 
 Chat = Sequence[Mapping[str, str]]
 Prompt = str | Chat
@@ -118,6 +117,28 @@ class Model:
         if not rows or any(not row for row in rows):
             raise DataError("a prompt without tokens: give at least one word of text.")
         return pad_rows(rows, self.pad_id, padding_side).to(self.device)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chats can be put to it."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def as_prompt(self, text: str) -> Prompt:
+        """A user's message where the model has a chat template, else the text itself."""
+        return [{"role": "user", "content": text}] if self.has_chat_template else text
+
+    def render(self, chat: Chat) -> str:
+        """A chat as its template writes it, up to where the answer begins.
+
+        Raises:
+            DataError: the tokenizer has no chat template.
+        """
+        if not self.has_chat_template:
+            raise DataError(
+                f"{self.name} has no chat template; pass plain text instead of messages."
+            )
+        template: Any = self.tokenizer.apply_chat_template
+        return str(template(list(chat), tokenize=False, add_generation_prompt=True))
 
     def forward(
         self, batch: TokenBatch, *, base_only: bool = False, last: int | None = None
@@ -225,14 +246,7 @@ class Model:
             )
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise DataError(
-                f"{self.name} has no chat template; pass plain text instead of messages."
-            )
-        text = self.tokenizer.apply_chat_template(
-            list(prompt), tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
 
 
 def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
@@ -255,33 +269,3 @@ def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "left") -> 
         ids[index, where] = torch.tensor(row, dtype=torch.long)
         mask[index, where] = True
     return TokenBatch(ids, mask)
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """sha256 over the weights rounded to bfloat16, 16 hex digits.
-
-    Rounded, so that one model loaded in float32 and in bfloat16 is one model; without names and
-    without vectors of zeros, so that a bridge around it, which adds such biases, is too. Weights
-    that a plan has changed count as they were.
-    """
-    originals = (original_of(p) for p in _own_parameters(module))
-    own = {id(p): p for p in originals if p.ndim != 1 or bool(p.any())}
-    parts = sorted(_digest(parameter) for parameter in own.values())
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
-
-
-def _own_parameters(module: nn.Module) -> Iterator[Tensor]:
-    """All parameters, of a bridge's component only those of the module that it wraps."""
-    wrapped = module._modules.get("_original_component")
-    if wrapped is not None:
-        yield from _own_parameters(wrapped)
-        return
-    yield from (p for p in module._parameters.values() if p is not None)
-    for child in module.children():
-        yield from _own_parameters(child)
-
-
-def _digest(parameter: Tensor) -> bytes:
-    flat = parameter.detach().to("cpu", torch.bfloat16).contiguous()
-    shape = str(tuple(flat.shape)).encode()
-    return hashlib.sha256(shape + flat.view(torch.uint8).numpy().tobytes()).digest()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from saesteer.models.hooks import install, remove
+from saesteer.models.hooks import installed
 from saesteer.models.sites import Site
 
 if TYPE_CHECKING:
@@ -49,13 +50,9 @@ def record(
 
         return read
 
-    handles = [install(model.layout.point(site), reader(site)) for site in dict.fromkeys(wanted)]
-    try:
+    hooks = ((model.layout.point(site), reader(site)) for site in dict.fromkeys(wanted))
+    with installed(hooks), suppress(_AllSeen):
         model.forward(batch, base_only=True)
-    except _AllSeen:
-        pass
-    finally:
-        remove(handles)
     return seen
 
 

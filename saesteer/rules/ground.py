@@ -17,13 +17,12 @@ import clingo
 
 from saesteer.errors import RuleError
 from saesteer.rules.safety import ANYTHING
-from saesteer.rules.terms import Atom, Comparison, Program, Rule, Term
+from saesteer.rules.terms import Atom, Binding, Comparison, Program, Rule, Term
 
 GROUND_LIMIT = 250_000
 """Instances that one program may have; grounding so many takes about a second and 200 MB."""
 
 Domains = Mapping[Atom, list[set[Term]]]
-Binding = Mapping[Term, Term]
 
 
 def domains_of(program: Program, facts: Iterable[Atom]) -> Domains:

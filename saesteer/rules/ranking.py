@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saesteer.axes import TokenMask
 from saesteer.models.sites import Site
-from saesteer.steer.control import Control, Step
+from saesteer.steer.control import OncePerRow, Step
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Explains, FollowsRows, Gate
 from saesteer.steer.store import register_kind
@@ -68,7 +68,7 @@ class Outranked:
 @register_kind
 @final
 @dataclass(frozen=True, eq=False)
-class Report(Control):
+class Report(OncePerRow):
     """Change nothing; tell the trace where the gate first opens in each row."""
 
     text: str = "noticed"
@@ -78,13 +78,6 @@ class Report(Control):
         """`report "..."`."""
         return f'report "{self.text}"'
 
-    def new_state(self) -> set[int]:
-        """Rows that have been told of."""
-        return set()
-
-    def after(self, step: Step) -> None:
-        """Tell the rows whose gate is open for the first time."""
-        for row in step.rows():
-            if row not in step.state:
-                step.state.add(row)
-                step.log(row, self.text)
+    def act(self, step: Step, row: int) -> None:
+        """Tell the trace of the row."""
+        step.log(row, self.text)

@@ -12,7 +12,6 @@ from saesteer.rules.terms import (
     Comparison,
     Rule,
     Term,
-    is_strength,
 )
 
 ANYTHING = Term("_")
@@ -96,6 +95,3 @@ def _check_anything(rule: Rule, place: str) -> None:
                 f"{place}: '_' in '{atom}' has nothing to range over; it may only stand in an "
                 "atom without 'not' in a body. Write another rule that derives what is meant."
             )
-
-
-__all__ = ["ANYTHING", "bound_variables", "check_rule", "is_strength"]

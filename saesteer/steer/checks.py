@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from saesteer.errors import DimensionError, PlanError
-from saesteer.models import Model
+from saesteer.models import Model, check_change
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
 from saesteer.steer.feature_edits import Replace
 from saesteer.steer.intervention import AddScaled, Intervention
 from saesteer.steer.norms import typical_norm
 from saesteer.steer.session import unsteered
+
+if TYPE_CHECKING:
+    from saesteer.steer.plan import Plan
+
+
+def check_plan(plan: Plan, model: Model) -> None:
+    """Make sure that the model can carry a plan out.
+
+    Raises:
+        SiteError, DimensionError, PlanError: it can't.
+    """
+    for edit in plan.edits:
+        check_edit(edit, model)
+    for change in plan.weight_edits:
+        check_change(model.hf, change)
+    for control in plan.controls:
+        check_control(control, model)
 
 
 def check_edit(edit: Edit, model: Model) -> None:

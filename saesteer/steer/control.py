@@ -124,9 +124,31 @@ class Stop(Control):
             step.stop(row)
 
 
+@dataclass(frozen=True, eq=False)
+class OncePerRow(Control):
+    """A control that acts in each row where its gate first opens, and never again in it."""
+
+    @final
+    def new_state(self) -> set[int]:
+        """Rows in which it has acted."""
+        return set()
+
+    @final
+    def after(self, step: Step) -> None:
+        """Act on the rows whose gate is open for the first time."""
+        for row in step.rows():
+            if row not in step.state:
+                step.state.add(row)
+                self.act(step, row)
+
+    @abstractmethod
+    def act(self, step: Step, row: int) -> None:
+        """What it does to a row, once."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Refuse(Control):
+class Refuse(OncePerRow):
     """Say `text` where the gate first opens, once a row, then end or go on from there.
 
     What stands before it stays: a gate that opens at the prompt's end refuses from the start.
@@ -150,17 +172,10 @@ class Refuse(Control):
         """`refuse with "..."`."""
         return f'refuse with "{self.text}"'
 
-    def new_state(self) -> set[int]:
-        """Rows that have refused."""
-        return set()
-
-    def after(self, step: Step) -> None:
-        """Force the text on rows whose gate is open for the first time."""
-        for row in step.rows():
-            if row not in step.state:
-                step.state.add(row)
-                step.log(row, f"refused, then {self.then}")
-                step.force(row, self.text, stop=self.then == "stop")
+    def act(self, step: Step, row: int) -> None:
+        """Force the text on the row."""
+        step.log(row, f"refused, then {self.then}")
+        step.force(row, self.text, stop=self.then == "stop")
 
 
 @final

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saesteer.models import Model, Site, check_change
 from saesteer.models.weights import Change
+from saesteer.steer.chats import Reader
 from saesteer.steer.checks import check_control, check_edit, ready
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
@@ -23,9 +24,9 @@ from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
 from saesteer.steer.intervention import Intervention
+from saesteer.steer.records import Deed, Event, Evidence, PassRecord
 from saesteer.steer.schedule import DialRow, ReadingSchedule
-from saesteer.steer.session import decode_plainly
-from saesteer.steer.trace import Deed, Event, Evidence, PassRecord, Trace
+from saesteer.steer.trace import Trace
 
 if TYPE_CHECKING:
     from saesteer.steer.plan import Plan
@@ -132,7 +133,7 @@ class Attachment:
         reads += [control.gate.sites for control in self.controls]
         self._reads = {site for sites in reads for site in sites}
         self.sites = tuple(sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s))))
-        decode = None if model.tokenizer is None else _decoder(model.tokenizer)
+        decode = None if model.tokenizer is None else Reader(model.tokenizer)
         throughout = [f"{change.label}, strength {s:g}" for change, s in self.weight_changes]
         self.trace = Trace([edit.label for edit in plan.edits], decode, throughout)
         self._hung: list[CacheStates] = []
@@ -171,9 +172,7 @@ class Attachment:
 
     def notes(self, gate: Gate) -> Mapping[str, Any]:
         """What it noted there; gates that share an evaluation share its notes."""
-        evidence = self._pass().record.evidence
-        own = next(seen.notes for seen in evidence if seen.gate is gate)
-        return own or {kind: note for seen in evidence for kind, note in seen.notes.items()}
+        return next(notes for noted, notes in self._pass().record.noted() if noted is gate)
 
     def tell(self, control: Control, row: int, at: int, what: str) -> None:
         """Write down what a control did after the latest pass: `row` of it, the caller's `at`."""
@@ -285,7 +284,3 @@ def _norm(tensor: Tensor) -> Tensor:
 def _size(move: Tensor, norm: Tensor | None, mask: Tensor) -> Tensor:
     """‖Δh‖ at each position of `mask`, from its norm where that is known."""
     return _norm(move) if norm is None else norm.expand(mask.shape)
-
-
-def _decoder(tokenizer: Any) -> Any:
-    return lambda ids: decode_plainly(tokenizer, ids)

@@ -14,6 +14,7 @@ from typing import Any, final
 
 from saesteer.errors import PlanError
 from saesteer.models import Model, as_model
+from saesteer.steer.checks import check_plan
 from saesteer.steer.compiled import CompiledPlan
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit, finite_strength
@@ -228,7 +229,7 @@ class Plan:
             SiteError, DimensionError: the model can't carry it out.
         """
         from saesteer.steer.exchange import fetch_plan, read_plan
-        from saesteer.steer.store import check_plan, load_plan
+        from saesteer.steer.store import load_plan
 
         wanted = None if model is None else as_model(model)
         if str(folder).startswith("hub:"):

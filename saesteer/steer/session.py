@@ -274,8 +274,3 @@ def unsteered(model: Model) -> Iterator[None]:
             yield
     finally:
         session._paused -= 1
-
-
-def decode_plainly(tokenizer: Any, ids: Any) -> str:
-    """Text of tokens as they stand, special ones and spaces included."""
-    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))

@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from saesteer.errors import OutputError, PlanError, SaesteerError
-from saesteer.models import Model, Site, check_change
+from saesteer.models import Model, Site
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer import feature_edits, intervention, schedule, where
+from saesteer.steer.checks import check_plan
 from saesteer.steer.control import Backtrack, Control, Refuse, Stop
 from saesteer.steer.edit import Edit
 from saesteer.steer.gate import Always
@@ -143,25 +144,8 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
     except SaesteerError as error:
         raise PlanError(f"{folder / MANIFEST}: {error}") from error
     if model is not None:
-        _check_stamp(plan, folder, model)
-        check_plan(plan, model)
+        check_made_for(plan, folder, model)
     return plan
-
-
-def check_plan(plan: Plan, model: Model) -> None:
-    """Make sure that the model can carry a plan out.
-
-    Raises:
-        SiteError, DimensionError, PlanError: it can't.
-    """
-    from saesteer.steer.checks import check_control, check_edit
-
-    for edit in plan.edits:
-        check_edit(edit, model)
-    for change in plan.weight_edits:
-        check_change(model.hf, change)
-    for control in plan.controls:
-        check_control(control, model)
 
 
 def stamp_of(model: Model) -> dict[str, str]:
@@ -174,15 +158,25 @@ def stamp_of(model: Model) -> dict[str, str]:
     return stamp
 
 
-def _check_stamp(plan: Plan, folder: Path, model: Model) -> None:
+def check_made_for(plan: Plan, source: str | Path, model: Model) -> None:
+    """Make sure that a model is the one that a plan was saved for, and can carry it out.
+
+    Args:
+        source: where the plan was read, for the message.
+
+    Raises:
+        PlanError: it was saved for other weights or another tokenizer.
+        SiteError, DimensionError, PlanError: the model can't carry it out.
+    """
     here = stamp_of(model)
     for part in ("weights", "tokenizer"):
         if part in plan.stamp and part in here and plan.stamp[part] != here[part]:
             raise PlanError(
-                f"{folder} was made for {plan.stamp.get('model', 'another model')} with other "
+                f"{source} was made for {plan.stamp.get('model', 'another model')} with other "
                 f"{part} ({plan.stamp[part]}; {model.name} has {here[part]}); fit it again, "
                 "or load it without a model to use it all the same."
             )
+    check_plan(plan, model)
 
 
 class _Tensors:

@@ -8,7 +8,7 @@ beams, rows are those of each pass and don't follow a hypothesis through reorder
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, final
 
 import torch
@@ -17,75 +17,9 @@ from torch import Tensor
 from saesteer.errors import PlanError
 from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
-from saesteer.steer.frame import Frame
-from saesteer.steer.gate import Explains, Gate, Proves, proving
+from saesteer.steer.gate import Explains, Proves, proving
+from saesteer.steer.records import Deed, Event, PassRecord
 from saesteer.steer.schedule import DialRow
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Deed:
-    """One edit in one pass: where it acted, and ‖Δh‖ there (elsewhere anything), `[batch, pos]`."""
-
-    edit: int
-    site: Site
-    mask: Tensor
-    norm: Tensor
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What one gate noted in one pass, and where it was open, `[batch, pos]`."""
-
-    gate: Gate
-    notes: dict[str, Any]
-    open: Tensor
-
-
-@final
-@dataclass(frozen=True)
-class Event:
-    """What a control did: in which of the caller's rows, after which token, and why.
-
-    `position` counts the row's real tokens from 0, prompt included.
-    """
-
-    control: str
-    row: int
-    position: int
-    what: str
-    why: str = ""
-
-    def __str__(self) -> str:
-        """`stop: stopped (score 0.31)`."""
-        return f"{self.control}: {self.what}" + (f" ({self.why})" if self.why else "")
-
-
-@final
-@dataclass(eq=False)
-class PassRecord:
-    """One forward pass. `norms` and `moved` are ‖h‖ and the fused ‖Δh‖ by site, `[batch, pos]`.
-
-    ‖Δh‖ means something where `touched` only.
-    """
-
-    input_ids: Tensor | None
-    live: Tensor
-    logical: Tensor
-    start: int
-    prompt_lengths: Tensor | None
-    norms: dict[Site, Tensor] = field(default_factory=dict)
-    moved: dict[Site, Tensor] = field(default_factory=dict)
-    touched: dict[Site, Tensor] = field(default_factory=dict)
-    deeds: list[Deed] = field(default_factory=list)
-    evidence: list[Evidence] = field(default_factory=list)
-
-    @staticmethod
-    def of(frame: Frame) -> PassRecord:
-        """An empty record of a pass."""
-        lengths = frame.prompt_lengths
-        return PassRecord(frame.input_ids, frame.live, frame.logical, frame.start, lengths)
 
 
 @final
@@ -273,26 +207,19 @@ class Trace:
         return acts or ["no edit acted here"]
 
     def _reasons(self, record: PassRecord, row: int, index: int) -> list[str]:
-        """What the gates say; gates that share an evaluation may share its notes."""
-        shared = _shared(record)
         return [
-            seen.gate.explain(seen.notes or shared, row, index)
-            for seen in record.evidence
-            if isinstance(seen.gate, Explains) and (seen.notes or shared)
+            gate.explain(notes, row, index)
+            for gate, notes in record.noted()
+            if isinstance(gate, Explains) and notes
         ]
-
-
-def _shared(record: PassRecord) -> dict[str, Any]:
-    return {kind: note for seen in record.evidence for kind, note in seen.notes.items()}
 
 
 def _proving(record: PassRecord) -> Iterator[tuple[Proves, dict[str, Any]]]:
     """The gates of rules of a pass, each with the evidence it goes by."""
-    shared = _shared(record)
-    for seen in record.evidence:
-        gate, notes = proving(seen.gate), seen.notes or shared
-        if gate is not None and notes:
-            yield gate, notes
+    for gate, notes in record.noted():
+        rules = proving(gate)
+        if rules is not None and notes:
+            yield rules, notes
 
 
 def _any(masks: list[Tensor]) -> Tensor:

@@ -67,7 +67,7 @@ class WeightEdit:
 
     @property
     def label(self) -> str:
-        """`change model.layers.1.mlp.down_proj.weight by a matrix of rank 1`."""
+        """`change PARAMETER by rank 1`; without factors, `by a full matrix`."""
         kind = "a full matrix" if self.right is None else f"rank {self.change.shape[-1]}"
         return f"change {self.parameter} by {kind}"
 

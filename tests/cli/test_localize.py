@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from saesteer import localize
+from saesteer.cli.localizers import LOCALIZERS
+from saesteer.localize import Localizer
+
 PAIR = [
     {"prompt": "a b c d", "text": " x", "label": 1, "pair": "0"},
     {"prompt": "a q c d", "text": " z", "label": 0, "pair": "0"},
@@ -63,3 +67,9 @@ def test_a_wrong_setting_is_one_line(
     assert done.status == 2
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+def test_every_localizer_has_a_name_on_the_command_line() -> None:
+    every = [getattr(localize, name) for name in localize.__all__]
+    kinds = [k.__name__ for k in every if issubclass(k, Localizer) and k is not Localizer]
+    assert sorted(kinds) == sorted(offered.kind for offered in LOCALIZERS.values())

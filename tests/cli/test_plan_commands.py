@@ -53,6 +53,17 @@ def test_check_refuses_an_absurd_dose_unless_told(tmp_path, folder, saved, capsy
     assert main([*args, "--allow-dose"]) == 0
 
 
+def test_check_refuses_a_plan_that_was_saved_for_another_model(
+    tmp_path, folder, saved, tiny_model, capsys
+) -> None:
+    Plan.load(saved).save(tmp_path / "other", tiny_model("gpt2"))
+    args = ["plan", "check", str(saved), str(tmp_path / "other"), "--model", folder]
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'other'} was made for" in error
+    assert "with other weights" in error
+
+
 def test_show_needs_no_model(tmp_path, saved, capsys) -> None:
     told = run(tmp_path, "plan", "show", str(saved))
     assert (told["name"], told["strength"]) == ("east", 0.2)

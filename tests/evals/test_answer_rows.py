@@ -31,6 +31,14 @@ def test_a_word_that_only_begins_like_the_answer_is_wrong(said):
     assert not Answered(question(), said, "True").right
 
 
+@pytest.mark.parametrize(
+    ("said", "verdict", "parted"),
+    [("Tru", "True", False), ("rue", "True", True), ("T", "True", True), ("x", None, False)],
+)
+def test_words_part_from_a_verdict_that_they_do_not_begin(said, verdict, parted):
+    assert Answered(question(), said, "True", verdict).parted == parted
+
+
 def test_hops_leave_twins_out_and_twins_have_a_share_of_their_own():
     rows = [
         Answered(question(hops=1), "True", "True"),

@@ -69,6 +69,17 @@ def test_the_template_is_for_chats_only(model):
     assert templated == expected
 
 
+def test_a_text_is_put_as_a_message_where_there_is_a_template(model):
+    chat = model.as_prompt("the rain")
+    assert chat == [{"role": "user", "content": "the rain"}]
+    rendered = model.tokenizer(model.render(chat), add_special_tokens=False)["input_ids"]
+    assert model.tokenize(chat).input_ids[0].tolist() == rendered
+    mute = copy.copy(model)
+    mute.tokenizer = copy.deepcopy(model.tokenizer)
+    mute.tokenizer.chat_template = None
+    assert mute.as_prompt("the rain") == "the rain"
+
+
 def test_rows_are_padded_on_the_side_asked_for(model, prompts):
     for side in ("left", "right"):
         batch = model.tokenize(prompts, padding_side=side)

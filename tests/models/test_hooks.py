@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from saesteer.models import HookPoint, install, remove
+from saesteer.models import HookPoint, install, installed, remove
 
 
 class TensorBlock(nn.Module):
@@ -100,3 +100,19 @@ def test_remove_takes_out_its_own_hooks_only():
     remove(mine)
     block(X)
     assert calls == ["other"]
+
+
+def test_installed_hooks_leave_with_the_block_and_by_an_exception():
+    module = TensorBlock()
+    point = HookPoint(module, "out")
+
+    def hooks():
+        yield point, lambda resid: resid + 1.0
+        raise RuntimeError("no second point")
+
+    with installed([(point, lambda resid: resid + 1.0)]):
+        assert torch.equal(module(X), 2.0 * X + 1.0)
+    assert torch.equal(module(X), 2.0 * X)
+    with pytest.raises(RuntimeError, match="no second point"), installed(hooks()):
+        pass
+    assert torch.equal(module(X), 2.0 * X)

@@ -111,6 +111,23 @@ def test_explanations_name_token_edit_and_reason(tiny_model: Any) -> None:
         assert text.endswith("odd" if odd else "even")
 
 
+class SilentOddGate(OddGate):
+    """Goes by what an `OddGate` worked out in the same pass, and notes nothing itself."""
+
+    def open(self, readings: Mapping[Site, Any], frame: Frame, state: Any) -> torch.Tensor:
+        return frame.logical % 2 == 1
+
+
+def test_gates_that_share_an_evaluation_share_its_notes(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    gated = Edit(steer.add("resid_post.1", UNIT), where=steer.all(), gate=OddGate())
+    with Plan(gated, steer.Stop(gate=SilentOddGate())).on(model) as trace:
+        model.generate("a b c", max_new_tokens=4, eos_token_id=None)
+    (event,) = trace.events
+    assert event.why == "because position is odd"
+    assert f"stop: stopped ({event.why})" in trace.explain()
+
+
 def test_negative_tokens_count_from_the_last_one_read(tiny_model: Any) -> None:
     trace = explained(tiny_model("llama"))
     n = len(tiny_model("llama").tokenize("a b c").input_ids[0]) + 3

@@ -14,7 +14,7 @@ from torch import Tensor
 from saesteer import steer
 from saesteer.errors import DimensionError, PlanError
 from saesteer.models import Model
-from saesteer.models.model import weights_fingerprint
+from saesteer.models.fingerprint import weights_fingerprint
 from saesteer.steer import Plan, WeightEdit
 
 DOWN, UP = "model.layers.1.mlp.down_proj.weight", "model.layers.2.mlp.up_proj.weight"
