@@ -35,9 +35,10 @@ DOSE = 0.25
 """Share of the site's typical ‖h‖ that a direction is added at where its paper fixes no strength.
 
 Papers tune a multiplier for each model, since raw lengths mean nothing across models and readouts:
-on the embedded model the difference in means of the built-in pairs is 6 % of ‖h‖, too little to be
-told from noise. A quarter is half of what the authors of ActivationReasoning add, 0.5 (2510.18184),
-which text of a small model does not survive; a plan's strength moves it."""
+on the embedded model the difference in means of the built-in pairs is but 6 % of ‖h‖. Looked at on
+validation prompts for sentiment there: CAA moved them by 0.14 VADER more than random directions of
+its KL at 0.06, 0.41 at 0.24 (0.17 nats) and 0.47 at 0.48 (0.69 nats); the best feature by 0.37,
+0.46 and 0.22 at 0.15, 0.25 and 0.4. A start, as the default site is: a plan's strength moves it."""
 ROUNDING = 1e-5
 """Share of a norm below which two fp32 activations are the same: batches of other shapes round
 differently."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from saesteer.data.contrast import Contrast
+from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError, SiteError
 from saesteer.features.activations import prefix_ids, read_activations
 from saesteer.methods import (
@@ -130,12 +130,12 @@ def test_fitting_leaves_the_model_alone(model: Model, letters: Contrast) -> None
 
 
 def test_actadd_adds_each_positions_own_difference(model: Model, letters: Contrast) -> None:
-    plan = ActAdd("in a", "of z").fit(model, letters, SITE)
+    plan = ActAdd("in a", "of z", coefficient=2.0).fit(model, letters, SITE)
     sides = [record(model, model.tokenize(text), [SITE])[SITE][0] for text in ("in a", "of z")]
     width = min(len(side) for side in sides)
     change = moved(model, plan, prompt_length=9)[:width]
     assert len(change) == width >= 3
-    assert torch.allclose(change, sides[0][:width] - sides[1][:width], atol=1e-3)
+    assert torch.allclose(change, 2 * (sides[0][:width] - sides[1][:width]), atol=1e-3)
 
 
 def test_actadd_pads_the_shorter_prompt_with_spaces(model: Model, letters: Contrast) -> None:
@@ -147,13 +147,25 @@ def test_actadd_pads_the_shorter_prompt_with_spaces(model: Model, letters: Contr
     assert float(change[n_long - 1].norm()) > 0
 
 
-def test_actadd_takes_the_first_train_pair_when_told_nothing(
+def test_actadd_told_nothing_takes_the_words_that_differ_as_the_contrast_does(
     model: Model, letters: Contrast
 ) -> None:
-    first = letters.split("train").pairs()[0]
-    assert ActAdd().prompts(letters) == (first[0].text, first[1].text)
-    assert ActAdd("love", "hate").prompts(letters) == ("love", "hate")
-    assert ActAdd("love").prompts(letters) == ("love", first[1].text)
+    assert ActAdd("love", "hate").prompts(model, letters, SITE) == ("love", "hate")
+    assert ActAdd("love").prompts(model, letters, SITE) == ("love", "zz")
+    pairs = [("the aa ee", "the zz xx"), ("m town n", "m sea n"), ("o ee", "o ee p")]
+    planted = Contrast(
+        tuple(
+            Example(text, 1 - side, "train", str(i))
+            for i, pair in enumerate(pairs * 2)
+            for side, text in enumerate(pair)
+        )
+    )
+    wanted = difference_in_means(model, planted, SITE)
+    words = [("aa", "zz"), ("town", "sea"), ("o ee", "o ee p")]
+    reads = [[read_activations(model, [w], SITE)[0].mean(0) for w in pair] for pair in words]
+    gaps = [float(torch.cosine_similarity(a - b, wanted, dim=0)) for a, b in reads]
+    best = words[gaps.index(max(gaps))]
+    assert ActAdd().prompts(model, planted, SITE) == best
 
 
 def test_actadd_of_a_prompt_with_itself_is_refused(model: Model, letters: Contrast) -> None:
