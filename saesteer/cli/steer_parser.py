@@ -107,11 +107,11 @@ def bench_steer(verbs: argparse._SubParsersAction[Parser]) -> None:
 
 def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
     """`bench methods`."""
-    told = "Every method on the real model: a smoke test, no comparison."
+    told = "Every method on the real model, each against random directions: no comparison."
     parser = command(verbs, "methods", later("bench", "run"), told)
     parser.set_defaults(benchmark="every_method")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all of them")
-    parser.add_argument("--prompts", type=int, default=8, metavar="N", help="default 8")
+    parser.add_argument("--prompts", type=int, metavar="N", help="default: all of a task's")
     parser.add_argument(
         "--dose", type=float, help="relative dose of methods with a strength; default: strength 1"
     )

@@ -91,16 +91,20 @@ def pooled_activations(
     places = [model.check_site(site) for site in sites]
     found = {place: torch.empty(len(examples), model.layout.width(place)) for place in places}
     for batch in text_batches(model, examples, batch_size):
-        keep = partial(_pool, batch=batch, pool=pool, n_last=n_last)
+        keep = partial(pooled, batch=batch, pool=pool, n_last=n_last)
         rows = record(model, batch.tokens, places, keep)
         for place in found:
             found[place][list(batch.rows)] = finite_rows(rows[place], model, place)
     return found
 
 
-def _pool(
-    resid: Float[Tensor, "batch pos width"], batch: TextBatch, pool: Pool, n_last: int | None
+def pooled(
+    resid: Float[Tensor, "batch pos width"],
+    batch: TextBatch,
+    pool: Pool,
+    n_last: int | None = None,
 ) -> Float[Tensor, "batch width"]:
+    """One row a text of the batch, in its order, as `pooled_activations` makes them; on the CPU."""
     kept = kept_tokens(resid, batch)
     kept = torch.where(kept.any(-1, keepdim=True), kept, batch.own).to(resid.device)
     if n_last is not None:

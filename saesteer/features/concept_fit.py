@@ -16,7 +16,7 @@ from torch import Tensor
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.concepts import Concept, FeatureReadout
-from saesteer.features.find import latent_stats
+from saesteer.features.find import Pool, latent_stats
 from saesteer.features.thresholds import share_above
 from saesteer.models import Model
 from saesteer.saes.sae import SAE
@@ -25,10 +25,12 @@ Scope = Literal["local", "global"]
 """Whether a concept is judged token by token, or on the mean over a prompt."""
 
 
-def mean_difference(model: Model, sae: SAE, contrast: Contrast) -> Float[Tensor, " d_sae"]:
+def mean_difference(
+    model: Model, sae: SAE, contrast: Contrast, pool: Pool = "mean"
+) -> Float[Tensor, " d_sae"]:
     """Mean latents of the train positives less those of the negatives, texts counting alike."""
     train = contrast.split("train")
-    pooled = latent_stats(model, sae, train.examples).pooled
+    pooled = latent_stats(model, sae, train.examples, pool=pool).pooled
     positive = torch.tensor([example.label == 1 for example in train.examples])
     return pooled[positive].mean(0) - pooled[~positive].mean(0)
 

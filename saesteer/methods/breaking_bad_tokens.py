@@ -8,9 +8,10 @@ tokens where any of them fires.
 
 Source: Goyal et al. 2025 (2505.14536), whose features are those of toxic texts, by firing frequency
 or activation. Uncertain, and chosen: frequency is taken less that on the other side's texts, or
-features that fire everywhere would lead; several features act together, any of them opens the gate;
-a prompt decides at its end. Here plans steer towards the positives, so the negatives' features are
-subtracted unless `remove="positives"`.
+features that fire everywhere would lead; one feature acts by default, of several any opens the gate
+(three cost SmolLM2-135M five times the nats of one for no more effect); a prompt decides at its
+end. Here plans steer towards the positives, so the negatives' features are subtracted unless
+`remove="positives"`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class BreakingBadTokens(Method):
 
     sae: SAE
     tier: Literal["constant", "input", "token"] = "constant"
-    n_features: int = 3
+    n_features: int = 1
     remove: Side = "negatives"
 
     @property

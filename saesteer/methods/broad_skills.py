@@ -1,7 +1,8 @@
 """Broad skills and several behaviours: each behaviour's vector at a layer of its own, all at once.
 
 `h_l += strength · s_i · v_i` at layer l = l_i for behaviour i, at every position that chooses a
-generated token; v_i is behaviour i's difference in means there, s_i its own strength. Adding all
+generated token; v_i is behaviour i's difference in means there at `dose` times the site's typical
+norm (as it is for None), s_i its own strength. Adding all
 vectors at one layer instead, or their mean, is what the paper finds to fail.
 
 Source: van der Weij et al. 2024, Extending Activation Steering to Broad Skills and Multiple
@@ -21,10 +22,12 @@ from typing import Any, ClassVar, final
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.methods.base import (
+    DOSE,
     Family,
     Method,
     default_site,
     difference_in_means,
+    dosed,
     read_contrast,
     site_or_default,
 )
@@ -54,6 +57,7 @@ class BroadSkills(Method):
     others: Sequence[Contrast | str] = ()
     layers: Sequence[int] = ()
     strengths: Sequence[int | float] = ()
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -72,9 +76,13 @@ class BroadSkills(Method):
         self._check(model, len(behaviours))
         sites = self._sites(model, behaviours, site)
         strengths = self.strengths or [1.0] * len(behaviours)
+        vectors = [
+            dosed(model, at, difference_in_means(model, each, at), self.dose)
+            for each, at in zip(behaviours, sites, strict=True)
+        ]
         edits = [
-            Edit(add(at, difference_in_means(model, each, at)), generated(), strength=strength)
-            for each, at, strength in zip(behaviours, sites, strengths, strict=True)
+            Edit(add(at, vector), generated(), strength=strength)
+            for at, vector, strength in zip(sites, vectors, strengths, strict=True)
         ]
         return Plan(*edits, name=self.name)
 

@@ -1,7 +1,9 @@
 """Contrastive Activation Addition: one vector, the difference in means, after the prompt.
 
 Rimsky et al. 2023 (2312.06681) read A/B pairs at the answer letter. Contrasts here are free texts,
-so each is read as the mean over its own tokens: the paper's formula with another readout.
+so each is read as the mean over its own tokens: the paper's formula with another readout. They
+sweep multipliers of the raw difference, of whichever size their model gives it; here α makes it
+`dose` times the site's typical norm, and `dose=None` leaves it raw.
 """
 
 from __future__ import annotations
@@ -10,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 from saesteer.data.contrast import Contrast
-from saesteer.methods.base import Family, Method, difference_in_means, site_or_default
+from saesteer.methods.base import (
+    DOSE,
+    Family,
+    Method,
+    difference_in_means,
+    dosed,
+    site_or_default,
+)
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, add, generated
@@ -19,11 +28,13 @@ from saesteer.steer import Plan, add, generated
 @final
 @dataclass(frozen=True)
 class CAA(Method):
-    """`h += strength · (mean h⁺ − mean h⁻)` at every position that chooses a generated token."""
+    """`h += strength · α (mean h⁺ − mean h⁻)` at every position that chooses a generated token."""
 
     source: ClassVar[str] = "Rimsky et al. 2023, 2312.06681"
     needs: ClassVar[str] = "two groups of texts"
     family: ClassVar[Family] = "dense"
+
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -34,5 +45,5 @@ class CAA(Method):
         """The difference in means as a plan; see `Method.fit`."""
         model = as_model(model)
         place = site_or_default(model, site)
-        vector = difference_in_means(model, contrast, place)
+        vector = dosed(model, place, difference_in_means(model, contrast, place), self.dose)
         return Plan(add(place, vector), where=generated(), name=self.name)

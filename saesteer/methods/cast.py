@@ -2,8 +2,9 @@
 
 `h += strength · v` at every position that chooses a generated token, in the rows whose prompt has
 cos(m, tanh(P m)) above (or below) θ: m the mean of the prompt's activations or its last token's,
-P = c cᵀ / cᵀc. v and c `[width]` are principal components of paired differences (`RepE`). The
-condition's layer, θ and side are those of the best F1 on the condition's validation split.
+P = c cᵀ / cᵀc. v and c `[width]` are principal components of paired differences (`RepE`), v at
+`dose` times the site's typical norm. The condition's layer, θ and side are those of the best F1 on
+the condition's validation split.
 
 Source: Lee et al. 2024 (2409.05907) and its code (IBM activation-steering). There θ runs over 0 to
 1 in steps of 0.01; here over the midpoints between the scores seen, which finds every split that a
@@ -24,7 +25,7 @@ from torch import Tensor
 from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import pooled_activations
-from saesteer.methods.base import Family, Method, read_contrast, site_or_default
+from saesteer.methods.base import DOSE, Family, Method, read_contrast, site_or_default
 from saesteer.methods.directions import read_sides
 from saesteer.methods.repe import RepE, pair_direction
 from saesteer.metrics.outliers import OUTLIER_FACTOR
@@ -62,6 +63,7 @@ class CAST(Method):
 
     condition: Contrast | str | None = None
     over: Literal["mean", "last"] = "mean"
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -72,7 +74,8 @@ class CAST(Method):
         """The behaviour's vector behind the best condition; see `Method.fit`."""
         model = as_model(model)
         place = site_or_default(model, site)
-        behaviour = RepE(read="mean").fit(model, contrast, place).edits[0].intervention
+        vector = RepE(read="mean", dose=self.dose)
+        behaviour = vector.fit(model, contrast, place).edits[0].intervention
         when = contrast if self.condition is None else read_contrast(self.condition)
         gate = self._gate(model, when, place)
         return Plan(Edit(behaviour, where=generated(), gate=gate), name=self.name)

@@ -1,7 +1,9 @@
 """Guiding Giants' controller: a small network decides, token by token, how strongly layers steer.
 
-`h_l += strength · σ(s) · σ(g_l) · v / L` at every position that chooses a generated token and every
-layer l from the last one read, L of them: v `[width]` the behaviour's difference in means, s and g
+`h_l += strength · σ(s) · σ(g_l) · v_l` at every position that chooses a generated token and every
+layer l from the last one read, L of them: v_l `[width]` lies along the behaviour's difference in
+means at the site and is 2 `dose` / L of layer l's typical norm long, so that weights of a half,
+about which they are held, make up `dose` over all layers (None: the difference over L); s and g
 `[1 + L]` the outputs of a network with one hidden layer on that position's own activations. Learned
 on the activations of prompts that should trigger (1) and that should not (0): cross entropy of σ(s)
 against the label, plus, on those that should, 0.1 (mean |σ(g) − ½| + 0.01 mean σ(g)).
@@ -11,7 +13,7 @@ the ReLU and the last token as what is read in learning. Chosen otherwise: the c
 itself, which turns benign texts away from v, where its loss takes σ(s); here σ(s) in both. It may
 act at layers that a pass reaches before those it reads, with the decision of the token before; here
 only from the last layer read on, so that a cache changes nothing. Activations are brought to RMS 1
-each. v is shared out over the L layers, so that full weights add it once. Its hidden layer has
+each. It adds one raw vector at all layers. Its hidden layer has
 1,024 units, its AdamW a rate of 5e-5 over 20 epochs of batches of 4.
 """
 
@@ -28,7 +30,14 @@ from torch.nn import functional
 from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import Pool
-from saesteer.methods.base import Family, difference_in_means, read_contrast, site_or_default
+from saesteer.methods.base import (
+    DOSE,
+    Family,
+    difference_in_means,
+    dosed,
+    read_contrast,
+    site_or_default,
+)
 from saesteer.methods.directions import read_sides
 from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn, seeded
 from saesteer.models import Model
@@ -59,6 +68,7 @@ class Controller(LearnedMethod):
     inputs: Sequence[int] = ()
     n_hidden: int = 256
     lr: float = 1e-3
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -76,7 +86,9 @@ class Controller(LearnedMethod):
         data = (rows.to(model.device), sides[inputs[0]].labels.to(model.device))
         last = max(s.layer for s in inputs)
         sites = [Site(layer, place.kind) for layer in range(last, model.n_layers)]
-        return _Fitting(self, data, (tuple(inputs), sites), vector)
+        share = None if self.dose is None else 2 * self.dose / len(sites)
+        vectors = [dosed(model, at, vector / len(sites), share) for at in sites]
+        return _Fitting(self, data, (tuple(inputs), sites), vectors)
 
 
 _Sites = tuple[tuple[Site, ...], Sequence[Site]]
@@ -86,10 +98,14 @@ _Sites = tuple[tuple[Site, ...], Sequence[Site]]
 @final
 class _Fitting(Fitting):
     def __init__(
-        self, method: Controller, data: tuple[Rows, Tensor], sites: _Sites, vector: Vector
+        self,
+        method: Controller,
+        data: tuple[Rows, Tensor],
+        sites: _Sites,
+        vectors: Sequence[Vector],
     ) -> None:
         super().__init__()
-        self._name, self._vector = method.name, vector
+        self._name, self._vectors = method.name, vectors
         self._inputs, self._sites = sites
         self._rows, self._labels = data
         self.n_rows = len(self._rows)
@@ -112,10 +128,9 @@ class _Fitting(Fitting):
     def plan(self) -> Plan:
         """One edit a layer, all with the network as it stands."""
         parts = [part.detach().cpu().clone() for part in self._parts]
-        share = self._vector / len(self._sites)
         edits = [
-            Edit(add(site, share), schedule=steering.Controller(self._inputs, *parts, edit=index))
-            for index, site in enumerate(self._sites)
+            Edit(add(site, vector), schedule=steering.Controller(self._inputs, *parts, edit=index))
+            for index, (site, vector) in enumerate(zip(self._sites, self._vectors, strict=True))
         ]
         return Plan(*edits, name=self._name)
 

@@ -1,8 +1,9 @@
 """Directions between two groups of activations, and the one rule for how long they are.
 
 Papers scale their directions in units of their own. Here every direction that has no length from
-its paper is as long as it takes to carry one group's mean to the other's along it, so that a
-strength of 1 means one thing for all of them.
+its paper is added at one share of the site's typical norm, `DOSE`, so that a strength of 1 means
+one thing for all of them and in every model; `dose=None` leaves it as long as it takes to carry one
+group's mean to the other's along it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.activations import Pool, pooled_activations
 from saesteer.features.separation import cohens_d
-from saesteer.methods.base import ROUNDING, Method, site_or_default
+from saesteer.methods.base import ROUNDING, Method, dosed, site_or_default
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, add, generated
@@ -97,8 +98,9 @@ def steer_along(
     contrast: Contrast,
     site: Site | str | None,
     pool: Pool,
+    dose: float | None,
 ) -> Plan:
-    """`direction` of the train texts, as long as `spanning` makes it, added to what is generated.
+    """`direction` of the train texts at a dose, or as long as `spanning` makes it for None.
 
     Raises:
         SiteError, DataError, ContrastError: as `read_sides` and `spanning`.
@@ -107,7 +109,7 @@ def steer_along(
     place = site_or_default(model, site)
     sides = read_sides(model, contrast.split("train"), [place], pool)[place]
     vector = spanning(direction(sides), sides, f"{contrast.name} at {place}")
-    return Plan(add(place, vector), where=generated(), name=method.name)
+    return Plan(add(place, dosed(model, place, vector, dose)), where=generated(), name=method.name)
 
 
 def isolated(vector: Vector, others: Sequence[Vector], who: str) -> Vector:

@@ -1,9 +1,9 @@
 """Dynamic Activation Composition: each property is steered as hard as it would still change.
 
-At every step t and for each property i, with v_i the difference in means of its contrast
-`[width]`, p⁰ the next-token distribution of the same text unsteered and pⁱ that with α_max · v_i
-added at every position from the last prompt token on, both cut to the union of their top-p tokens
-and renormalised:
+At every step t and for each property i, with v_i the difference in means of its contrast `[width]`
+at `dose` times the site's typical norm (as it is for None), p⁰ the next-token distribution of the
+same text unsteered and pⁱ that with α_max · v_i added at every position from the last prompt token
+on, both cut to the union of their top-p tokens and renormalised:
 
     α_t,i = clip(KL(pⁱ ‖ p⁰), 0, α_max) in nats,    h_t += strength · Σ_i α_t,i v_i
 
@@ -26,9 +26,11 @@ from typing import Any, ClassVar, final
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.methods.base import (
+    DOSE,
     Family,
     Method,
     difference_in_means,
+    dosed,
     read_contrast,
     site_or_default,
 )
@@ -46,6 +48,7 @@ class DynamicActivationComposition(Method):
         others: contrasts of further properties, or their names.
         alpha_max: the strength that α is read at, and the most that it can be.
         top_p: share of the probability that counts.
+        dose: of each v_i: where α is 1.
     """
 
     source: ClassVar[str] = "Scalena et al. 2024, 2406.17563"
@@ -55,6 +58,7 @@ class DynamicActivationComposition(Method):
     others: Sequence[Contrast | str] = ()
     alpha_max: float = 2.0
     top_p: float = 0.95
+    dose: float | None = DOSE
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -79,7 +83,10 @@ class DynamicActivationComposition(Method):
         model = as_model(model)
         place = site_or_default(model, site)
         contrasts = [contrast, *(read_contrast(other) for other in self.others)]
-        vectors = [difference_in_means(model, each, place) for each in contrasts]
+        vectors = [
+            dosed(model, place, difference_in_means(model, each, place), self.dose)
+            for each in contrasts
+        ]
         keys = tuple(key_of(f"property {i}", v) for i, v in enumerate(vectors))
         edits = [
             Edit(add(place, vector), where=generated(), schedule=dial(key))

@@ -4,7 +4,9 @@ A logistic probe gives each generated token the probability p_t that the text is
 kind. While the mean of p over the answer so far is at least τ nothing is done. When it falls below,
 the last s tokens are taken back and generated again, and from there on
 
-    h += strength · (1 - p̄) · α v,    v = ŵ (ŵ · (mean h⁺ − mean h⁻)) [width], p̄ the mean then.
+    h += strength · (1 - p̄) · α ŵ [width],    p̄ the mean then,
+
+with α `dose` times the site's typical norm, or for None ŵ · (mean h⁺ − mean h⁻).
 
 The mean is asked again when the answer is longer than it was, so every token is taken back at most
 once per length and decoding ends.
@@ -24,7 +26,7 @@ from typing import Any, ClassVar, final
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.features.activations import Pool
-from saesteer.methods.base import Family, Method, site_or_default
+from saesteer.methods.base import DOSE, Family, Method, dosed, site_or_default
 from saesteer.methods.directions import logistic_direction, read_sides, spanning
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
@@ -39,7 +41,6 @@ class FASB(Method):
     Attributes:
         tau: mean probability below which the answer is taken back.
         n_back: s, tokens taken back at a time.
-        alpha: multiplies the direction, beside 1 - p̄ and the plan's strength.
         read: how a training text becomes the probe's row.
     """
 
@@ -49,7 +50,7 @@ class FASB(Method):
 
     tau: float = 0.5
     n_back: int = 10
-    alpha: float = 1.0
+    dose: float | None = DOSE
     read: Pool = "mean"
 
     def __post_init__(self) -> None:
@@ -73,7 +74,8 @@ class FASB(Method):
         place = site_or_default(model, site)
         sides = read_sides(model, contrast.split("train"), [place], self.read)[place]
         weight, bias = logistic_direction(sides)
-        vector = self.alpha * spanning(weight, sides, f"{contrast.name} at {place}")
+        vector = spanning(weight, sides, f"{contrast.name} at {place}")
+        vector = dosed(model, place, vector, self.dose)
         key = key_of("FASB", vector)
         probe = ProbeFalls(place, weight, bias, self.tau)
         edit = Edit(add(place, vector), where=generated(), schedule=dial(key, 0.0))

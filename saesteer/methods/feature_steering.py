@@ -17,7 +17,7 @@ from torch.nn import functional
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError, FeatureError
 from saesteer.features.find import FoundFeature, find_features, max_activations
-from saesteer.methods.base import Family, Method
+from saesteer.methods.base import DOSE, Family, Method
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
@@ -37,9 +37,10 @@ class FeatureSteering(Method):
         feature: an index to use as it is; None finds `n_features` of them.
         select: "effect" ranks the `n_candidates` best by the output they cause on the validation
             split; "activation" takes those that separate the train texts best.
-        mode: "add" adds the unit sum of unit decoder rows at strength × ‖h‖; "clamp" holds each
-            feature at `multiple` × its largest train activation, strength scaling the change;
-            "add-max" adds that much to it, on or off.
+        mode: "add" adds the unit sum of unit decoder rows at strength × `dose` × ‖h‖; "clamp"
+            holds each feature at `multiple` × its largest train activation, strength scaling the
+            change; "add-max" adds that much to it, on or off.
+        dose: share of ‖h‖ of "add".
         multiple: strength factor of "clamp" and "add-max".
     """
 
@@ -53,6 +54,7 @@ class FeatureSteering(Method):
     select: Literal["effect", "activation"] = "effect"
     mode: Literal["add", "clamp", "add-max"] = "add"
     n_candidates: int = 12
+    dose: float = DOSE
     multiple: float = CLAMP_MULTIPLE
 
     @property
@@ -99,7 +101,7 @@ class FeatureSteering(Method):
         place = model.check_site(self.sae.site)
         features = self._features(model, contrast)
         if self.mode == "add":
-            act = add_scaled(place, unit_sum(self.sae, features))
+            act = add_scaled(place, self.dose * unit_sum(self.sae, features))
             return Plan(act, where=generated(), name=self.name)
         peaks = _peaks(model, self.sae, contrast, features)
         make = clamp if self.mode == "clamp" else feature_add

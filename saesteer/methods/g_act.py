@@ -2,7 +2,9 @@
 
 The differences h⁺ − h⁻ of pairs `[pairs, width]` fall into k clusters (k-means); a multinomial
 logistic probe is fitted to tell a pair's cluster from h⁻ alone. At every position that chooses a
-generated token `h += strength · c_j`, c_j the centroid of the cluster that the probe names at h.
+generated token `h += strength · α c_j`, c_j the centroid of the cluster that the probe names at h.
+α brings their mean length to `dose` times the site's typical norm, shared out over the layers, and
+is 1 for None.
 
 Source: Sharma and Raman 2025, Steering Conceptual Bias via Transformer Latent-Subspace Activation
 (2506.18887), after ACT (Wang et al. 2024, 2406.00034): clustered differences of prompts, a
@@ -28,7 +30,7 @@ from saesteer.axes import Resid, Rows
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.features.activations import Pool, pooled_activations
-from saesteer.methods.base import Family, Method, sites_or_default
+from saesteer.methods.base import DOSE, Family, Method, dosed, sites_or_default
 from saesteer.methods.directions import logistic_weights
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
@@ -72,6 +74,7 @@ class GACT(Method):
     n_clusters: int = 3
     layers: Sequence[int] = ()
     read: Pool = "mean"
+    dose: float | None = DOSE
     seed: int = 0
 
     @property
@@ -89,10 +92,15 @@ class GACT(Method):
         sites = sites_or_default(model, site, self.layers)
         texts = [example for pair in contrast.split("train").pairs() for example in pair]
         read = pooled_activations(model, texts, sites, self.read)
-        acts = [self._act(at, rows[0::2] - rows[1::2], rows[1::2]) for at, rows in read.items()]
+        acts = [
+            self._act(model, at, rows[0::2] - rows[1::2], rows[1::2], len(sites))
+            for at, rows in read.items()
+        ]
         return Plan(*acts, where=generated(), name=self.name)
 
-    def _act(self, site: Site, differences: Rows, start: Rows) -> AddChosen:
+    def _act(
+        self, model: Model, site: Site, differences: Rows, start: Rows, n_sites: int
+    ) -> AddChosen:
         from sklearn.cluster import KMeans
 
         n_pairs = len(torch.unique(differences, dim=0))
@@ -105,6 +113,9 @@ class GACT(Method):
         means = KMeans(self.n_clusters, n_init=restarts, random_state=self.seed)
         labels = torch.from_numpy(means.fit_predict(differences.double().numpy())).long()
         centroids = torch.stack([differences[labels == j].mean(0) for j in range(self.n_clusters)])
+        if self.dose is not None:
+            length = float(dosed(model, site, centroids[0], self.dose / n_sites).norm())
+            centroids = centroids * (length / centroids.norm(dim=-1).mean())
         return AddChosen(site, centroids, *cluster_probe(start, labels, self.n_clusters))
 
 

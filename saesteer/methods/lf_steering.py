@@ -1,13 +1,14 @@
 """LF-Steering: shift the latents that are on by how far they differ between two phrasings.
 
 `z_j ← max(z_j + strength · d_j, 0)` where z_j > 0, with `d = mean z⁺ − mean z⁻` over the train
-texts `[d_sae]`, for the `n_features` of largest |d_j|, at positions that choose a generated token.
-The decoder carries the shift back, `h += (z* − z) W_dec`, so the SAE's error stays. Of several SAEs
-the one is used whose site a linear probe separates best.
+texts `[d_sae]`, each text's z its largest at any token, for the `n_features` of largest |d_j|, at
+positions that choose a generated token. The decoder carries the shift back, `h += (z* − z) W_dec`,
+so the SAE's error stays. Of several SAEs the one is used whose site a linear probe separates best.
 
 Source: Yang et al. 2025 (2501.11036), for the consistency of answers to paraphrases: positives are
 the phrasings that are answered well, and `contrast` pairs them with those that are not. Uncertain,
-and chosen: texts count as the mean of their tokens' latents; the probe is a logistic regression on
+and chosen: a text's latents are their maxima, since what is shifted is a latent that is on, and a
+mean over tokens, most of them off, is a hundredth of that; the probe is a logistic regression on
 mean activations, judged by AUROC on the validation split, the earlier layer on a tie; how many
 latents move; that a shifted latent can't fall below 0. A latent that is off stays off, so this
 turns up what the text has of the behaviour and brings in nothing new.
@@ -75,7 +76,7 @@ class LFSteering(Method):
         for sae in (self.sae, *self.others):
             check_width(sae, model)
         sae = self._choose(model, contrast)
-        shift = mean_difference(model, sae, contrast)
+        shift = mean_difference(model, sae, contrast, "max")
         order = shift.abs().argsort(descending=True, stable=True)[: self.n_features]
         features = order[shift[order] != 0].tolist()
         if not features:

@@ -1,8 +1,9 @@
 """A linear probe used backwards: steer along the weights of a logistic regression.
 
-`h += strength · v` at every position that chooses a generated token, v = ŵ (ŵ · (mean h⁺ − mean
-h⁻)) `[width]` with w the probe's weights: strength 1 carries the negatives' mean to the positives'
-along w. The probe reads one row per text, L2 with C = 1 on rows brought to RMS 1.
+`h += strength · α ŵ` at every position that chooses a generated token, w the probe's weights
+`[width]`; α is `dose` times the site's typical norm, or for None ŵ · (mean h⁺ − mean h⁻), which
+carries the negatives' mean to the positives' along w. The probe reads one row per text, L2 with
+C = 1 on rows brought to RMS 1.
 
 Source: the baseline that every paper on probes has (Alain and Bengio 2016, 1610.01644; Li et al.
 2023, 2306.03341, "probe weight direction"); papers differ in regularisation and length, so both
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, final
 from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import Pool
-from saesteer.methods.base import Family, Method
+from saesteer.methods.base import DOSE, Family, Method
 from saesteer.methods.directions import Sides, logistic_direction, steer_along
 from saesteer.models import Model
 from saesteer.models.sites import Site
@@ -34,6 +35,7 @@ class LinearProbe(Method):
     family: ClassVar[Family] = "dense"
 
     read: Pool = "mean"
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -42,7 +44,7 @@ class LinearProbe(Method):
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The direction as a plan; see `Method.fit`."""
-        return steer_along(self, _weights, model, contrast, site, self.read)
+        return steer_along(self, _weights, model, contrast, site, self.read, self.dose)
 
 
 def _weights(sides: Sides) -> Vector:

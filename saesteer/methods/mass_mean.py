@@ -1,8 +1,9 @@
 """Mass-mean direction: the difference in means, read at each text's end, maybe whitened.
 
 `h += strength · v` at every position that chooses a generated token. θ = mean h⁺ − mean h⁻
-`[width]`; v = θ, or with `whiten` v along Σ⁻¹θ, Σ the covariance within the groups, as long as it
-takes to carry the negatives' mean to the positives' along it.
+`[width]`; v lies along θ, or with `whiten` along Σ⁻¹θ, Σ the covariance within the groups. It is
+`dose` times the site's typical norm long, or for None θ itself, and whitened as long as it takes to
+carry the negatives' mean to the positives' along it.
 
 Source: Marks and Tegmark 2023, The Geometry of Truth (2310.06824). They intervene with θ itself and
 whiten only to classify; the option is here because a probe's direction is Σ⁻¹θ. They read the
@@ -21,7 +22,7 @@ import torch
 from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import Pool
-from saesteer.methods.base import Family, Method
+from saesteer.methods.base import DOSE, Family, Method
 from saesteer.methods.directions import Sides, steer_along
 from saesteer.models import Model
 from saesteer.models.sites import Site
@@ -39,6 +40,7 @@ class MassMean(Method):
 
     whiten: bool = False
     read: Pool = "last"
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -48,7 +50,7 @@ class MassMean(Method):
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The direction as a plan; see `Method.fit`."""
         direction = _whitened if self.whiten else _difference
-        return steer_along(self, direction, model, contrast, site, self.read)
+        return steer_along(self, direction, model, contrast, site, self.read, self.dose)
 
 
 def _difference(sides: Sides) -> Vector:

@@ -1,8 +1,9 @@
 """Persona vectors: how responses differ inside when a character trait is asked for.
 
 v = mean h(responses under trait-eliciting instructions) − mean h(under suppressing ones) `[width]`,
-each response counted once, as the mean over its own tokens; `h += strength · v` at every position
-that chooses a generated token. The same vector serves three ends:
+each response counted once, as the mean over its own tokens; `h += strength · α v` at every position
+that chooses a generated token, α such that α v is `dose` times the site's typical norm long (1 for
+None; the paper tries 0.5 to 2.5 on two models). The same vector serves three ends:
 
 - steering: strength below 0 suppresses the trait;
 - `monitor`: the projection of a prompt's last token on v̂ tells, before a word is written, how much
@@ -32,7 +33,14 @@ from torch.nn import functional
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError
 from saesteer.features.concepts import ProbeReadout
-from saesteer.methods.base import Family, Method, difference_in_means, site_or_default
+from saesteer.methods.base import (
+    DOSE,
+    Family,
+    Method,
+    difference_in_means,
+    dosed,
+    site_or_default,
+)
 from saesteer.models import Model, as_model
 from saesteer.models.record import record
 from saesteer.models.sites import Site
@@ -53,6 +61,7 @@ class PersonaVectors(Method):
     questions: Sequence[str] = ()
     judge: Callable[[str], float] | None = None
     n_tokens: int = 64
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -69,7 +78,7 @@ class PersonaVectors(Method):
         model = as_model(model)
         place = site_or_default(model, site)
         told = self.responses(model) if self.questions else contrast
-        vector = difference_in_means(model, told, place)
+        vector = dosed(model, place, difference_in_means(model, told, place), self.dose)
         return Plan(add(place, vector), where=generated(), name=self.name)
 
     def monitor(

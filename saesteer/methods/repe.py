@@ -1,8 +1,9 @@
 """Representation engineering's control vectors: what paired activations differ by most.
 
 `h += strength · v` at every position that chooses a generated token, v a principal component of the
-differences h⁺ − h⁻ of pairs, at one layer or several at once. v `[width]` is as long as the root
-mean square of the differences along it, so strength 1 undoes a typical difference.
+differences h⁺ − h⁻ of pairs, at one layer or several at once. v `[width]` is `dose` times the
+site's typical norm long, shared out over the layers; for None as long as the root mean square of
+the differences along it, so that strength 1 undoes a typical difference at each of them.
 
 Source: Zou et al. 2023, Representation Engineering (2310.01405); two ways to centre are those of
 repeng (vgel). "pca_center" takes each pair about its own middle, which is the same as not centring
@@ -22,7 +23,7 @@ from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.activations import Pool, pooled_activations
-from saesteer.methods.base import ROUNDING, Family, Method, sites_or_default
+from saesteer.methods.base import DOSE, ROUNDING, Family, Method, dosed, sites_or_default
 from saesteer.methods.directions import principal_component
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
@@ -47,6 +48,7 @@ class RepE(Method):
     centre: Literal["pca_center", "pca_diff"] = "pca_center"
     layers: Sequence[int] = ()
     read: Pool = "last"
+    dose: float | None = DOSE
 
     @property
     def name(self) -> str:
@@ -64,7 +66,9 @@ class RepE(Method):
         pairs = contrast.split("train").pairs()
         texts = [example for pair in pairs for example in pair]
         read = pooled_activations(model, texts, sites, self.read)
-        acts = [add(s, self._vector(rows[0::2], rows[1::2], contrast)) for s, rows in read.items()]
+        share = None if self.dose is None else self.dose / len(sites)
+        vectors = {at: self._vector(r[0::2], r[1::2], contrast) for at, r in read.items()}
+        acts = [add(at, dosed(model, at, v, share)) for at, v in vectors.items()]
         return Plan(*acts, where=generated(), name=self.name)
 
     def _vector(self, positive: Rows, negative: Rows, contrast: Contrast) -> Vector:

@@ -5,7 +5,7 @@ effect y `[n, d_sae]` is what the features' mean activations on those texts, rea
 model, are above the unsteered texts'. A linear map y = x W + b is fitted by ridge regression and
 inverted for feature j:
 
-    s = W_j / ‖W_j‖ − W b / ‖W b‖,    h += strength · ‖h‖ · s / ‖s‖
+    s = W_j / ‖W_j‖ − W b / ‖W b‖,    h += strength · dose · ‖h‖ · s / ‖s‖
 
 at positions that choose a generated token. W_j is the direction that raises j most, W b the one
 that raises what every vector raises (the text falling apart): it is taken out.
@@ -32,7 +32,7 @@ from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.errors import FeatureError
 from saesteer.features.find import find_features
-from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.base import DOSE, Family, Method, check_optional_site
 from saesteer.methods.output_effects import PROMPTS, output_effects
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
@@ -47,7 +47,7 @@ RIDGE = 0.1
 @final
 @dataclass(frozen=True)
 class SAETS(Method):
-    """A vector made for one feature's effect; `dose` is the share of ‖h‖ that effects are of."""
+    """A vector made for one feature's effect, read and added at `dose`, a share of ‖h‖."""
 
     source: ClassVar[str] = "Chalnev et al. 2024, 2411.02193"
     needs: ClassVar[str] = "an SAE, prompts, two groups of texts or a feature"
@@ -58,7 +58,7 @@ class SAETS(Method):
     vectors: Literal["random", "decoder"] = "random"
     n_vectors: int = 128
     n_tokens: int = 16
-    dose: float = 0.4
+    dose: float = DOSE
     prompts: Sequence[str] = PROMPTS
     seed: int = 0
 
@@ -86,7 +86,9 @@ class SAETS(Method):
         moved = effects.amax(0) > effects.amin(0)
         target = next((feature for feature in wanted if moved[feature]), wanted[0])
         vector = target_direction(units, effects, target)
-        return Plan(add_scaled(self.sae.site, vector), where=generated(), name=self.name)
+        return Plan(
+            add_scaled(self.sae.site, self.dose * vector), where=generated(), name=self.name
+        )
 
     def _units(self, features: list[int]) -> Rows:
         """The unit vectors whose effects are measured."""

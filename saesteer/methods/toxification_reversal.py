@@ -1,7 +1,7 @@
 """Toxification reversal: turn attention away from where asking for the bad would take it.
 
 z: the heads' outputs side by side, before W_O, at every layer `[n_heads · d_head]`. For each head
-Δ = z(text after a negative prefix) − z(the text alone), and at every position that chooses a
+Δ = z(text after a negative prefix) − z(text after `against`), and at every position that chooses a
 generated token `z ← z − (1 + ‖Δ‖)^a · (1 + relu cos(z, z_neg))^b · Δ`, a = 0.4, b = 0.6, each head
 by itself; then all heads together are brought back to the norm that z had. z_neg is the negative
 prefix's own last token. The norm is kept at strength 1; other strengths scale the whole change.
@@ -10,7 +10,10 @@ Source: Leong et al. 2023, Self-Detoxifying Language Models via Toxification Rev
 and their code: prefix, both exponents and the renormalisation are theirs. They compute Δ anew for
 each token, by running the text so far a second time behind the prefix; a plan edits one pass, so
 here Δ is the mean over the train texts' own tokens: the prefix's average pull, not this token's.
-The default prefix quotes texts of the side that `remove` names; theirs is about toxicity.
+They take Δ from the bare text. Most of an average pull is that anything at all comes before: taken
+out at every layer, it left SmolLM2-135M no text (1.9 nats). So `against` quotes the other side's
+texts, of the same form, and "" is theirs. The default prefix quotes the side that `remove` names;
+theirs is about toxicity.
 """
 
 from __future__ import annotations
@@ -70,7 +73,13 @@ class Reversal(Intervention):
 @final
 @dataclass(frozen=True)
 class ToxificationReversal(Method):
-    """A turn away from `prefix`; None quotes some texts of the side that `remove` names."""
+    """A turn away from `prefix`.
+
+    Attributes:
+        prefix: None quotes some texts of the side that `remove` names.
+        against: what it is compared with; None quotes the other side.
+        n_texts: train texts of either side that are read behind both, the first ones.
+    """
 
     source: ClassVar[str] = "Leong et al. 2023, 2310.09573"
     needs: ClassVar[str] = "texts, and a prefix that asks for what is to go"
@@ -78,19 +87,22 @@ class ToxificationReversal(Method):
 
     prefix: str | None = None
     remove: Side = "negatives"
+    against: str | None = None
+    n_texts: int = 32
 
     @property
     def name(self) -> str:
         """The paper's name."""
         return "toxification reversal"
 
-    def words(self, contrast: Contrast) -> str:
-        """The negative prefix itself."""
-        if self.prefix is not None:
-            return self.prefix
+    def words(self, contrast: Contrast) -> tuple[str, str]:
+        """The negative prefix and the one that it is compared with."""
         train = contrast.split("train")
-        side = train.negatives if self.remove == "negatives" else train.positives
-        return "".join(f"{example.text}\n" for example in side[:N_QUOTED])
+        gone, kept = (train.negatives, train.positives)[:: 1 if self.remove == "negatives" else -1]
+        quoted = ["".join(f"{e.text}\n" for e in side[:N_QUOTED]) for side in (gone, kept)]
+        given = self.prefix, self.against
+        bad, other = (q if own is None else own for own, q in zip(given, quoted, strict=True))
+        return bad, other
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """One edit a layer, whatever `site` is; see `Method.fit`.
@@ -100,13 +112,15 @@ class ToxificationReversal(Method):
         """
         model = as_model(model)
         check_optional_site(model, site)
-        prefix, sites = self.words(contrast), head_sites(model)
-        texts = contrast.split("train").examples
-        behind = [replace(text, prompt=prefix + (text.prompt or "")) for text in texts]
-        pulled, alone = (_means(model, each, sites) for each in (behind, texts))
+        (prefix, other), sites = self.words(contrast), head_sites(model)
+        train = contrast.split("train")
+        texts = [e for side in (train.positives, train.negatives) for e in side[: self.n_texts]]
+        pulled, alone = (_behind(model, each, texts, sites) for each in (prefix, other))
         moved = max(float((pulled[at] - alone[at]).norm() / alone[at].norm()) for at in sites)
         if not moved > ROUNDING:
-            raise ContrastError(f"{self.name}: the prefix {prefix[:40]!r} changes nothing.")
+            raise ContrastError(
+                f"{self.name}: the prefix {prefix[:40]!r} changes nothing over {other[:40]!r}."
+            )
         ends = pooled_activations(model, [prefix], sites, "last")
         shape = (model.layout.n_heads, model.layout.d_head)
         acts = [
@@ -115,6 +129,9 @@ class ToxificationReversal(Method):
         return Plan(*acts, where=generated(), name=self.name)
 
 
-def _means(model: Model, texts: Sequence[Example], sites: Sequence[Site]) -> dict[Site, Tensor]:
-    read = pooled_activations(model, texts, sites, "mean")
-    return {site: rows.mean(0) for site, rows in read.items()}
+def _behind(
+    model: Model, prefix: str, texts: Sequence[Example], sites: Sequence[Site]
+) -> dict[Site, Tensor]:
+    """Mean activations over the texts behind a prefix, the prefix's own left out."""
+    read = [replace(text, prompt=prefix + (text.prompt or "")) for text in texts]
+    return {at: rows.mean(0) for at, rows in pooled_activations(model, read, sites, "mean").items()}

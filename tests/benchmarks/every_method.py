@@ -1,8 +1,11 @@
 """Every method on the real model, as it comes: seconds to fit, dose, effect, KL, peak memory.
 
-A smoke test and no comparison: one strength, a few prompts, no interval, no test split. It shows
-whether a method's defaults do something to a real model without destroying its text. A method that
-is not about sentiment has a task of its own in `every_method_tasks`.
+One strength, the one that a method has by default, on validation prompts; its effect is held
+against random directions of the same KL (`every_method_null`), so that defaults are seen to steer
+and not only to disturb. It compares no methods: that takes strengths of equal cost and test prompts
+(`saesteer compare`). What is measured is what a method claims (`every_method_tasks`): most turn
+neutral openings towards the positives; those that take a behaviour away are given openings that
+call for it; gated and local ones must also leave other prompts alone, which is `beside`.
 """
 
 from __future__ import annotations
@@ -15,25 +18,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from every_method_tasks import binding, cities, french, sentiment
+from every_method_null import Trial, at_dose, judged, make_trial
+from every_method_tasks import (
+    BINDING,
+    BRINGS,
+    FACT,
+    FOOD_OR_OFFICE,
+    GATED,
+    LANGUAGE,
+    REFUSES,
+    TAKES_AWAY,
+    Claim,
+)
 from timing import Progress
 
 from saesteer import methods
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
-from saesteer.evals.measure import Bench, dose_of, make_bench, measure
-from saesteer.evals.sweep import CALIBRATION_PROMPTS
-from saesteer.evals.tasks import Task, load_task
+from saesteer.evals.measure import make_bench, measure
+from saesteer.evals.tasks import Task
 from saesteer.methods import Method
-from saesteer.methods.named import METHODS
+from saesteer.methods.named import METHODS, make_method
 from saesteer.models import Model, load_model
 from saesteer.saes import load_sae
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan
 
 MODEL, SAE_REF = "smollm2-135m-instruct", "smollm2-135m-instruct/resid_post.9"
-NOTHING, RUINED = 1e-3, 3.0
-"""KL in nats a token below which a plan does nothing, and above which text is noise."""
 STEPS = 20
 """Steps of the methods that run the whole model forwards and backwards; their default is 100."""
 
@@ -45,12 +56,7 @@ class Ground(NamedTuple):
     sae: SAE
 
 
-class Case(NamedTuple):
-    """How one method is tried."""
-
-    method: Callable[[Ground], Method]
-    task: Callable[[], Task] = sentiment
-    n_tokens: int = 24
+Make = Callable[[Ground], Method]
 
 
 def _command_v(ground: Ground) -> Method:
@@ -66,21 +72,37 @@ def _scar(ground: Ground) -> Method:
     return methods.SCAR(ground.sae, latent=int(edit.reader.features[0]))
 
 
-CASES: Mapping[str, Case] = {
-    "BindingIDs": Case(lambda _: methods.BindingIDs(), binding, 2),
-    "CommandV": Case(_command_v),
-    "ExpertNeurons": Case(lambda _: methods.ExpertNeurons(), french),
-    "LanguageArithmetics": Case(lambda _: methods.LanguageArithmetics(), french),
-    "LinEAS": Case(lambda _: methods.LinEAS(batch_size=16)),
-    "LoReFT": Case(lambda _: methods.LoReFT(n_steps=STEPS)),
-    "ReFTr1": Case(lambda _: methods.ReFTr1(n_steps=STEPS)),
-    "RePS": Case(lambda _: methods.RePS(n_steps=STEPS)),
-    "RefusalCliff": Case(lambda _: methods.RefusalCliff(), lambda: load_task("refusal")),
-    "ROME": Case(lambda _: methods.ROME(subject="Eiffel Tower"), cities, 2),
-    "SCAR": Case(_scar),
+MADE: Mapping[str, Make] = {
+    "CAST": lambda _: methods.CAST(condition=FOOD_OR_OFFICE),
+    "CommandV": _command_v,
+    "Controller": lambda _: methods.Controller(condition=FOOD_OR_OFFICE),
+    "LinEAS": lambda _: methods.LinEAS(batch_size=16),
+    "LoReFT": lambda _: methods.LoReFT(n_steps=STEPS),
+    "ReFTr1": lambda _: methods.ReFTr1(n_steps=STEPS),
+    "RePS": lambda _: methods.RePS(n_steps=STEPS),
+    "ROME": lambda _: methods.ROME(subject="Eiffel Tower"),
+    "SCAR": _scar,
 }
-"""Methods that need more than their defaults, or another task."""
+"""Methods that need more than their defaults."""
+CLAIMS: Mapping[str, Claim] = {
+    "AurA": TAKES_AWAY,
+    "BindingIDs": BINDING,
+    "BreakingBadTokens": TAKES_AWAY,
+    "CAST": GATED,
+    "Controller": GATED,
+    "DirectionalAblation": TAKES_AWAY,
+    "EigenShift": TAKES_AWAY,
+    "ExpertNeurons": LANGUAGE,
+    "HNeurons": TAKES_AWAY,
+    "LanguageArithmetics": LANGUAGE,
+    "LFSteering": TAKES_AWAY,
+    "RefusalCliff": REFUSES,
+    "ROME": FACT,
+    "ToxificationReversal": TAKES_AWAY,
+}
+"""What methods claim that don't turn neutral text towards the positives."""
 LEFT_OUT = {"MoTE": "the model has no experts and so no router"}
+Trials = dict[tuple[str, int], Trial]
 
 
 def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -93,12 +115,12 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if unknown := sorted(set(names) - set(METHODS)):
         raise ConfigError(f"--methods: {unknown} do not exist; choose from {', '.join(METHODS)}.")
     ground = Ground(load_model(MODEL, dtype="float32"), load_sae(SAE_REF))
-    benches: dict[tuple[str, int], Bench] = {}
+    trials: Trials = {}
     rows: list[dict[str, Any]] = []
     for done, name in enumerate(names):
         progress(done, len(names), name)
         if name not in LEFT_OUT:
-            rows.append(_row(ground, name, benches, args))
+            rows.append(_row(ground, name, trials, args))
     return {
         "model": MODEL,
         "prompts": args.prompts,
@@ -108,58 +130,42 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _row(
-    ground: Ground, name: str, benches: dict[tuple[str, int], Bench], args: argparse.Namespace
-) -> dict[str, Any]:
-    case = CASES.get(name) or Case(lambda ground: _default(name, ground))
+def _row(ground: Ground, name: str, trials: Trials, args: argparse.Namespace) -> dict[str, Any]:
+    claim = CLAIMS.get(name, BRINGS)
+    make = MADE.get(name) or (lambda ground: make_method(name, {}, ground.sae))
     try:
-        task = case.task().limited(args.prompts, args.prompts)
-        key = task.name, case.n_tokens
-        if key not in benches:
-            benches[key] = make_bench(ground.model, task, "validation", case.n_tokens)
-        gc.collect()
-        _forget_peak()
-        began, before = time.perf_counter(), time.process_time()
-        plan = case.method(ground).fit(ground.model, task.contrast)
-        seconds, cpu = time.perf_counter() - began, time.process_time() - before
-        found = _measured(benches[key], plan, args.dose if METHODS[name].has_strength else None)
+        task = claim.task().limited(args.prompts, args.prompts)
+        key = task.name, claim.n_tokens
+        if key not in trials:
+            trials[key] = make_trial(ground.model, task, claim.n_tokens)
+        plan, costs = _fitted(ground, make, task)
+        plan = at_dose(trials[key], plan, args.dose if METHODS[name].has_strength else None)
+        found = judged(trials[key], plan)
+        beside = _beside(ground, claim, plan, args.prompts)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
         return {"method": name, "error": told}
-    return {
-        **{"method": name, "task": task.name, "fit_seconds": seconds, "fit_cpu_seconds": cpu},
-        **found,
-        "peak_mb": _peak_mb(),
-    }
+    return {"method": name, "task": task.name, **costs, **found, **beside}
 
 
-def _default(name: str, ground: Ground) -> Method:
-    from saesteer.methods.named import make_method
+def _fitted(ground: Ground, make: Make, task: Task) -> tuple[Plan, dict[str, Any]]:
+    """The plan, with seconds and peak memory of fitting it."""
+    gc.collect()
+    _forget_peak()
+    began, before = time.perf_counter(), time.process_time()
+    plan = make(ground).fit(ground.model, task.contrast)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - before
+    return plan, {"fit_seconds": seconds, "fit_cpu_seconds": cpu, "peak_mb": _peak_mb()}
 
-    return make_method(name, {}, ground.sae)
 
-
-def _measured(bench: Bench, plan: Plan, dose: float | None) -> dict[str, Any]:
-    """The plan as it was fitted, or at a relative dose, where its edits have one."""
-    unit = dose_of(bench, plan, CALIBRATION_PROMPTS) if dose else 0.0
-    plan = plan.with_strength(dose / unit) if dose and unit else plan
-    point = measure(bench, plan)
-    plain = bench.unsteered.texts
-    changed = sum(a != b for a, b in zip(point.texts, plain, strict=True)) / len(plain)
-    ruined = point.kl > RUINED
-    return {
-        **{
-            "strength": point.strength,
-            "relative_dose": point.relative_dose,
-            "edits": len(plan.edits),
-        },
-        **{"weight_edits": len(plan.weight_edits), "changed": changed, "effect": point.effect},
-        **{"kl": point.kl, "distinct_2": point.distinct_2, "perplexity": point.perplexity},
-        "verdict": "ruins" if ruined else "nothing" if point.kl < NOTHING else "moves",
-        "example": point.texts[0],
-        "unsteered": plain[0],
-    }
+def _beside(ground: Ground, claim: Claim, plan: Plan, n_prompts: int | None) -> dict[str, Any]:
+    """What the plan does where it should do nothing."""
+    if claim.beside is None:
+        return {}
+    task = claim.beside().limited(n_prompts, n_prompts)
+    point = measure(make_bench(ground.model, task, "validation", claim.n_tokens), plan)
+    return {"beside": {"task": task.name, "effect": point.effect, "kl": point.kl}}
 
 
 def _forget_peak() -> None:

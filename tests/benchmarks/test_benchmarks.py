@@ -92,6 +92,10 @@ def test_methods_are_measured_at_a_dose_and_left_out_with_a_reason(tmp_path, rea
     assert row["method"] == "CAA"
     assert row["relative_dose"] == pytest.approx(0.1, rel=0.3)
     assert 0 < row["kl"] < 1
+    assert row["n_prompts"] == 2
+    mean, low, high = row["over_random"]
+    assert low <= mean <= high
+    assert mean == pytest.approx(row["effect"] - row["random_effect"])
 
 
 def test_a_method_that_does_not_exist_is_named(capsys):

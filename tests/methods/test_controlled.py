@@ -68,7 +68,7 @@ def test_top_p_kl_is_the_divergence_over_the_union() -> None:
 
 
 def test_each_property_is_added_as_much_as_it_would_change(model: Model, letters: Contrast) -> None:
-    method = methods.DynamicActivationComposition([DIGITS], alpha_max=0.6, top_p=0.9)
+    method = methods.DynamicActivationComposition([DIGITS], alpha_max=0.6, top_p=0.9, dose=None)
     plan = method.fit(model, letters, SITE)
     vectors = [edit.intervention.vector for edit in plan.edits]  # type: ignore[attr-defined]
     ids = model.tokenize([PROMPT]).input_ids
@@ -96,7 +96,7 @@ def test_each_property_is_added_as_much_as_it_would_change(model: Model, letters
 
 def test_fasb_by_hand(model: Model, letters: Contrast) -> None:
     """Recomputed with plain hooks: mean probability, cut, strength 1 - mean from the cut on."""
-    plan = methods.FASB(n_back=3, alpha=8.0).fit(model, letters, SITE)
+    plan = methods.FASB(n_back=3, dose=3.0).fit(model, letters, SITE)
     gate: Any = plan.controls[0].gate
     vector = plan.edits[0].intervention.vector  # type: ignore[attr-defined]
     for words in ("the rain in the", "zz xx", "aa ee", "the sea", "m n o", "1 2 3"):

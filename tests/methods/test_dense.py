@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from saesteer.data.contrast import Contrast
-from saesteer.errors import ContrastError, SiteError
+from saesteer.data.contrast import Contrast, Example
+from saesteer.errors import ConfigError, ContrastError, SiteError
 from saesteer.features.activations import prefix_ids, read_activations
-from saesteer.methods import CAA, ActAdd, RandomDirection, default_site, difference_in_means
-from saesteer.methods.base import of_norm
+from saesteer.methods import (
+    CAA,
+    CAST,
+    FASB,
+    ActAdd,
+    BroadSkills,
+    DynamicActivationComposition,
+    LinearProbe,
+    MassMean,
+    PersonaVectors,
+    RandomDirection,
+    RepE,
+    default_site,
+    difference_in_means,
+)
+from saesteer.methods.base import DOSE, of_norm
 from saesteer.models import Model, Site, record
 from saesteer.steer import Plan
+from saesteer.steer.norms import typical_norm
 
 SITE = Site.parse("resid_post.2")
 TEXT = "some words of no kind"
@@ -44,12 +60,39 @@ def test_caa_is_the_difference_of_per_example_means(model: Model, letters: Contr
 
 
 def test_caa_adds_one_vector_where_tokens_are_generated(model: Model, letters: Contrast) -> None:
-    plan = CAA().fit(model, letters, SITE)
+    plan = CAA(dose=None).fit(model, letters, SITE)
     vector = difference_in_means(model, letters, SITE)
     change = moved(model, plan * 2.0, prompt_length=4)
     assert len(change) > 4
     assert torch.equal(change[:3], torch.zeros_like(change[:3]))
     assert torch.allclose(change[3:], 2 * vector.expand_as(change[3:]), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(CAA(), MassMean(), LinearProbe(), RepE(), PersonaVectors(), CAST(), FASB()),
+        *(BroadSkills(layers=[SITE.layer]), DynamicActivationComposition(), RandomDirection()),
+        *(CAA(dose=0.4), RepE(dose=0.4, layers=[0, 1])),
+    ],
+    ids=repr,
+)
+def test_a_direction_without_a_strength_of_its_own_is_added_at_a_dose(
+    model: Model, letters: Contrast, method: Any
+) -> None:
+    acts: list[Any] = [e.intervention for e in method.fit(model, letters, SITE).edits]
+    shares = [float(act.vector.norm()) / typical_norm(model, act.site) for act in acts]
+    wanted = getattr(method, "dose", DOSE)
+    assert sum(shares) == pytest.approx(wanted, rel=1e-4)
+    assert shares == pytest.approx([wanted / len(acts)] * len(acts), rel=1e-4)
+
+
+def test_a_dose_keeps_the_direction_and_must_be_positive(model: Model, letters: Contrast) -> None:
+    raw = difference_in_means(model, letters, SITE)
+    act: Any = CAA().fit(model, letters, SITE).edits[0].intervention
+    assert float(torch.cosine_similarity(raw, act.vector, dim=0)) == pytest.approx(1.0, abs=1e-5)
+    with pytest.raises(ConfigError, match="dose is 0.0, expected a share of ‖h‖ above 0"):
+        CAA(dose=0.0).fit(model, letters, SITE)
 
 
 def test_only_the_train_split_is_read(model: Model, letters: Contrast) -> None:
@@ -87,12 +130,12 @@ def test_fitting_leaves_the_model_alone(model: Model, letters: Contrast) -> None
 
 
 def test_actadd_adds_each_positions_own_difference(model: Model, letters: Contrast) -> None:
-    plan = ActAdd("in a", "of z").fit(model, letters, SITE)
+    plan = ActAdd("in a", "of z", coefficient=2.0).fit(model, letters, SITE)
     sides = [record(model, model.tokenize(text), [SITE])[SITE][0] for text in ("in a", "of z")]
     width = min(len(side) for side in sides)
     change = moved(model, plan, prompt_length=9)[:width]
     assert len(change) == width >= 3
-    assert torch.allclose(change, sides[0][:width] - sides[1][:width], atol=1e-3)
+    assert torch.allclose(change, 2 * (sides[0][:width] - sides[1][:width]), atol=1e-3)
 
 
 def test_actadd_pads_the_shorter_prompt_with_spaces(model: Model, letters: Contrast) -> None:
@@ -104,13 +147,25 @@ def test_actadd_pads_the_shorter_prompt_with_spaces(model: Model, letters: Contr
     assert float(change[n_long - 1].norm()) > 0
 
 
-def test_actadd_takes_the_first_train_pair_when_told_nothing(
+def test_actadd_told_nothing_takes_the_words_that_differ_as_the_contrast_does(
     model: Model, letters: Contrast
 ) -> None:
-    first = letters.split("train").pairs()[0]
-    assert ActAdd().prompts(letters) == (first[0].text, first[1].text)
-    assert ActAdd("love", "hate").prompts(letters) == ("love", "hate")
-    assert ActAdd("love").prompts(letters) == ("love", first[1].text)
+    assert ActAdd("love", "hate").prompts(model, letters, SITE) == ("love", "hate")
+    assert ActAdd("love").prompts(model, letters, SITE) == ("love", "zz")
+    pairs = [("the aa ee", "the zz xx"), ("m town n", "m sea n"), ("o ee", "o ee p")]
+    planted = Contrast(
+        tuple(
+            Example(text, 1 - side, "train", str(i))
+            for i, pair in enumerate(pairs * 2)
+            for side, text in enumerate(pair)
+        )
+    )
+    wanted = difference_in_means(model, planted, SITE)
+    words = [("aa", "zz"), ("town", "sea"), ("o ee", "o ee p")]
+    reads = [[read_activations(model, [w], SITE)[0].mean(0) for w in pair] for pair in words]
+    gaps = [float(torch.cosine_similarity(a - b, wanted, dim=0)) for a, b in reads]
+    best = words[gaps.index(max(gaps))]
+    assert ActAdd().prompts(model, planted, SITE) == best
 
 
 def test_actadd_of_a_prompt_with_itself_is_refused(model: Model, letters: Contrast) -> None:
@@ -119,7 +174,8 @@ def test_actadd_of_a_prompt_with_itself_is_refused(model: Model, letters: Contra
 
 
 def test_a_random_direction_has_caas_norm_and_its_own_way(model: Model, letters: Contrast) -> None:
-    caa = difference_in_means(model, letters, SITE)
+    act: Any = CAA().fit(model, letters, SITE).edits[0].intervention
+    caa = act.vector
     first, again, other = (
         moved(model, RandomDirection(seed).fit(model, letters, SITE), 4)[4] for seed in (0, 0, 1)
     )

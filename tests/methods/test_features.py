@@ -44,8 +44,8 @@ def resids(model: Model, plan: Plan) -> tuple[Tensor, Tensor]:
 def test_adding_moves_along_the_decoder_row_by_a_share_of_the_norm(
     model: Model, sae: SAE, letters: Contrast
 ) -> None:
-    plan = FeatureSteering(sae, feature=7).fit(model, letters)
-    clean, steered = resids(model, plan * 0.2)
+    plan = FeatureSteering(sae, feature=7, dose=0.4).fit(model, letters)
+    clean, steered = resids(model, plan * 0.5)
     change = steered - clean
     row = torch.nn.functional.normalize(sae.w_dec[7], dim=0)
     assert torch.allclose(change @ row, change.norm(dim=-1), rtol=1e-3)

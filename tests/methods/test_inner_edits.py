@@ -51,27 +51,35 @@ def test_reversal_is_the_papers_formula_at_the_old_norm() -> None:
     assert torch.allclose(found.flatten(), expected, atol=1e-5)
 
 
-def test_the_pull_is_what_the_prefix_does_to_the_texts(model: Model, letters: Contrast) -> None:
-    plan = ToxificationReversal("say zzz").fit(model, letters)
+@pytest.mark.parametrize("against", ["", "say aaa"])
+def test_the_pull_is_what_the_prefix_does_to_the_texts(
+    model: Model, letters: Contrast, against: str
+) -> None:
+    plan = ToxificationReversal("say zzz", against=against, n_texts=2).fit(model, letters)
     assert [str(e.intervention.site) for e in plan.edits] == [f"head_out.{i}" for i in range(4)]
-    train = letters.split("train").examples
+    train = letters.split("train")
+    read = [*train.positives[:2], *train.negatives[:2]]
     site = Site(2, "head_out")
     with_it, without = (
-        pooled_activations(model, texts, [site])[site].mean(0)
-        for texts in ([replace(e, prompt="say zzz") for e in train], train)
+        pooled_activations(model, [replace(e, prompt=prefix) for e in read], [site])[site].mean(0)
+        for prefix in ("say zzz", against)
     )
     assert torch.allclose(act(plan, 2).vector.flatten(), with_it - without, atol=1e-4)
     end = record(model, model.tokenize("say zzz"), [site])[site][0, -1]
     assert torch.allclose(act(plan, 2).negative.flatten(), end, atol=1e-4)
 
 
-def test_a_prefix_is_quoted_from_the_side_that_goes(model: Model, letters: Contrast) -> None:
+def test_prefixes_are_quoted_from_the_side_that_goes_and_from_the_other(
+    model: Model, letters: Contrast
+) -> None:
     train = letters.split("train")
-    words = ToxificationReversal().words(letters)
-    assert words == "".join(f"{e.text}\n" for e in train.negatives[:3])
-    assert ToxificationReversal(remove="positives").words(letters)[:2] == "aa"
-    with pytest.raises(ContrastError, match="the prefix '' changes nothing"):
-        ToxificationReversal("").fit(model, letters)
+    gone, kept = ToxificationReversal().words(letters)
+    assert gone == "".join(f"{e.text}\n" for e in train.negatives[:3])
+    assert kept == "".join(f"{e.text}\n" for e in train.positives[:3])
+    assert ToxificationReversal(remove="positives").words(letters) == (kept, gone)
+    assert ToxificationReversal("bad", against="").words(letters) == ("bad", "")
+    with pytest.raises(ContrastError, match="the prefix '' changes nothing over ''"):
+        ToxificationReversal("", against="").fit(model, letters)
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2"])
@@ -199,7 +207,8 @@ def test_layers_go_by_depth_and_the_donor_is_not_needed_again(
     model: Model, letters: Contrast, tmp_path: Path
 ) -> None:
     giver, plan = donor()
-    prompts = [e.text for e in letters.split("train").examples]
+    words = [e.text.split() for e in letters.split("train").examples]
+    prompts = list(dict.fromkeys(" ".join(w[: i + 1]) for w in words for i in range(len(w))))
     pasted = CommandV(giver, plan).fit(model, letters)
     assert str(act(pasted).site) == "resid_post.2"
     theirs = pooled_activations(giver, prompts, ["resid_post.1"], "last")[
@@ -208,7 +217,7 @@ def test_layers_go_by_depth_and_the_donor_is_not_needed_again(
     ours = pooled_activations(model, prompts, [SITE], "last")[SITE]
     back = torch.linalg.pinv(theirs.double(), rtol=1e-2) @ ours.double()
     expected = act(plan).vector.double() @ back
-    assert torch.allclose(act(pasted).delta(ours[None])[0, 0].double(), expected, rtol=1e-3)
+    assert torch.allclose(act(pasted).delta(ours[None])[0, 0].double(), expected, rtol=1e-2)
     plan.save(tmp_path / "donors", giver)
     named = CommandV(giver, str(tmp_path / "donors")).fit(model, letters)
     assert torch.equal(act(named).back, act(pasted).back)

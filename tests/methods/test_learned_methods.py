@@ -274,11 +274,20 @@ def test_the_controllers_layers_add_the_direction_once_at_most(
 ) -> None:
     from saesteer.methods import CAA
 
-    plan = Controller(n_steps=2).fit(model, letters, SITE)
-    whole: Any = CAA().fit(model, letters, SITE).edits[0].intervention
+    plan = Controller(n_steps=2, dose=None).fit(model, letters, SITE)
+    whole: Any = CAA(dose=None).fit(model, letters, SITE).edits[0].intervention
     acts: list[Any] = [edit.intervention for edit in plan.edits]
     assert [act.site.layer for act in acts] == [1, 2, 3]
     assert torch.allclose(sum(act.vector for act in acts), whole.vector, atol=1e-4)
+
+
+def test_the_controllers_layers_at_half_weight_make_up_the_dose(
+    model: Model, letters: Contrast
+) -> None:
+    plan = Controller(n_steps=2).fit(model, letters, SITE)
+    acts: list[Any] = [edit.intervention for edit in plan.edits]
+    shares = [float(act.vector.norm()) / typical_norm(model, act.site) for act in acts]
+    assert shares == pytest.approx([2 * 0.25 / 3] * 3, rel=1e-4)
 
 
 def test_the_controllers_loss_is_its_codes(model: Model, letters: Contrast) -> None:

@@ -35,7 +35,7 @@ def expected_shift(model: Model, sae: SAE, contrast: Contrast) -> torch.Tensor:
     means = []
     for side in (train.positives, train.negatives):
         rows = read_activations(model, side, sae.site, drop_outliers=True)
-        means.append(torch.stack([sae.encode(row).mean(0) for row in rows]).mean(0))
+        means.append(torch.stack([sae.encode(row).amax(0) for row in rows]).mean(0))
     return means[0] - means[1]
 
 

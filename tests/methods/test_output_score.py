@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -82,16 +83,19 @@ def test_scores_don_t_depend_on_what_is_scored_beside(model: Model, sae: SAE) ->
     assert output_scores(model, sae, []) == []
 
 
-def test_the_method_steers_by_the_best_scores_among_the_candidates(
+def test_the_method_steers_by_the_best_candidates_among_those_that_speak(
     model: Model, sae: SAE, letters: Contrast
 ) -> None:
-    method = OutputScore(sae, n_features=2, n_candidates=6)
-    found = [f.index for f in find_features(model, sae, letters, top=6)]
+    found = [f.index for f in find_features(model, sae, letters, top=12)]
     scores = dict(zip(found, output_scores(model, sae, found), strict=True))
-    best = sorted(found, key=lambda f: -scores[f])[:2]
-    assert best != found[:2]
-    vector = method.fit(model, letters).edits[0].intervention.vector  # type: ignore[attr-defined]
-    assert torch.equal(vector, unit_sum(sae, best))
+    loudest = sorted(found, key=lambda f: -scores[f])
+    least = scores[loudest[5]]
+    speak = [f for f in found if scores[f] >= least]
+    assert set(speak[:3]) not in (set(found[:3]), set(loudest[:3]))
+    for limit, wanted in ((least, speak[:3]), (2.0, loudest[:3])):
+        method = OutputScore(sae, n_features=3, n_candidates=12, least=limit, dose=0.5)
+        act: Any = method.fit(model, letters).edits[0].intervention
+        assert torch.equal(act.vector, 0.5 * unit_sum(sae, wanted))
 
 
 def test_errors(model: Model, sae: SAE, letters: Contrast) -> None:

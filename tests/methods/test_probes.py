@@ -75,9 +75,9 @@ def test_centring_loses_what_all_pairs_share() -> None:
 
 
 def test_repe_has_a_vector_of_its_own_at_each_layer(model: Model, letters: Contrast) -> None:
-    plan = RepE(layers=[0, 2]).fit(model, letters, SITE)
+    plan = RepE(layers=[0, 2], dose=None).fit(model, letters, SITE)
     assert [str(edit.intervention.site) for edit in plan.edits] == ["resid_post.0", "resid_post.2"]
-    alone = RepE().fit(model, letters, SITE)
+    alone = RepE(dose=None).fit(model, letters, SITE)
     assert torch.allclose(vector(plan, 1), vector(alone), atol=1e-4)
     pairs = [e for pair in letters.split("train").pairs() for e in pair]
     read = pooled_activations(model, pairs, [SITE], "last")[SITE]
@@ -106,11 +106,11 @@ def test_a_probe_is_sklearns_whatever_the_scale() -> None:
     assert cosine(weight, wide) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_one_unit_of_strength_carries_one_mean_to_the_other(
+def test_without_a_dose_strength_1_carries_one_mean_to_the_other(
     model: Model, letters: Contrast
 ) -> None:
     train = letters.split("train")
-    for method in (LinearProbe(), MassMean(whiten=True, read="mean")):
+    for method in (LinearProbe(dose=None), MassMean(whiten=True, read="mean", dose=None)):
         read = pooled_activations(model, train.examples, [SITE])[SITE]
         positive = torch.tensor([e.label == 1 for e in train.examples])
         step = vector(method.fit(model, letters, SITE))

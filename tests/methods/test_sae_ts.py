@@ -13,6 +13,7 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError, DataError, FeatureError
 from saesteer.features import find_features
 from saesteer.methods import SAETS
+from saesteer.methods.base import DOSE
 from saesteer.methods.output_effects import output_effects
 from saesteer.methods.sae_ts import target_direction
 from saesteer.models import Model, TokenBatch, install, record
@@ -96,7 +97,7 @@ def test_the_target_is_the_contrasts_best_feature_unless_given(
     given = SAETS(sae, feature=best, **settings).fit(model, letters)
     vectors = [plan.edits[0].intervention.vector for plan in (found, given)]
     assert torch.equal(*vectors)
-    assert float(vectors[0].norm()) == pytest.approx(1.0, abs=1e-5)
+    assert float(vectors[0].norm()) == pytest.approx(DOSE, abs=1e-5)
 
 
 def test_errors(model: Model, sae: SAE, letters: Contrast) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,14 +53,16 @@ def other() -> Contrast:
 
 
 def test_responses_are_read_after_their_instructions(model: Model, spoken: Contrast) -> None:
-    plan = PersonaVectors().fit(model, spoken, SITE)
+    plan = PersonaVectors(dose=None).fit(model, spoken, SITE)
     means = [
         pooled_activations(model, side, [SITE])[SITE].mean(0)
         for side in (spoken.positives, spoken.negatives)
     ]
     assert torch.allclose(vector(plan), means[0] - means[1], atol=1e-4)
     bare = Contrast(tuple(Example(e.text, e.label) for e in spoken.examples))
-    assert not torch.allclose(vector(PersonaVectors().fit(model, bare, SITE)), vector(plan))
+    assert not torch.allclose(
+        vector(PersonaVectors(dose=None).fit(model, bare, SITE)), vector(plan)
+    )
 
 
 def test_the_model_writes_the_responses_itself(model: Model, spoken: Contrast) -> None:
@@ -68,7 +71,7 @@ def test_the_model_writes_the_responses_itself(model: Model, spoken: Contrast) -
     first = told.examples[0]
     assert first.prompt == "<system>say a<eos><user>what now<eos><assistant>"
     assert first.text == model.generate(first.prompt, max_new_tokens=6)
-    plan = TRAIT.fit(model, spoken, SITE)
+    plan = replace(TRAIT, dose=None).fit(model, spoken, SITE)
     assert torch.allclose(vector(plan), difference_in_means(model, told, SITE))
 
 
@@ -135,7 +138,7 @@ def test_preventative_steering_lets_gradients_through(model: Model, spoken: Cont
 def test_behaviours_get_their_own_vectors_at_their_own_layers(
     model: Model, letters: Contrast
 ) -> None:
-    method = BroadSkills(others=[other()], layers=[2, 0], strengths=[1.0, -2.0])
+    method = BroadSkills([other()], layers=[2, 0], strengths=[1.0, -2.0], dose=None)
     plan = method.fit(model, letters)
     assert [str(e.intervention.site) for e in plan.edits] == ["resid_post.2", "resid_post.0"]
     assert [e.strength for e in plan.edits] == [1.0, -2.0]
@@ -195,7 +198,7 @@ def test_centroids_are_the_means_of_clustered_differences(model: Model) -> None:
         for i, pair in enumerate(pairs)
         for side, text in enumerate(pair)
     ]
-    plan = GACT(n_clusters=2, read="last").fit(model, Contrast(tuple(rows)), SITE)
+    plan = GACT(n_clusters=2, read="last", dose=None).fit(model, Contrast(tuple(rows)), SITE)
     texts = [e.text for e in rows]
     read = pooled_activations(model, texts, [SITE], "last")[SITE]
     differences = read[0::2] - read[1::2]

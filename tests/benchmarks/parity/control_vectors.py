@@ -46,7 +46,8 @@ def main() -> None:
         versions = json.loads((folder / "versions.json").read_text())
     cosines = {}
     for method in files:
-        fitted = RepE(centre=method, layers=LAYERS, read="last").fit(model, contrast())
+        raw = RepE(centre=method, layers=LAYERS, read="last", dose=None)
+        fitted = raw.fit(model, contrast())
         for layer, edit in zip(LAYERS, fitted.edits, strict=True):
             ours = edit.intervention.constant()
             theirs = rival[f"{method}.{layer}"]
