@@ -21,7 +21,8 @@ from saesteer.models import Model, Prompt, as_model
 from saesteer.steer.edit import Edit
 from saesteer.steer.norms import typical_norm
 from saesteer.steer.plan import Plan
-from saesteer.steer.trace import Deed, Trace
+from saesteer.steer.records import Deed
+from saesteer.steer.trace import Trace
 
 ABSURD_DOSE = 1.0
 """Relative dose from which on an edit is longer than the activation that it edits."""

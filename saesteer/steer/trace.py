@@ -8,7 +8,7 @@ beams, rows are those of each pass and don't follow a hypothesis through reorder
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
 import torch
@@ -17,30 +17,9 @@ from torch import Tensor
 from saesteer.errors import PlanError
 from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
-from saesteer.steer.frame import Frame
-from saesteer.steer.gate import Explains, Gate, Proves, proving
+from saesteer.steer.gate import Explains, Proves, proving
+from saesteer.steer.records import Deed, PassRecord
 from saesteer.steer.schedule import DialRow
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Deed:
-    """One edit in one pass: where it acted, and ‖Δh‖ there (elsewhere anything), `[batch, pos]`."""
-
-    edit: int
-    site: Site
-    mask: Tensor
-    norm: Tensor
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What one gate noted in one pass, and where it was open, `[batch, pos]`."""
-
-    gate: Gate
-    notes: dict[str, Any]
-    open: Tensor
 
 
 @final
@@ -60,32 +39,6 @@ class Event:
     def __str__(self) -> str:
         """`stop: stopped (score 0.31)`."""
         return f"{self.control}: {self.what}" + (f" ({self.why})" if self.why else "")
-
-
-@final
-@dataclass(eq=False)
-class PassRecord:
-    """One forward pass. `norms` and `moved` are ‖h‖ and the fused ‖Δh‖ by site, `[batch, pos]`.
-
-    ‖Δh‖ means something where `touched` only.
-    """
-
-    input_ids: Tensor | None
-    live: Tensor
-    logical: Tensor
-    start: int
-    prompt_lengths: Tensor | None
-    norms: dict[Site, Tensor] = field(default_factory=dict)
-    moved: dict[Site, Tensor] = field(default_factory=dict)
-    touched: dict[Site, Tensor] = field(default_factory=dict)
-    deeds: list[Deed] = field(default_factory=list)
-    evidence: list[Evidence] = field(default_factory=list)
-
-    @staticmethod
-    def of(frame: Frame) -> PassRecord:
-        """An empty record of a pass."""
-        lengths = frame.prompt_lengths
-        return PassRecord(frame.input_ids, frame.live, frame.logical, frame.start, lengths)
 
 
 @final
