@@ -14,6 +14,7 @@ from saesteer.steer.edit import Edit
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always
 from saesteer.steer.intervention import Intervention
+from saesteer.steer.records import norm
 from saesteer.steer.schedule import ReadingSchedule
 
 
@@ -83,11 +84,6 @@ class Act:
         scaled = None if constant is None else constant * self.strength
         self.placed[device] = Placed(intervention, scaled, None if scaled is None else norm(scaled))
         return self.placed[device]
-
-
-def norm(tensor: Tensor) -> Tensor:
-    """‖·‖ over the last axis, outside any graph."""
-    return torch.linalg.vector_norm(tensor.detach(), dim=-1)
 
 
 def narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from saesteer.models import Model, Site, check_change
 from saesteer.models.weights import Change
-from saesteer.steer.acts import Act, narrow, norm
+from saesteer.steer.acts import Act, narrow
 from saesteer.steer.checks import check_control, check_edit, ready
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
-from saesteer.steer.records import Evidence, PassRecord, SiteRecord
+from saesteer.steer.records import Evidence, PassRecord, SiteRecord, norm
 from saesteer.steer.schedule import DialRow
 from saesteer.steer.session import Visit, decode_plainly
 from saesteer.steer.steady import Cover, SteadySite
@@ -69,7 +69,7 @@ class Attachment:
             if strength := plan.strength * edit.strength:
                 act = Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
-        self._steady = _steady(self._acts)
+        self._steady = _steady(self._acts, model)
         for change in plan.weight_edits:
             check_change(model.hf, change)
         self.weight_changes: tuple[tuple[Change, float], ...] = tuple(
@@ -102,10 +102,13 @@ class Attachment:
 
     def end(self, frame: Frame, cache: Any) -> None:
         """Hang states on a cache that the pass itself has made."""
-        now = frame.memo.get(self)
-        if cache is not None and isinstance(now, _Pass) and self._remembers(now.states):
+        now: _Pass | None = frame.memo.get(self)
+        if now is None:
+            return
+        now.record.close()
+        if cache is not None and self._remembers(now.states):
             self._hang(cache, now.states, len(frame.valid))
-        if isinstance(now, _Pass) and self.controls and not frame.aside:
+        if self.controls and not frame.aside:
             self._latest = now
             for control in self.controls:
                 self._open(control.gate, frame, now)
@@ -178,13 +181,13 @@ class Attachment:
             held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
             total, size, touched = torch.stack(held).sum(0), None, torch.stack(masks).any(0)
         site = acts[0].edit.intervention.site
-        if site not in now.record.sites:  # one recomputed for the backward pass counts once
+        if site not in now.record.edited:  # one recomputed for the backward pass counts once
             moved = _size(total, size)
             deeds = ((acts[0].index, None, moved),)
             if len(acts) > 1:
                 each = zip(acts, masks, moves, strict=True)
                 deeds = tuple((act.index, mask, _size(*move)) for act, mask, move in each)
-            now.record.sites[site] = SiteRecord(norm(wide), touched, moved, deeds)
+            now.record.edited[site] = SiteRecord(norm(wide), touched, moved, deeds)
         return torch.where(touched[..., None], narrow(wide + total, wide, resid.dtype), resid)
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
@@ -228,14 +231,15 @@ def _size(move: Tensor, known: Tensor | None) -> Tensor:
     return norm(move) if known is None else known
 
 
-def _steady(acts: Mapping[Site, Sequence[Act]]) -> dict[Site, SteadySite]:
+def _steady(acts: Mapping[Site, Sequence[Act]], model: Model) -> dict[Site, SteadySite]:
     """The sites where one vector is added; choices of positions that are equal are one object."""
     wheres: dict[Where, Where] = {}
     found: dict[Site, SteadySite] = {}
     for site, here in acts.items():
         if SteadySite.fits(here):
-            where = here[0].edit.where
-            found[site] = SteadySite(site, here, wheres.setdefault(where, where))
+            where, point = here[0].edit.where, model.layout.point(site)
+            waits = point.side == "out" and point.columns is None
+            found[site] = SteadySite(site, here, wheres.setdefault(where, where), waits=waits)
     return found
 
 

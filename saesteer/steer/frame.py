@@ -79,7 +79,7 @@ class Frame:
             meaningless where not valid.
         start: physical column of the pass's first position.
         input_ids: `[batch, pos]`, or None when the pass was given embeddings.
-        special: True at BOS, EOS and other special tokens, `[batch, pos]`; None where there is none.
+        special: True at BOS, EOS and other special tokens, `[batch, pos]`; None where none is.
         finished: True in rows whose generation has ended, `[batch, pos]`; None where none has.
         prompt_lengths: real tokens in each row's prompt, `[batch]`, or None if nobody said.
         prompt: the prompts themselves, before rows were expanded.

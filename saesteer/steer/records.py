@@ -6,9 +6,11 @@ that are read are made from these when somebody asks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
+import torch
 from torch import Tensor
 
 from saesteer.models.sites import Site
@@ -43,6 +45,15 @@ class SiteRecord(NamedTuple):
     deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
 
 
+class Added(NamedTuple):
+    """What a site adds wherever it acts, on one device: `vector` [width], its norm, its deeds."""
+
+    site: Site
+    vector: Tensor
+    norm: Tensor
+    deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -56,14 +67,25 @@ class Evidence:
 @final
 @dataclass(eq=False)
 class PassRecord:
-    """One forward pass: its positions, what was done at each site, and what gates noted."""
+    """One forward pass: its positions, what was done at each site, and what gates noted.
+
+    Attributes:
+        edited: sites with edits that depend on something.
+        added: sites where one vector is added, with the mask and ‖h‖; None: `table`'s next row.
+        kept: activations whose norms wait for the end of the pass; None once it is over.
+        table: their norms, one row each.
+        evidence: what gates noted.
+    """
 
     input_ids: Tensor | None
     live: Tensor
     logical: Tensor
     start: int
     prompt_lengths: Tensor | None
-    sites: dict[Site, SiteRecord] = field(default_factory=dict)
+    edited: dict[Site, SiteRecord] = field(default_factory=dict)
+    added: list[tuple[Added, Tensor, Tensor | None]] = field(default_factory=list)
+    kept: list[Tensor] | None = field(default_factory=list)
+    table: Tensor | Sequence[Tensor] = ()
     evidence: list[Evidence] = field(default_factory=list)
 
     @staticmethod
@@ -71,6 +93,25 @@ class PassRecord:
         """An empty record of a pass."""
         lengths = frame.prompt_lengths
         return PassRecord(frame.input_ids, frame.live, frame.logical, frame.start, lengths)
+
+    def close(self) -> None:
+        """The pass is over: take the norms that were put off, all in one where they fit."""
+        kept, self.kept = self.kept, None
+        if not kept:
+            return
+        fit = all(h.shape == kept[0].shape and h.device == kept[0].device for h in kept)
+        self.table = norm(torch.stack(kept)) if fit else [norm(h) for h in kept]
+
+    @property
+    def sites(self) -> dict[Site, SiteRecord]:
+        """What was done at each edited site, in the order in which a pass reaches them."""
+        self.close()
+        found, rows = dict(self.edited), iter(self.table)
+        for added, mask, size in self.added:
+            known = next(rows) if size is None else size
+            record = SiteRecord(known, mask.to(known.device), added.norm, added.deeds)
+            found.setdefault(added.site, record)  # one recomputed for the backward pass counts once
+        return dict(sorted(found.items(), key=lambda entry: (entry[0].order, str(entry[0]))))
 
     @property
     def norms(self) -> dict[Site, Tensor]:
@@ -85,15 +126,19 @@ class PassRecord:
     @property
     def touched(self) -> dict[Site, Tensor]:
         """Where at least one edit acted at each site, `[batch, pos]`."""
-        return {site: record.mask.to(record.norm.device) for site, record in self.sites.items()}
+        return {site: record.mask for site, record in self.sites.items()}
 
     @property
     def deeds(self) -> list[Deed]:
         """What each edit did, site by site."""
         found: list[Deed] = []
         for site, record in self.sites.items():
-            whole = record.mask.to(record.norm.device)
             for edit, mask, size in record.deeds:
-                mask = whole if mask is None else mask
-                found.append(Deed(edit, site, mask, size.expand(whole.shape)))
+                own = record.mask if mask is None else mask
+                found.append(Deed(edit, site, own, size.expand(own.shape)))
         return found
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """‖·‖ over the last axis in fp32, outside any graph."""
+    return torch.linalg.vector_norm(tensor.detach().float(), dim=-1)

@@ -5,6 +5,10 @@ That is so where every act there adds a constant, without gate or schedule, and 
 and one norm for the trace. The choice of positions is made once per pass, and where it takes in
 every position, which is what decoding mostly is, nothing is masked either. Seeing that it does is
 free on the CPU only; elsewhere the host would wait for the device, so there it is never asked.
+
+Norms of small activations are taken together when the pass is over. A module's output that a hook
+has replaced is nobody's any more, so it can wait unchanged; an input is still its caller's, who may
+write into it, so there the norm is taken at once.
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ import torch
 from torch import Tensor
 
 from saesteer.models import Site
-from saesteer.steer.acts import Act, narrow, norm
+from saesteer.steer.acts import Act, narrow
 from saesteer.steer.frame import Frame
-from saesteer.steer.records import PassRecord, SiteRecord
+from saesteer.steer.records import Added, PassRecord, norm
 from saesteer.steer.where import Where
+
+FEW = 2**16
+"""Numbers in an activation up to which it may be kept until the pass is over."""
 
 
 class Cover(NamedTuple):
@@ -35,22 +42,18 @@ class Cover(NamedTuple):
         return Cover(mask, mask.device.type == "cpu" and bool(mask.all()))
 
 
-class _Sum(NamedTuple):
-    """On one device: what is added in all, its norm, and each edit's number and own norm."""
-
-    vector: Tensor
-    norm: Tensor
-    deeds: tuple[tuple[int, None, Tensor], ...]
-
-
 @final
 class SteadySite:
-    """The acts of one site, added up once per device."""
+    """The acts of one site, added up once per device.
 
-    def __init__(self, site: Site, acts: Sequence[Act], where: Where) -> None:
-        self.site, self.where = site, where
+    Args:
+        waits: whether an activation stays as it is after the hook, until the pass is over.
+    """
+
+    def __init__(self, site: Site, acts: Sequence[Act], where: Where, *, waits: bool) -> None:
+        self.site, self.where, self.waits = site, where, waits
         self._acts = tuple(acts)
-        self._sums: dict[torch.device, _Sum] = {}
+        self._sums: dict[torch.device, Added] = {}
 
     @staticmethod
     def fits(acts: Sequence[Act]) -> bool:
@@ -60,16 +63,23 @@ class SteadySite:
 
     def steer(self, resid: Tensor, cover: Cover, record: PassRecord) -> Tensor:
         """The activation with the vector added; positions outside the cover stay bit for bit."""
-        here = self._sums.get(resid.device) or self._place(resid.device)
-        wide = resid.float()
-        if self.site not in record.sites:
-            record.sites[self.site] = SiteRecord(norm(wide), cover.mask, here.norm, here.deeds)
-        new = narrow(wide + here.vector, wide, resid.dtype)
+        added = self._sums.get(resid.device) or self._place(resid.device)
+        kept = record.kept
+        if kept is not None:
+            wait = self.waits and resid.numel() <= FEW
+            if wait:
+                kept.append(resid.detach())
+            record.added.append((added, cover.mask, None if wait else norm(resid)))
+        if resid.dtype == torch.float32:
+            new = resid + added.vector
+        else:
+            wide = resid.float()
+            new = narrow(wide + added.vector, wide, resid.dtype)
         if cover.full:
             return new
         return torch.where(cover.mask.to(resid.device)[..., None], new, resid)
 
-    def _place(self, device: torch.device) -> _Sum:
+    def _place(self, device: torch.device) -> Added:
         vectors, deeds = [], []
         for act in self._acts:
             _, constant, size = act.on(device)
@@ -78,5 +88,5 @@ class SteadySite:
             vectors.append(constant)
             deeds.append((act.index, None, size))
         vector = vectors[0] if len(vectors) == 1 else torch.stack(vectors).sum(0)
-        self._sums[device] = _Sum(vector, norm(vector), tuple(deeds))
+        self._sums[device] = Added(self.site, vector, norm(vector), tuple(deeds))
         return self._sums[device]
