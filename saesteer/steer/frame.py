@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -23,7 +22,7 @@ from saesteer.steer.positions import positions
 
 ASIDE = "aside"
 """Key in a prompt's memo: this pass is one that a control looks at on the side."""
-_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlens")
+_PACKED = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlens"})
 
 
 @final
@@ -112,7 +111,7 @@ class Frame:
         """Columns of the text up to the end of this pass, padding included."""
         return self.start + self.valid.shape[1]
 
-    @cached_property
+    @property
     def live(self) -> TokenMask:
         """Real tokens of rows that are still going, `[batch, pos]`."""
         return self.valid if self.finished is None else self.valid > self.finished
@@ -180,7 +179,7 @@ def read_frame(
     tokens = ids if ids is not None else kwargs.get("inputs_embeds")
     if tokens is None:
         raise PlanError("a forward pass without input_ids and inputs_embeds can't be steered.")
-    if any(kwargs.get(name) is not None for name in _PACKED):
+    if any(kwargs[name] is not None for name in _PACKED.intersection(kwargs)):
         raise PlanError("packed rows (continuous batching, padding-free) can't be steered.")
     begin = _past_length(cache_in(kwargs)) if start is None else start
     valid, logical = positions(kwargs, tokens.shape[0], tokens.shape[1], begin, tokens.device)

@@ -23,22 +23,29 @@ def positions(
     Raises:
         PlanError: packed rows, or a mask that can't be read or does not cover the text.
     """
-    columns = torch.arange(start, start + n, device=device)
     given = kwargs.get("position_ids")
     given = given if isinstance(given, Tensor) and given.ndim == 2 else None
     mask = full_mask(kwargs.get("attention_mask"))
     if mask is None:
         valid = torch.ones(batch, n, dtype=torch.bool, device=device)
-        logical = columns.expand(batch, n)
+        logical = _columns(start, batch, n, device)
     elif mask.ndim == 2:
         valid, logical = _from_padding_mask(mask.to(device), n, start + n)
     else:
+        columns = _columns(start, 1, n, device)
         valid, logical = _from_attention_mask(mask.to(device), columns, start + n, given)
     if len(valid) != batch:
         valid, logical = valid.expand(batch, n), logical.expand(batch, n)
     if given is not None and n > 1:
         _refuse_packed(given.to(device).expand(batch, n), valid)
     return valid, logical
+
+
+def _columns(start: int, batch: int, n: int, device: torch.device) -> Tensor:
+    """Physical columns of a pass, `[batch, n]`."""
+    if n == 1:
+        return torch.full((batch, 1), start, device=device)
+    return torch.arange(start, start + n, device=device).expand(batch, n)
 
 
 def full_mask(mask: Any) -> Tensor | None:
@@ -74,7 +81,7 @@ def _from_attention_mask(
     """From a mask `[batch, 1, query, key]`, boolean or additive: a real token sees itself."""
     allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
     if allowed.shape[-1] >= stop:
-        at = columns[None, :, None].expand(allowed.shape[0], -1, 1)
+        at = columns[..., None].expand(allowed.shape[0], -1, 1)
         valid = allowed.gather(-1, at).squeeze(-1)
     else:
         valid = allowed.any(-1)

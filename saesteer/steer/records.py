@@ -99,7 +99,8 @@ class PassRecord:
         kept, self.kept = self.kept, None
         if not kept:
             return
-        fit = all(h.shape == kept[0].shape and h.device == kept[0].device for h in kept)
+        one = kept[0]
+        fit = len(kept) > 1 and all(h.shape == one.shape and h.device == one.device for h in kept)
         self.table = norm(torch.stack(kept)) if fit else [norm(h) for h in kept]
 
     @property
