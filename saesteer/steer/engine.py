@@ -124,9 +124,7 @@ class Attachment:
         now: _Pass | None = frame.memo.get(self)
         if now is None:
             return None  # attached while this pass was under way
-        cover = now.covers.get(id(steady.where))
-        if cover is None:
-            cover = now.covers[id(steady.where)] = Cover.of(steady.where, frame)
+        cover = now.covers.get(id(steady.where)) or self._cover(steady.where, frame, now)
         return steady.steer(resid, cover, now.record)
 
     def _visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
@@ -134,7 +132,7 @@ class Attachment:
         if now is None:
             return None
         if site in self._reads:
-            now.readings[site] = resid.detach()
+            now.readings[site] = resid.detach() if resid.requires_grad else resid
         acts = self._acts.get(site)
         return None if acts is None else self._fused(acts, resid, frame, now)
 
@@ -191,8 +189,17 @@ class Attachment:
         return torch.where(touched[..., None], narrow(wide + total, wide, resid.dtype), resid)
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
-        where = edit.where.mask(frame)
-        return where if isinstance(edit.gate, Always) else where & self._open(edit.gate, frame, now)
+        where = edit.where
+        cover = now.covers.get(id(where)) or self._cover(where, frame, now)
+        if isinstance(edit.gate, Always):
+            return cover.mask
+        opened = self._open(edit.gate, frame, now)
+        return opened if cover.full else cover.mask & opened
+
+    def _cover(self, where: Where, frame: Frame, now: _Pass) -> Cover:
+        """Where a choice of positions takes in a pass; asked once of each."""
+        cover = now.covers[id(where)] = Cover.of(where, frame)
+        return cover
 
     @torch.no_grad()
     def _open(self, gate: Gate, frame: Frame, now: _Pass) -> Tensor:

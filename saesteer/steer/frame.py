@@ -9,7 +9,7 @@ token, and "the first call" or "more than one token" does not mean prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -82,6 +82,7 @@ class Frame:
         finished: True in rows whose generation has ended, `[batch, pos]`; None where none has.
         prompt_lengths: real tokens in each row's prompt, `[batch]`, or None if nobody said.
         prompt: the prompts themselves, before rows were expanded.
+        whole: it is known that no position is padding, without asking a device.
         answered: every position of the pass is known to lie behind its row's prompt.
         decode: token ids to text, or None without a tokenizer.
         memo: what was worked out for this pass already; dies with it.
@@ -96,6 +97,7 @@ class Frame:
     finished: TokenMask | None = None
     prompt_lengths: Tensor | None = None
     prompt: Prompt | None = None
+    whole: bool = False
     answered: bool = False
     decode: Callable[[Sequence[int]], str] | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -136,11 +138,14 @@ class Frame:
 
     def note(self, kind: str, payload: Any) -> None:
         """Leave evidence for the trace, such as scores `[batch, pos, n]`; kept as it is."""
-        self.evidence[kind] = payload.detach() if isinstance(payload, Tensor) else payload
+        graph = isinstance(payload, Tensor) and payload.requires_grad
+        self.evidence[kind] = payload.detach() if graph else payload
 
     def with_evidence(self, evidence: dict[str, Any]) -> Frame:
         """The same frame, noting elsewhere."""
-        return replace(self, evidence=evidence)
+        other = object.__new__(Frame)
+        other.__dict__.update(self.__dict__, evidence=evidence)
+        return other
 
     @staticmethod
     def of(
@@ -182,8 +187,9 @@ def read_frame(
     if any(kwargs[name] is not None for name in _PACKED.intersection(kwargs)):
         raise PlanError("packed rows (continuous batching, padding-free) can't be steered.")
     begin = _past_length(cache_in(kwargs)) if start is None else start
-    valid, logical = positions(kwargs, tokens.shape[0], tokens.shape[1], begin, tokens.device)
-    lengths = None if prompt is None else prompt.per_row(prompt.lengths, len(valid))
+    batch, n = tokens.shape[:2]
+    valid, logical, whole = positions(kwargs, batch, n, begin, tokens.device)
+    lengths = None if prompt is None else prompt.per_row(prompt.lengths, batch)
     lengths = None if lengths is None else lengths.to(valid.device)
     answered = prompt is not None and prompt.ended_before(begin)
     marked, stopped = _marks(ids, special, prompt)
@@ -199,6 +205,7 @@ def read_frame(
         finished=stopped,
         prompt_lengths=lengths,
         prompt=prompt,
+        whole=whole,
         answered=answered,
         decode=decode,
     )

@@ -17,8 +17,8 @@ from saesteer.errors import PlanError
 
 def positions(
     kwargs: Mapping[str, Any], batch: int, n: int, start: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Validity and logical position, each `[batch, n]`.
+) -> tuple[Tensor, Tensor, bool]:
+    """Validity and logical position, each `[batch, n]`, and whether all are known to be valid.
 
     Raises:
         PlanError: packed rows, or a mask that can't be read or does not cover the text.
@@ -26,6 +26,7 @@ def positions(
     given = kwargs.get("position_ids")
     given = given if isinstance(given, Tensor) and given.ndim == 2 else None
     mask = full_mask(kwargs.get("attention_mask"))
+    whole = mask is None
     if mask is None:
         valid = torch.ones(batch, n, dtype=torch.bool, device=device)
         logical = _columns(start, batch, n, device)
@@ -38,7 +39,7 @@ def positions(
         valid, logical = valid.expand(batch, n), logical.expand(batch, n)
     if given is not None and n > 1:
         _refuse_packed(given.to(device).expand(batch, n), valid)
-    return valid, logical
+    return valid, logical, whole or (device.type == "cpu" and bool(valid.all()))
 
 
 def _columns(start: int, batch: int, n: int, device: torch.device) -> Tensor:

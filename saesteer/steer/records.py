@@ -142,4 +142,5 @@ class PassRecord:
 
 def norm(tensor: Tensor) -> Tensor:
     """‖·‖ over the last axis in fp32, outside any graph."""
-    return torch.linalg.vector_norm(tensor.detach().float(), dim=-1)
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    return torch.linalg.vector_norm(plain.float(), dim=-1)

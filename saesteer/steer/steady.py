@@ -39,7 +39,9 @@ class Cover(NamedTuple):
     def of(where: Where, frame: Frame) -> Cover:
         """The choice of `where` in a pass."""
         mask = where.mask(frame)
-        return Cover(mask, mask.device.type == "cpu" and bool(mask.all()))
+        if mask is frame.valid and frame.whole:
+            return Cover(mask, full=True)
+        return Cover(mask, full=mask.device.type == "cpu" and bool(mask.all()))
 
 
 @final
@@ -68,7 +70,7 @@ class SteadySite:
         if kept is not None:
             wait = self.waits and resid.numel() <= FEW
             if wait:
-                kept.append(resid.detach())
+                kept.append(resid.detach() if resid.requires_grad else resid)
             record.added.append((added, cover.mask, None if wait else norm(resid)))
         if resid.dtype == torch.float32:
             new = resid + added.vector
