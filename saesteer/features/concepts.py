@@ -136,7 +136,7 @@ class ConceptReader:
                 )
             norm = resid.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
             parts.append(resid @ self.directions / torch.where(self.cosine, norm, 1.0) + self.bias)
-        return torch.cat(parts, dim=-1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def to(self, device: torch.device | str) -> ConceptReader:
         """The same reader on another device."""

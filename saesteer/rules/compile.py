@@ -1,13 +1,14 @@
 """Rules as a boolean tensor program over [batch, pos, atoms].
 
 Everything that depends on the rules alone is settled here: columns, signs and the number of passes.
-Running reads no value back from the device, branches on no tensor and touches no row but its own,
-so it can sit inside a forward pass, and a new token costs that token alone.
+Running touches no row but its own and makes the host wait for no device, so it can sit inside a
+forward pass, and a new token costs that token alone.
 
-There are two forms, and the amount of work decides between them, measured on two CPU cores: matrix
-products for a few rules on a few rows (20 µs), words of 64 rows for everything else (1,000 rules
+There are three forms, and the amount of work decides between them, measured on two CPU cores: whole
+numbers for a few rules on the rows of a decoding step, on the CPU alone (5 µs a row for 20 rules);
+matrix products for a few more (20 µs a stratum), words of 64 rows for everything else (1,000 rules
 over 256 concepts on 64 rows in 0.2 ms; 4,096 rows in 2 ms). A gather of booleans was slower than
-one of the two everywhere.
+one of the three everywhere.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ from torch import Tensor
 from saesteer.errors import RuleError
 from saesteer.rules.dense import DenseProgram
 from saesteer.rules.levels import levels_of
+from saesteer.rules.plain import PlainProgram
 from saesteer.rules.sliced import SlicedProgram
 from saesteer.rules.syntax import Atom, Program, Rule
 
 DENSE_WORK = 2**19
 """Rows x rules x columns up to which matrix products are faster."""
+
+PLAIN_WORK = 2**9
+"""Rows x bodies up to which whole numbers are faster than that."""
 
 Atoms = Bool[Tensor, "batch pos n_atoms"]
 
@@ -44,7 +49,8 @@ class Settled(NamedTuple):
 class BooleanProgram:
     """A compiled program; `atoms` names the columns it reads and writes, `watched` the alarms'.
 
-    `work` is rules x columns of one row; `dense` is left out where it could never pay.
+    `work` is rules x columns of one row; `dense` and `plain` are left out where they could never
+    pay.
     """
 
     atoms: tuple[str, ...]
@@ -53,6 +59,7 @@ class BooleanProgram:
     work: int
     sliced: SlicedProgram
     dense: DenseProgram | None
+    plain: PlainProgram | None
 
     def run(self, mask: Atoms) -> Atoms:
         """Every atom that follows: the least model above the facts, at each position by itself.
@@ -83,12 +90,19 @@ class BooleanProgram:
                 f"a mask with {n_given} columns for a program of {n} atoms; give one column for "
                 "each name in `.atoms`."
             )
-        facts = mask.new_zeros(batch * pos, self.n_columns)
-        facts[:, :n] = mask.reshape(batch * pos, n)
-        small = self.dense is not None and len(facts) * self.work <= DENSE_WORK
-        form = self.dense if small and self.dense is not None else self.sliced
-        closed = form.run(facts).view(batch, pos, self.n_columns)
+        closed = self._close(mask.reshape(batch * pos, n)).view(batch, pos, self.n_columns)
         return Settled(closed[..., :n], closed[..., n : n + m])
+
+    def _close(self, given: Bool[Tensor, "rows n_atoms"]) -> Bool[Tensor, "rows n_columns"]:
+        """The facts and what follows, in the form that is fastest for so many rows there."""
+        n_rows, plain, dense = len(given), self.plain, self.dense
+        on_host = given.device.type == "cpu"
+        if plain is not None and on_host and n_rows * plain.work <= PLAIN_WORK:
+            return plain.run(given)
+        facts = given.new_zeros(n_rows, self.n_columns)
+        facts[:, : given.shape[1]] = given
+        small = dense is not None and n_rows * self.work <= DENSE_WORK
+        return dense.run(facts) if small and dense is not None else self.sliced.run(facts)
 
     def to(self, device: torch.device | str) -> BooleanProgram:
         """The same program on another device."""
@@ -109,6 +123,7 @@ def compile_program(program: Program, atoms: Sequence[Atom] = ()) -> BooleanProg
     columns.update({head: len(names) + i for i, head in enumerate(heads)})
     levels = levels_of(Program((*program.rules, *alarms), program.source), columns)
     work = len(columns) * sum(len(level.bodies) for level in levels)
+    steps = sum(len(level.bodies) * level.passes for level in levels)
     return BooleanProgram(
         atoms=names,
         watched=watched,
@@ -116,4 +131,5 @@ def compile_program(program: Program, atoms: Sequence[Atom] = ()) -> BooleanProg
         work=work,
         sliced=SlicedProgram.of(levels, len(columns)),
         dense=DenseProgram.of(levels, len(columns)) if work <= DENSE_WORK else None,
+        plain=PlainProgram.of(levels, len(columns)) if steps <= PLAIN_WORK else None,
     )

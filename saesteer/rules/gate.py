@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from saesteer.axes import TokenMask
 from saesteer.errors import RuleError
@@ -62,7 +63,7 @@ class RuleGate:
     readers: tuple[ConceptReader, ...]
     forced: tuple[tuple[str, bool], ...] = ()
     logic: BooleanProgram | GroundedProgram = field(init=False, repr=False)
-    key: tuple[object, ...] = field(init=False, repr=False)
+    key: str = field(init=False, repr=False)
     _on: dict[torch.device, Compiled] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class RuleGate:
         object.__setattr__(self, "logic", compile_any(self.program, names))
         told = [(c.name, str(c.readout), c.threshold, c.span, c.aggregate) for c in self.concepts]
         held = [id(tensor) for reader in self.readers for tensor in reader.tensors]
-        key = (str(self.program), tuple(told), tuple(held), self.forced)
+        key = repr((str(self.program), told, held, self.forced))  # text: hashed once, asked often
         object.__setattr__(self, "key", key)
 
     @classmethod
@@ -185,17 +186,19 @@ class RuleGate:
     ) -> tuple[Evidence, Seen]:
         on = self._compiled(frame.valid.device)
         scored, seen = self._scores(on, readings, frame, state)
-        given = (scored.scores > on.thresholds) | on.forced_on
-        given = given & ~on.forced_off & frame.valid[..., None]
-        n_derived = len(self.logic.atoms) - len(self.concepts)
-        facts = torch.cat([given, given.new_zeros(*given.shape[:2], n_derived)], -1)
+        given, decided = scored.scores > on.thresholds, frame.valid[..., None]
+        if self.forced:
+            given = (given | on.forced_on) & ~on.forced_off
+        given = given if frame.whole else given & decided
+        facts = pad(given, (0, len(self.logic.atoms) - len(self.concepts)))
         atoms, alarms = on.logic.settle(facts, scored.scores)
-        decided = frame.valid[..., None]
         if frame.prompt_lengths is not None and seen.totals is not None:
             ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
             atoms = atoms & torch.where(on.late_atoms, ended, decided)
             alarms = alarms & torch.where(on.late_alarms, ended, decided)
-        return Evidence(*scored, facts, atoms & decided, alarms & decided), seen
+        if not frame.whole:
+            atoms, alarms = atoms & decided, alarms & decided
+        return Evidence(*scored, facts, atoms, alarms), seen
 
     def _scores(
         self,
@@ -210,7 +213,8 @@ class RuleGate:
         ]
         if not parts:
             return token_scores(frame.valid.new_zeros(*frame.valid.shape, 0).float(), frame), Seen()
-        own = scored = token_scores(torch.cat(parts, -1)[..., on.order], frame)
+        read = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        own = scored = token_scores(read if on.order is None else read[..., on.order], frame)
         seen = Seen()
         if state is not None and state.prompt is not None:
             chosen = own.columns(on.prompt)

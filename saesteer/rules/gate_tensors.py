@@ -28,13 +28,13 @@ def with_aggregate(concepts: Sequence[Concept], kinds: Collection[str]) -> list[
 class Compiled(NamedTuple):
     """The tensors of a gate on one device, so that a pass moves none.
 
-    `order` puts the readers' columns into the concepts' order, `prompt` and `causal` pick those
-    that are aggregated and `resets` what these count from; `late_*` mark what waits for the
-    prompt's end.
+    `order` puts the readers' columns into the concepts' order (None: they are), `prompt` and
+    `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark what
+    waits for the prompt's end.
     """
 
     readers: tuple[ConceptReader, ...]
-    order: Int[Tensor, " n_concepts"]
+    order: Int[Tensor, " n_concepts"] | None
     thresholds: Float[Tensor, " n_concepts"]
     prompt: Int[Tensor, " n_prompt"]
     causal: Int[Tensor, " n_causal"]
@@ -59,6 +59,7 @@ class Compiled(NamedTuple):
         prompt, causal = (with_aggregate(concepts, kind) for kind in (PROMPT, CAUSAL))
         names = [concept.name for concept in concepts]
         late = Waiting.of(program, [names[i] for i in prompt])
+        columns = [i for reader in readers for i in reader.concepts]
         resets = [names.index(concepts[i].of) if concepts[i].of else i for i in causal]
 
         def numbers(values: Sequence[int]) -> Tensor:
@@ -69,7 +70,7 @@ class Compiled(NamedTuple):
 
         return Compiled(
             readers=tuple(reader.to(device) for reader in readers),
-            order=numbers([i for reader in readers for i in reader.concepts]).argsort(),
+            order=None if columns == sorted(columns) else numbers(columns).argsort(),
             thresholds=torch.tensor([c.threshold for c in concepts]).to(device),
             prompt=numbers(prompt),
             causal=numbers(causal),

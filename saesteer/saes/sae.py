@@ -58,12 +58,12 @@ class FeatureSlice:
             DimensionError: the activations have another width.
         """
         check_width(resid, self.d_model, f"slice at {self.site}")
-        return resid.to(self.w_enc.dtype) @ self.w_enc + self.bias
+        return affine(resid.to(self.w_enc.dtype), self.w_enc, self.bias)
 
     def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
         """Activations of the sliced features: the full `encode`, restricted to them."""
         pre = self.pre(resid)
-        return torch.where(pre > self.threshold, pre, torch.zeros_like(pre))
+        return torch.where(pre > self.threshold, pre, 0.0)
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
         """What a change of the latents, `z_new - z`, adds to the residual: `change @ w_dec`."""
@@ -152,7 +152,7 @@ class SAE:
         check_width(resid, self.d_model, self.name)
         resid = resid.to(self.dtype)
         centred = resid - self.b_dec if self.apply_b_dec_to_input else resid
-        return centred @ self.w_enc + self.b_enc
+        return affine(centred, self.w_enc, self.b_enc)
 
     def encode(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_sae"]:
         """Latents: non-negative, mostly zero.
@@ -164,7 +164,7 @@ class SAE:
         if self.activation == "topk":
             top = pre.topk(self.k or 0, dim=-1)
             return torch.zeros_like(pre).scatter(-1, top.indices, top.values.relu())
-        return torch.where(pre > self.threshold, pre, torch.zeros_like(pre))
+        return torch.where(pre > self.threshold, pre, 0.0)
 
     def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_model"]:
         """The reconstruction of the residual, in the SAE's dtype."""
@@ -221,3 +221,13 @@ class SAE:
             array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def affine(
+    x: Float[Tensor, "*batch d_in"],
+    weight: Float[Tensor, "d_in d_out"],
+    bias: Float[Tensor, " d_out"],
+) -> Float[Tensor, "*batch d_out"]:
+    """`x @ weight + bias` in one product, whatever the batch axes."""
+    rows = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
+    return rows.view(*x.shape[:-1], rows.shape[-1])

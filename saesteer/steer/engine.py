@@ -6,16 +6,18 @@ rounded once. Positions that no edit touches are passed on bit for bit.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
 
 from saesteer.models import Model, Site, check_change
 from saesteer.models.weights import Change
+from saesteer.steer.acts import Act, narrow
 from saesteer.steer.chats import Reader
 from saesteer.steer.checks import check_control, check_edit, ready
 from saesteer.steer.control import Control
@@ -23,66 +25,17 @@ from saesteer.steer.edit import Edit
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
-from saesteer.steer.intervention import Intervention
-from saesteer.steer.records import Deed, Event, Evidence, PassRecord
-from saesteer.steer.schedule import DialRow, ReadingSchedule
+from saesteer.steer.records import Event, Evidence, PassRecord, SiteRecord, norm
+from saesteer.steer.schedule import DialRow
+from saesteer.steer.session import Visit
+from saesteer.steer.steady import Cover, SteadySite
 from saesteer.steer.trace import Trace
 
 if TYPE_CHECKING:
     from saesteer.steer.plan import Plan
+    from saesteer.steer.where import Where
 
 _NUMBERS = itertools.count()
-
-
-class _Placed(NamedTuple):
-    """An intervention on one device, and what it adds at every position alike, strength in it."""
-
-    intervention: Intervention
-    constant: Tensor | None
-    norm: Tensor | None
-
-
-@final
-@dataclass(eq=False)
-class _Act:
-    """An edit made ready for one model; tensors are moved to each device once."""
-
-    index: int
-    edit: Edit
-    strength: float
-    intervention: Intervention
-    placed: dict[torch.device, _Placed] = field(default_factory=dict)
-
-    def move(self, wide: Tensor, frame: Frame, now: _Pass) -> tuple[Tensor, Tensor | None]:
-        """Δh, one for all positions where it is, and then its norm."""
-        here = self.on(wide.device)
-        match self.edit.schedule:
-            case None:
-                factor = None
-            case ReadingSchedule() as schedule:
-                readings = {site: now.readings[site] for site in schedule.sites}
-                factor = schedule.factor(readings, now.worked)
-            case schedule:
-                factor = schedule.factor(frame)
-        if factor is not None:
-            dose = self.strength * factor.to(wide.device)[..., None]
-            return here.intervention.delta(wide) * dose, None
-        if here.constant is not None:
-            return here.constant, here.norm
-        move = here.intervention.delta(wide)
-        return (move if self.strength == 1.0 else move * self.strength), None
-
-    def on(self, device: torch.device) -> _Placed:
-        """What it is on a device, moved there once."""
-        return self.placed.get(device) or self._place(device)
-
-    def _place(self, device: torch.device) -> _Placed:
-        intervention = self.intervention.to(device)
-        constant = intervention.constant()
-        scaled = None if constant is None else constant * self.strength
-        norm = None if scaled is None else _norm(scaled)
-        self.placed[device] = _Placed(intervention, scaled, norm)
-        return self.placed[device]
 
 
 @final
@@ -94,6 +47,7 @@ class _Pass:
     states: dict[int, Any]
     readings: dict[Site, Tensor] = field(default_factory=dict)
     opened: dict[int, Tensor] = field(default_factory=dict)
+    covers: dict[int, Cover] = field(default_factory=dict)
     worked: dict[Any, Any] = field(default_factory=dict)
 
 
@@ -110,12 +64,13 @@ class Attachment:
     def __init__(self, plan: Plan, model: Model) -> None:
         self.model = model
         self._number = next(_NUMBERS)
-        self._acts: dict[Site, list[_Act]] = {}
+        self._acts: dict[Site, list[Act]] = {}
         for index, edit in enumerate(plan.edits):
             check_edit(edit, model)
             if strength := plan.strength * edit.strength:
-                act = _Act(index, edit, strength, ready(edit.intervention, model))
+                act = Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
+        self._steady = _steady(self._acts, model)
         for change in plan.weight_edits:
             check_change(model.hf, change)
         self.weight_changes: tuple[tuple[Change, float], ...] = tuple(
@@ -148,21 +103,37 @@ class Attachment:
 
     def end(self, frame: Frame, cache: Any) -> None:
         """Hang states on a cache that the pass itself has made."""
-        now = frame.memo.get(self)
-        if cache is not None and isinstance(now, _Pass) and self._remembers(now.states):
+        now: _Pass | None = frame.memo.get(self)
+        if now is None:
+            return
+        now.record.close()
+        if cache is not None and self._remembers(now.states):
             self._hang(cache, now.states, len(frame.valid))
-        if isinstance(now, _Pass) and self.controls and not frame.aside:
+        if self.controls and not frame.aside:
             self._latest = now
             for control in self.controls:
                 self._open(control.gate, frame, now)
 
-    def visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
-        """Keep the reading for gates, then apply this site's edits."""
-        now = frame.memo.get(self)
+    def at(self, site: Site) -> Visit:
+        """Keeps the reading for gates, then applies this site's edits."""
+        steady = self._steady.get(site)
+        if steady is None or site in self._reads:
+            return functools.partial(self._visit, site)
+        return functools.partial(self._steer, steady)
+
+    def _steer(self, steady: SteadySite, resid: Tensor, frame: Frame) -> Tensor | None:
+        now: _Pass | None = frame.memo.get(self)
         if now is None:
             return None  # attached while this pass was under way
+        cover = now.covers.get(id(steady.where)) or self._cover(steady.where, frame, now)
+        return steady.steer(resid, cover, now.record)
+
+    def _visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
+        now: _Pass | None = frame.memo.get(self)
+        if now is None:
+            return None
         if site in self._reads:
-            now.readings[site] = resid.detach()
+            now.readings[site] = resid.detach() if resid.requires_grad else resid
         acts = self._acts.get(site)
         return None if acts is None else self._fused(acts, resid, frame, now)
 
@@ -195,23 +166,39 @@ class Attachment:
         assert self._latest is not None
         return self._latest
 
-    def _fused(self, acts: list[_Act], resid: Tensor, frame: Frame, now: _Pass) -> Tensor:
+    def _fused(self, acts: list[Act], resid: Tensor, frame: Frame, now: _Pass) -> Tensor:
         """The activation with all changes of its site."""
         wide = resid.float()
         masks = [self._mask(act.edit, frame, now).to(resid.device) for act in acts]
-        moves = [act.move(wide, frame, now) for act in acts]
+        moves = [act.move(wide, frame, now.readings, now.worked) for act in acts]
         if len(acts) == 1:
             (total, size), touched = moves[0], masks[0]
         else:
             pairs = zip(moves, masks, strict=True)
             held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
             total, size, touched = torch.stack(held).sum(0), None, torch.stack(masks).any(0)
-        self._note(acts, wide, moves, masks, (total, size), touched, now.record)
+        site = acts[0].edit.intervention.site
+        if site not in now.record.edited:  # one recomputed for the backward pass counts once
+            moved = _size(total, size)
+            deeds = ((acts[0].index, None, moved),)
+            if len(acts) > 1:
+                each = zip(acts, masks, moves, strict=True)
+                deeds = tuple((act.index, mask, _size(*move)) for act, mask, move in each)
+            now.record.edited[site] = SiteRecord(norm(wide), touched, moved, deeds)
         return torch.where(touched[..., None], narrow(wide + total, wide, resid.dtype), resid)
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
-        where = edit.where.mask(frame)
-        return where if isinstance(edit.gate, Always) else where & self._open(edit.gate, frame, now)
+        where = edit.where
+        cover = now.covers.get(id(where)) or self._cover(where, frame, now)
+        if isinstance(edit.gate, Always):
+            return cover.mask
+        opened = self._open(edit.gate, frame, now)
+        return opened if cover.full else cover.mask & opened
+
+    def _cover(self, where: Where, frame: Frame, now: _Pass) -> Cover:
+        """Where a choice of positions takes in a pass; asked once of each."""
+        cover = now.covers[id(where)] = Cover.of(where, frame)
+        return cover
 
     @torch.no_grad()
     def _open(self, gate: Gate, frame: Frame, now: _Pass) -> Tensor:
@@ -224,27 +211,6 @@ class Attachment:
             now.opened[key] = opened.to(frame.valid.device)
             now.record.evidence.append(Evidence(gate, notes, now.opened[key]))
         return now.opened[key]
-
-    def _note(
-        self,
-        acts: list[_Act],
-        wide: Tensor,
-        moves: list[tuple[Tensor, Tensor | None]],
-        masks: list[Tensor],
-        total: tuple[Tensor, Tensor | None],
-        touched: Tensor,
-        record: PassRecord,
-    ) -> None:
-        """Norms for the trace; a site recomputed for the backward pass counts once."""
-        site = acts[0].edit.intervention.site
-        if site in record.norms:
-            return
-        record.norms[site] = _norm(wide)
-        record.moved[site] = moved = _size(*total, touched)
-        record.touched[site] = touched
-        for act, move, mask in zip(acts, moves, masks, strict=True):
-            size = moved if len(acts) == 1 else _size(*move, mask)
-            record.deeds.append(Deed(act.index, site, mask, size))
 
     def _states(self, frame: Frame, cache: Any) -> dict[int, Any]:
         if not self._gates:
@@ -266,21 +232,18 @@ class Attachment:
         return any(state is not None for state in states.values())
 
 
-def narrow(new: Tensor, old: Tensor, dtype: torch.dtype) -> Tensor:
-    """`new` rounded to the model's dtype; fp16 saturates where `old` was finite, not overflows.
-
-    An infinity that was there stays, so that a broken model does not look whole.
-    """
-    if dtype != torch.float16:
-        return new.to(dtype)
-    limit = torch.finfo(dtype).max
-    return torch.where(old.isfinite(), new.clamp(-limit, limit), new).to(dtype)
+def _size(move: Tensor, known: Tensor | None) -> Tensor:
+    """‖Δh‖, from its norm where that is known; `[]` where it is the same at every position."""
+    return norm(move) if known is None else known
 
 
-def _norm(tensor: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(tensor.detach(), dim=-1)
-
-
-def _size(move: Tensor, norm: Tensor | None, mask: Tensor) -> Tensor:
-    """‖Δh‖ at each position of `mask`, from its norm where that is known."""
-    return _norm(move) if norm is None else norm.expand(mask.shape)
+def _steady(acts: Mapping[Site, Sequence[Act]], model: Model) -> dict[Site, SteadySite]:
+    """The sites where one vector is added; choices of positions that are equal are one object."""
+    wheres: dict[Where, Where] = {}
+    found: dict[Site, SteadySite] = {}
+    for site, here in acts.items():
+        if SteadySite.fits(here):
+            where, point = here[0].edit.where, model.layout.point(site)
+            waits = point.side == "out" and point.columns is None
+            found[site] = SteadySite(site, here, wheres.setdefault(where, where), waits=waits)
+    return found

@@ -9,8 +9,7 @@ token, and "the first call" or "more than one token" does not mean prompt.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import torch
@@ -19,10 +18,11 @@ from torch import Tensor
 from saesteer.axes import TokenIds, TokenMask
 from saesteer.errors import PlanError
 from saesteer.steer.ids import Ids
+from saesteer.steer.positions import positions
 
 ASIDE = "aside"
 """Key in a prompt's memo: this pass is one that a control looks at on the side."""
-_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlens")
+_PACKED = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlens"})
 
 
 @final
@@ -55,7 +55,9 @@ class Prompt:
             PlanError: the pass has a number of rows that is no multiple of the prompts'.
         """
         rows = values.shape[0]
-        if rows in (1, batch):
+        if rows == batch:
+            return values
+        if rows == 1:
             return values.expand(batch, *values.shape[1:])
         if batch % rows:
             raise PlanError(
@@ -76,10 +78,11 @@ class Frame:
             meaningless where not valid.
         start: physical column of the pass's first position.
         input_ids: `[batch, pos]`, or None when the pass was given embeddings.
-        special: True at BOS, EOS and other special tokens, `[batch, pos]`.
-        finished: True in rows whose generation has ended, `[batch, pos]`.
+        special: True at BOS, EOS and other special tokens, `[batch, pos]`; None where none is.
+        finished: True in rows whose generation has ended, `[batch, pos]`; None where none has.
         prompt_lengths: real tokens in each row's prompt, `[batch]`, or None if nobody said.
         prompt: the prompts themselves, before rows were expanded.
+        whole: it is known that no position is padding, without asking a device.
         answered: every position of the pass is known to lie behind its row's prompt.
         decode: token ids to text, or None without a tokenizer.
         memo: what was worked out for this pass already; dies with it.
@@ -94,6 +97,7 @@ class Frame:
     finished: TokenMask | None = None
     prompt_lengths: Tensor | None = None
     prompt: Prompt | None = None
+    whole: bool = False
     answered: bool = False
     decode: Callable[[Sequence[int]], str] | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
@@ -109,7 +113,7 @@ class Frame:
         """Columns of the text up to the end of this pass, padding included."""
         return self.start + self.valid.shape[1]
 
-    @cached_property
+    @property
     def live(self) -> TokenMask:
         """Real tokens of rows that are still going, `[batch, pos]`."""
         return self.valid if self.finished is None else self.valid > self.finished
@@ -134,11 +138,14 @@ class Frame:
 
     def note(self, kind: str, payload: Any) -> None:
         """Leave evidence for the trace, such as scores `[batch, pos, n]`; kept as it is."""
-        self.evidence[kind] = payload.detach() if isinstance(payload, Tensor) else payload
+        graph = isinstance(payload, Tensor) and payload.requires_grad
+        self.evidence[kind] = payload.detach() if graph else payload
 
     def with_evidence(self, evidence: dict[str, Any]) -> Frame:
         """The same frame, noting elsewhere."""
-        return replace(self, evidence=evidence)
+        other = object.__new__(Frame)
+        other.__dict__.update(self.__dict__, evidence=evidence)
+        return other
 
     @staticmethod
     def of(
@@ -177,11 +184,12 @@ def read_frame(
     tokens = ids if ids is not None else kwargs.get("inputs_embeds")
     if tokens is None:
         raise PlanError("a forward pass without input_ids and inputs_embeds can't be steered.")
-    if any(kwargs.get(name) is not None for name in _PACKED):
+    if any(kwargs[name] is not None for name in _PACKED.intersection(kwargs)):
         raise PlanError("packed rows (continuous batching, padding-free) can't be steered.")
     begin = _past_length(cache_in(kwargs)) if start is None else start
-    valid, logical = _positions(kwargs, tokens.shape[0], tokens.shape[1], begin, tokens.device)
-    lengths = None if prompt is None else prompt.per_row(prompt.lengths, len(valid))
+    batch, n = tokens.shape[:2]
+    valid, logical, whole = positions(kwargs, batch, n, begin, tokens.device)
+    lengths = None if prompt is None else prompt.per_row(prompt.lengths, batch)
     lengths = None if lengths is None else lengths.to(valid.device)
     answered = prompt is not None and prompt.ended_before(begin)
     marked, stopped = _marks(ids, special, prompt)
@@ -197,6 +205,7 @@ def read_frame(
         finished=stopped,
         prompt_lengths=lengths,
         prompt=prompt,
+        whole=whole,
         answered=answered,
         decode=decode,
     )
@@ -205,14 +214,14 @@ def read_frame(
 def _marks(
     ids: Tensor | None, special: Ids | None, prompt: Prompt | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Which tokens are special, and which mean that a row has finished; None where unknown."""
+    """Which tokens are special, and which mean that a row has finished; None where none is."""
     if ids is None:
         return None, None
     if prompt is None or not prompt.stop_ids:
-        return (None if special is None else special(ids)[0]), None
+        return (None if special is None else special.among(ids)[0]), None
     if "ids" not in prompt.memo:
         prompt.memo["ids"] = Ids(*(() if special is None else special.sets), prompt.stop_ids)
-    *marked, stopped = prompt.memo["ids"](ids)
+    *marked, stopped = prompt.memo["ids"].among(ids)
     return (marked[0] if marked else None), stopped
 
 
@@ -228,71 +237,3 @@ def cache_in(arguments: Mapping[str, Any]) -> Any:
 def _past_length(cache: Any) -> int:
     """Columns already in the cache; read now, since a static cache's counter moves on its own."""
     return 0 if cache is None else int(cache.get_seq_length())
-
-
-def _positions(
-    kwargs: Mapping[str, Any], batch: int, n: int, start: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Validity and logical position, each `[batch, n]`."""
-    columns = torch.arange(start, start + n, device=device)
-    given = kwargs.get("position_ids")
-    given = given if isinstance(given, Tensor) and given.ndim == 2 else None
-    mask = full_mask(kwargs.get("attention_mask"))
-    if mask is None:
-        valid = torch.ones(batch, n, dtype=torch.bool, device=device)
-        logical = columns.expand(batch, n)
-    elif mask.ndim == 2:
-        valid, logical = _from_padding_mask(mask.to(device), columns, start + n)
-    else:
-        valid, logical = _from_attention_mask(mask.to(device), columns, start + n, given)
-    valid, logical = valid.expand(batch, n), logical.expand(batch, n)
-    if given is not None and n > 1:
-        _refuse_packed(given.to(device).expand(batch, n), valid)
-    return valid, logical
-
-
-def full_mask(mask: Any) -> Tensor | None:
-    """The mask over the whole text; a static cache may pass one per kind of layer."""
-    if isinstance(mask, Mapping):
-        mask = mask["full_attention"] if "full_attention" in mask else next(iter(mask.values()))
-    if mask is None or isinstance(mask, Tensor):
-        return mask
-    raise PlanError(
-        f"an attention mask of type {type(mask).__name__} can't be read; "
-        "load the model with attn_implementation='sdpa' or 'eager'."
-    )
-
-
-def _from_padding_mask(mask: Tensor, columns: Tensor, stop: int) -> tuple[Tensor, Tensor]:
-    if mask.shape[1] < stop:
-        raise PlanError(
-            f"the attention mask covers {mask.shape[1]} columns but the text has {stop}; "
-            "with a cache, pass a mask over all columns, cached ones included."
-        )
-    real = mask > 0
-    valid, before = real[:, stop - len(columns) : stop], real[:, : stop - len(columns)]
-    counted = valid.cumsum(-1) + before.sum(-1, keepdim=True)
-    return valid, (counted - 1).clamp(min=0)
-
-
-def _from_attention_mask(
-    mask: Tensor, columns: Tensor, stop: int, given: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """From a mask `[batch, 1, query, key]`, boolean or additive: a real token sees itself."""
-    allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
-    if allowed.shape[-1] >= stop:
-        at = columns[None, :, None].expand(allowed.shape[0], -1, 1)
-        valid = allowed.gather(-1, at).squeeze(-1)
-    else:
-        valid = allowed.any(-1)
-    counted = (allowed.long().sum(-1) - 1).clamp(min=0)
-    return valid, counted if given is None else given.to(mask.device)
-
-
-def _refuse_packed(position_ids: Tensor, valid: Tensor) -> None:
-    both = valid[:, 1:] & valid[:, :-1]
-    if bool((both & (position_ids[:, 1:] <= position_ids[:, :-1])).any()):
-        raise PlanError(
-            "position_ids restart inside a row, so several texts are packed into it; "
-            "steer one text per row, padded."
-        )

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from saesteer.errors import PlanError
-from saesteer.steer.frame import Frame, Prompt, cache_in, full_mask
+from saesteer.steer.frame import Frame, Prompt, cache_in
+from saesteer.steer.positions import full_mask
 
 
 def graph_frame(

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from saesteer.axes import TokenIds, TokenMask
 
+FEW = 64
+"""Tokens up to which it pays to look at them on the host first, if that is where they are."""
+
 
 @final
 class Ids:
@@ -17,7 +20,19 @@ class Ids:
 
     def __init__(self, *sets: Sequence[int] | Tensor) -> None:
         self.sets = tuple(tuple(sorted({int(i) for i in ids})) for ids in sets)
+        self._any = frozenset(i for ids in self.sets for i in ids)
         self._tables: dict[torch.device, Tensor] = {}
+
+    def among(self, tokens: TokenIds) -> tuple[TokenMask | None, ...]:
+        """As a call, but None for each set where it costs next to nothing to see that none is in.
+
+        That is so for a decoding step on the CPU; elsewhere looking would wait for the device.
+        """
+        if tokens.device.type == "cpu" and tokens.numel() <= FEW:
+            seen = {i for row in tokens.tolist() for i in row}
+            if self._any.isdisjoint(seen):
+                return (None,) * len(self.sets)
+        return self(tokens)
 
     def __call__(self, tokens: TokenIds) -> tuple[TokenMask, ...]:
         """True where a token is one of the ids, `[batch, pos]` for each set."""

@@ -1,11 +1,16 @@
-"""What hooks write down in one pass, and what a control did: the entries of a trace."""
+"""What a trace keeps of one forward pass, in as few objects as will do.
+
+A decoding step leaves one record, and one small tuple for each site that was edited; the values
+that are read are made from these when somebody asks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
+import torch
 from torch import Tensor
 
 from saesteer.models.sites import Site
@@ -22,6 +27,31 @@ class Deed:
     site: Site
     mask: Tensor
     norm: Tensor
+
+
+class SiteRecord(NamedTuple):
+    """One edited site in one pass.
+
+    Attributes:
+        norm: ‖h‖, `[batch, pos]`.
+        mask: where at least one edit acted, `[batch, pos]`.
+        size: ‖Δh‖ of all edits together, `[batch, pos]`, or `[]` where it is the same everywhere.
+        deeds: each edit's number, its own mask (None: `mask`) and its own ‖Δh‖, shaped as `size`.
+    """
+
+    norm: Tensor
+    mask: Tensor
+    size: Tensor
+    deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
+
+
+class Added(NamedTuple):
+    """What a site adds wherever it acts, on one device: `vector` [width], its norm, its deeds."""
+
+    site: Site
+    vector: Tensor
+    norm: Tensor
+    deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
 
 
 @final
@@ -56,9 +86,14 @@ class Event:
 @final
 @dataclass(eq=False)
 class PassRecord:
-    """One forward pass. `norms` and `moved` are ‖h‖ and the fused ‖Δh‖ by site, `[batch, pos]`.
+    """One forward pass: its positions, what was done at each site, and what gates noted.
 
-    ‖Δh‖ means something where `touched` only.
+    Attributes:
+        edited: sites with edits that depend on something.
+        added: sites where one vector is added, with the mask and ‖h‖; None: `table`'s next row.
+        kept: activations whose norms wait for the end of the pass; None once it is over.
+        table: their norms, one row each.
+        evidence: what gates noted.
     """
 
     input_ids: Tensor | None
@@ -66,10 +101,10 @@ class PassRecord:
     logical: Tensor
     start: int
     prompt_lengths: Tensor | None
-    norms: dict[Site, Tensor] = field(default_factory=dict)
-    moved: dict[Site, Tensor] = field(default_factory=dict)
-    touched: dict[Site, Tensor] = field(default_factory=dict)
-    deeds: list[Deed] = field(default_factory=list)
+    edited: dict[Site, SiteRecord] = field(default_factory=dict)
+    added: list[tuple[Added, Tensor, Tensor | None]] = field(default_factory=list)
+    kept: list[Tensor] | None = field(default_factory=list)
+    table: Tensor | Sequence[Tensor] = ()
     evidence: list[Evidence] = field(default_factory=list)
 
     @staticmethod
@@ -82,3 +117,54 @@ class PassRecord:
         """Each gate with the notes it goes by; gates that share an evaluation share its notes."""
         shared = {kind: note for seen in self.evidence for kind, note in seen.notes.items()}
         return ((seen.gate, seen.notes or shared) for seen in self.evidence)
+
+    def close(self) -> None:
+        """The pass is over: take the norms that were put off, all in one where they fit."""
+        kept, self.kept = self.kept, None
+        if not kept:
+            return
+        one = kept[0]
+        fit = len(kept) > 1 and all(h.shape == one.shape and h.device == one.device for h in kept)
+        self.table = norm(torch.stack(kept)) if fit else [norm(h) for h in kept]
+
+    @property
+    def sites(self) -> dict[Site, SiteRecord]:
+        """What was done at each edited site, in the order in which a pass reaches them."""
+        self.close()
+        found, rows = dict(self.edited), iter(self.table)
+        for added, mask, size in self.added:
+            known = next(rows) if size is None else size
+            record = SiteRecord(known, mask.to(known.device), added.norm, added.deeds)
+            found.setdefault(added.site, record)  # one recomputed for the backward pass counts once
+        return dict(sorted(found.items(), key=lambda entry: (entry[0].order, str(entry[0]))))
+
+    @property
+    def norms(self) -> dict[Site, Tensor]:
+        """‖h‖ at each edited site, `[batch, pos]`."""
+        return {site: record.norm for site, record in self.sites.items()}
+
+    @property
+    def moved(self) -> dict[Site, Tensor]:
+        """The fused ‖Δh‖ at each edited site, `[batch, pos]`; it means something where touched."""
+        return {site: record.size.expand(record.mask.shape) for site, record in self.sites.items()}
+
+    @property
+    def touched(self) -> dict[Site, Tensor]:
+        """Where at least one edit acted at each site, `[batch, pos]`."""
+        return {site: record.mask for site, record in self.sites.items()}
+
+    @property
+    def deeds(self) -> list[Deed]:
+        """What each edit did, site by site."""
+        found: list[Deed] = []
+        for site, record in self.sites.items():
+            for edit, mask, size in record.deeds:
+                own = record.mask if mask is None else mask
+                found.append(Deed(edit, site, own, size.expand(own.shape)))
+        return found
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """‖·‖ over the last axis in fp32, outside any graph."""
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    return torch.linalg.vector_norm(plain.float(), dim=-1)

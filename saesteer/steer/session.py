@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -29,6 +29,8 @@ from saesteer.steer.frame import Frame, Prompt, cache_in, read_frame
 from saesteer.steer.ids import Ids
 from saesteer.steer.loop import Controller
 
+Visit = Callable[[Tensor, Frame], Tensor | None]
+"""What a plan does at one site in one pass; a returned tensor replaces the activation."""
 _SESSIONS: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
 
 
@@ -47,8 +49,9 @@ class Visitor(Controller, Protocol):
     def begin(self, frame: Frame, cache: Any) -> None:
         """A pass starts."""
 
-    def visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
-        """The pass has reached a site; a returned tensor replaces its activation."""
+    def at(self, site: Site) -> Visit:
+        """What is called whenever a pass reaches one of its sites."""
+        ...
 
     def end(self, frame: Frame, cache: Any) -> None:
         """The pass is over; `cache` is the one it returned."""
@@ -221,34 +224,35 @@ class SiteHook:
 
     def __init__(self, session: Session, site: Site) -> None:
         self._session, self._site = session, site
-        self._visitors: list[Visitor] = []
+        self._visits: list[tuple[Visitor, Visit]] = []
         point = session.model.layout.point(site)
         self._handle = install(point, self, prepend=True)
 
     def add(self, visitor: Visitor) -> None:
         """Let one more plan visit the site."""
-        self._visitors.append(visitor)
+        self._visits.append((visitor, visitor.at(self._site)))
 
     def drop(self, visitor: Visitor) -> bool:
         """Forget a plan; False when none is left and the hook is gone."""
-        self._visitors = [v for v in self._visitors if v is not visitor]
-        if not self._visitors:
+        self._visits = [visit for visit in self._visits if visit[0] is not visitor]
+        if not self._visits:
             self._handle.remove()
-        return bool(self._visitors)
+        return bool(self._visits)
 
     def __call__(self, resid: Tensor) -> Tensor | None:
         """Show the activation to each plan in turn."""
-        if not self._session.active or not self._visitors:
+        session = self._session
+        if session._paused or not self._visits:
             return None
-        frame = self._session.frame
+        frame = session.frame
         if resid.shape[:2] != frame.valid.shape:
             raise PlanError(
                 f"{self._site}: got shape {list(resid.shape)}, expected "
                 f"{list(frame.valid.shape)} and a width; this model's site has no rows to steer."
             )
         current = resid
-        for visitor in self._visitors:
-            new = visitor.visit(self._site, current, frame)
+        for _, visit in self._visits:
+            new = visit(current, frame)
             current = current if new is None else new
         return None if current is resid else current
 

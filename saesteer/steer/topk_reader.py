@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -19,27 +19,34 @@ class TopKReader:
 
     sae: SAE
     features: tuple[int, ...]
+    index: Int[Tensor, " k"] = field(init=False, repr=False)
+    w_dec: Float[Tensor, "k d_model"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Gather what the used features need, once: their numbers and their decoder rows."""
+        index = torch.tensor(self.features, device=self.sae.device)
+        object.__setattr__(self, "index", index)
+        object.__setattr__(self, "w_dec", self.sae.w_dec[index])
 
     @property
     def d_model(self) -> int:
         """Width of the activations."""
         return self.sae.d_model
 
-    @property
-    def w_dec(self) -> Float[Tensor, "k d_model"]:
-        """Decoder rows of the used features."""
-        return self.sae.w_dec[list(self.features)]
-
     def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
-        """Activations of the used features among all: a few comparisons, no row of all latents."""
-        pre = self.sae.pre(resid)
-        used = pre[..., list(self.features)]
-        top = pre.topk(self.sae.k or 0, dim=-1).indices
-        lives = (top[..., None, :] == self._wanted(top.device)).any(-1)
-        return torch.where(lives, used.relu(), 0.0)
+        """Activations of the used features among all.
 
-    def _wanted(self, device: torch.device) -> Int[Tensor, "k 1"]:
-        return torch.tensor(self.features, device=device)[:, None]
+        One lives if fewer than k latents are larger. That is counted for a single feature; for
+        more, the k-th largest says it for all of them. Latents that tie for the last place all
+        live here, where `encode` keeps any of them.
+        """
+        pre, k = self.sae.pre(resid), self.sae.k or 0
+        used = pre.index_select(-1, self.index)
+        if len(self.features) == 1:
+            lives = (pre > used).sum(-1, keepdim=True) < k
+        else:
+            lives = used >= pre.topk(k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+        return torch.where(lives, used.relu(), 0.0)
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
         """What a change of the used features adds to the residual."""

@@ -40,8 +40,8 @@ class Where(ABC):
 
     def chosen(self, frame: Frame) -> TokenMask:
         """The same, worked out anew; errors as for `mask`."""
-        live = frame.valid if frame.finished is None else frame.live  # graphs can't trace its lock
-        return self._choose(frame) & live
+        chosen, live = self._choose(frame), frame.live
+        return chosen if chosen is live else chosen & live
 
     @abstractmethod
     def _choose(self, frame: Frame) -> TokenMask:

@@ -1,4 +1,4 @@
-"""The two tensor forms of a program: equal to forward chaining and each other at every size."""
+"""The three forms of a program: equal to forward chaining and each other at every size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ from hypothesis import strategies as st
 from saesteer.errors import RuleError
 from saesteer.rules import RuleBook
 from saesteer.rules.compile import BooleanProgram, compile_program
+from saesteer.rules.dense import DenseProgram
 from saesteer.rules.levels import MAX_BODIES, MAX_LITERALS
 from saesteer.rules.proof import closure
 from saesteer.rules.sliced import SlicedProgram, pack, unpack
 from saesteer.rules.syntax import Atom, parse
 
+FORMS = ("plain", "dense", "sliced")
+
 
 def _only(logic: BooleanProgram, form: str) -> BooleanProgram:
     """The program with one of its forms alone."""
-    return replace(logic, dense=None) if form == "sliced" else replace(logic, work=0)
+    match form:
+        case "plain":
+            assert logic.plain is not None
+            return replace(logic, plain=replace(logic.plain, work=0))
+        case "dense":
+            return replace(logic, work=0, plain=None)
+        case _:
+            return replace(logic, dense=None, plain=None)
 
 
 def _wide(rng: random.Random, n_bodies: int, n_literals: int) -> str:
@@ -34,12 +44,13 @@ def _wide(rng: random.Random, n_bodies: int, n_literals: int) -> str:
     return "\n".join([*lines, "narrow :- not wide, c0.", ":- wide, narrow.", ":- narrow, c1."])
 
 
-@pytest.mark.parametrize("form", ["dense", "sliced"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("n_bodies", [1, MAX_BODIES, MAX_BODIES + 1, MAX_BODIES**2 + 5])
 @pytest.mark.parametrize("n_literals", [1, MAX_LITERALS, 3 * MAX_LITERALS])
-def test_both_forms_equal_forward_chaining_for_wide_rules(
-    form: str, n_bodies: int, n_literals: int
+def test_all_forms_equal_forward_chaining_for_wide_rules(
+    monkeypatch: pytest.MonkeyPatch, form: str, n_bodies: int, n_literals: int
 ) -> None:
+    monkeypatch.setattr("saesteer.rules.compile.PLAIN_WORK", 10**6)
     rng = random.Random(n_bodies * 100 + n_literals)
     program = parse(_wide(rng, n_bodies, n_literals))
     logic = _only(compile_program(program, [Atom(f"c{i}") for i in range(6)]), form)
@@ -56,12 +67,15 @@ def test_both_forms_equal_forward_chaining_for_wide_rules(
         assert alarms[row, 0].tolist() == [{"wide", "narrow"} <= came, clash]
 
 
-def test_a_split_inside_a_positive_cycle_still_reaches_the_fixpoint() -> None:
+def test_a_split_inside_a_positive_cycle_still_reaches_the_fixpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("saesteer.rules.compile.PLAIN_WORK", 10**6)
     ring = [f"a{i} :- a{i + 1}." for i in range(9)]
     long = ", ".join(["a0", *(f"c{i}" for i in range(20))])
     many = [f"a4 :- d{i}, a0." for i in range(40)]
     program = parse("\n".join([*ring, f"a9 :- {long}.", *many, "a0 :- start."]))
-    for form in ("dense", "sliced"):
+    for form in FORMS:
         logic = _only(compile_program(program), form)
         mask = torch.zeros(1, 1, len(logic.atoms), dtype=torch.bool)
         for name in ["start", *(f"c{i}" for i in range(20))]:
@@ -82,7 +96,7 @@ def test_packing_into_words_loses_nothing(n_rows: int, n: int, seed: int) -> Non
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (65, 1), (7, 19)])
 def test_any_number_of_rows_and_positions_is_taken(shape: tuple[int, int]) -> None:
     logic = RuleBook.parse("b :- not a. c :- b, d.").compile()
-    for form in ("dense", "sliced"):
+    for form in FORMS:
         mask = torch.rand(*shape, len(logic.atoms)) < 0.5
         closed = _only(logic, form).run(mask)
         assert closed.shape == mask.shape
@@ -101,6 +115,16 @@ def test_the_form_is_chosen_by_the_amount_of_work(monkeypatch: pytest.MonkeyPatc
     assert asked == []
     logic.run(torch.zeros(300_000, 1, 2, dtype=torch.bool))
     assert asked == [300_000]
+
+
+def test_a_step_of_a_few_rows_needs_no_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    logic = RuleBook.parse("b :- not a. c :- b.").compile()
+    monkeypatch.setattr(DenseProgram, "run", lambda *_: pytest.fail("matrix products"))
+    names = [f"{a}" for a in logic.atoms]
+    closed = logic.run(torch.tensor([[[True, False, False]], [[False] * 3]]))
+    assert closed[:, 0, names.index("c")].tolist() == [False, True]
+    with pytest.raises(pytest.fail.Exception, match="matrix products"):
+        logic.run(torch.zeros(1_000, 1, 3, dtype=torch.bool))
 
 
 def test_a_mask_of_another_width_is_refused() -> None:

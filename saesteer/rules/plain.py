@@ -1,0 +1,71 @@
+"""Rule programs on whole numbers, for a few rows on the host: a decoding step, mostly.
+
+There a tensor operation costs more than a rule: each stratum takes five of them, and a body here
+is two comparisons of integers whose bits are the atoms. Reading facts back is free on the CPU; on
+another device it would make the host wait, so there tensors do the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from saesteer.rules.levels import Level
+
+Body = tuple[int, int, int]
+"""Bits of the head, of what must hold and of what must not."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PlainProgram:
+    """A program over `n` columns: the bodies of each stratum, and in how many rounds it settles.
+
+    `work` is how many bodies one row may have to look at.
+    """
+
+    n: int
+    levels: tuple[tuple[tuple[Body, ...], int], ...]
+    work: int
+
+    @staticmethod
+    def of(levels: Sequence[Level], n: int) -> PlainProgram:
+        """Write the levels over `n` columns as bits."""
+        bodies = tuple((_bodies(level), level.passes) for level in levels)
+        return PlainProgram(n, bodies, sum(len(found) * rounds for found, rounds in bodies))
+
+    def run(self, facts: Bool[Tensor, "rows given"]) -> Bool[Tensor, "rows n"]:
+        """The facts, of the first columns, and everything that follows from them, row by row."""
+        closed = [self._close(_number(row)) for row in facts.tolist()]
+        bits = [[held >> i & 1 for i in range(self.n)] for held in closed]
+        return torch.tensor(bits, dtype=torch.bool).view(len(closed), self.n)
+
+    def _close(self, held: int) -> int:
+        """Every atom that follows from these."""
+        for bodies, rounds in self.levels:
+            for _ in range(rounds):
+                before = held
+                for head, needs, bars in bodies:
+                    if held & needs == needs and not held & bars:
+                        held |= head
+                if held == before:
+                    break
+        return held
+
+
+def _number(row: Sequence[bool]) -> int:
+    return sum(1 << i for i, holds in enumerate(row) if holds)
+
+
+def _bodies(level: Level) -> tuple[Body, ...]:
+    found: list[Body] = []
+    for head, body in zip(level.heads, level.bodies, strict=True):
+        needs = sum(1 << column for column in {c for c, negated in body if not negated})
+        bars = sum(1 << column for column in {c for c, negated in body if negated})
+        found.append((1 << head, needs, bars))
+    return tuple(found)
