@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from saesteer.config import WandbConfig, dump_config
 from saesteer.errors import CheckpointError, OutputError, SaesteerError
 from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
-from saesteer.training.checkpoint import list_checkpoints
+from saesteer.training.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
 from saesteer.training.distributed import World
 
 _CONFIG = "config.resolved.yaml"
@@ -63,14 +63,33 @@ def checkpoint_of(out: Path, resume: bool, result: str) -> Path | None:
 
 
 @contextmanager
-def run_folder(out: Path, run: Tracked) -> Iterator[None]:
-    """Make `out` and write its config; a run that fails before its first step leaves nothing.
+def restoring(path: Path, run: Tracked) -> Iterator[Checkpoint]:
+    """The checkpoint at `path`, of which the block restores a run; its settings must be the run's.
+
+    Raises:
+        CheckpointError: it is damaged, was written under another config, or lacks what the block
+            looks for.
+    """
+    saved = open_checkpoint(path)
+    try:
+        check_same_config(saved.state["config"], asdict(run.config), path)
+        yield saved
+        run.wandb_id = saved.state["wandb_id"]
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is not a checkpoint of this run: {error!r}") from error
+
+
+@contextmanager
+def run_folder(out: Path, run: Tracked, *, resumed: bool) -> Iterator[Tracker]:
+    """Make `out`, write its config and open its tracker, which is finished at the end.
+
+    A run that fails before its first step leaves nothing.
 
     Raises:
         OutputError: it can't be written.
     """
     if not run.world.leads:
-        yield
+        yield NoTracker()
         return
     made = not out.exists()
     try:
@@ -79,7 +98,11 @@ def run_folder(out: Path, run: Tracked) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{out} can't be written: {error.strerror}.") from error
     try:
-        yield
+        tracker = _open_tracker(out, run, resumed)
+        try:
+            yield tracker
+        finally:
+            tracker.finish()
     except SaesteerError:
         if run.step_count == 0:
             for name in (_CONFIG, _METRICS):
@@ -89,10 +112,8 @@ def run_folder(out: Path, run: Tracked) -> Iterator[None]:
         raise
 
 
-def open_tracker(out: Path, run: Tracked, *, resumed: bool) -> Tracker:
+def _open_tracker(out: Path, run: Tracked, resumed: bool) -> Tracker:
     """`metrics.jsonl` in `out`, and wandb where the config asks for it."""
-    if not run.world.leads:
-        return NoTracker()
     step = run.step_count if resumed else None
     wandb: WandbConfig = run.config.wandb
     trackers: list[Tracker] = []

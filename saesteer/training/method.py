@@ -10,15 +10,15 @@ from typing import Any, final
 
 from saesteer.config import TrainMethodConfig
 from saesteer.data.contrast import Contrast
-from saesteer.errors import CheckpointError, ConfigError
+from saesteer.errors import ConfigError
 from saesteer.methods import LearnedMethod
 from saesteer.methods.learned import MethodLearner
 from saesteer.methods.named import METHODS, check_method, make_method
 from saesteer.models import Model, load_model
 from saesteer.saes import load_sae
-from saesteer.training.checkpoint import open_checkpoint, write_checkpoint
+from saesteer.training.checkpoint import write_checkpoint
 from saesteer.training.distributed import ALONE, World
-from saesteer.training.folder import check_same_config, checkpoint_of, open_tracker, run_folder
+from saesteer.training.folder import checkpoint_of, restoring, run_folder
 from saesteer.training.loop import Progress, run_to_end
 from saesteer.training.signals import StopRequest, watch_signals
 
@@ -72,13 +72,8 @@ class MethodTrainer:
         Raises:
             CheckpointError: it is damaged, or was written under another config.
         """
-        saved = open_checkpoint(path)
-        try:
-            check_same_config(saved.state["config"], asdict(self.config), path)
+        with restoring(path, self) as saved:
             self.learner.restore(saved.under(""), saved.state["step"])
-            self.wandb_id = saved.state["wandb_id"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint of this run: {error!r}") from error
 
 
 def train_method(
@@ -112,16 +107,12 @@ def train_method(
         trainer = MethodTrainer(config, method.learner(model, contrast, config.site))
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        with run_folder(out, trainer):
-            tracker = open_tracker(out, trainer, resumed=checkpoint is not None)
-            try:
-                if not run_to_end(trainer, out, tracker, request, progress):
-                    return None
-                trainer.learner.plan().save(out / _PLAN, model)
-                lineage = {"weights_of_model": model.fingerprint(), "config": asdict(config)}
-                tracker.artifact(_PLAN, out / _PLAN, lineage, kind="plan")
-            finally:
-                tracker.finish()
+        with run_folder(out, trainer, resumed=checkpoint is not None) as tracker:
+            if not run_to_end(trainer, out, tracker, request, progress):
+                return None
+            trainer.learner.plan().save(out / _PLAN, model)
+            lineage = {"weights_of_model": model.fingerprint(), "config": asdict(config)}
+            tracker.artifact(_PLAN, out / _PLAN, lineage, kind="plan")
     return out / _PLAN
 
 

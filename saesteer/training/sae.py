@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from saesteer.saes import SAE, save_sae
 from saesteer.tracking import Tracker
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.estimate import memory_of, shortage
-from saesteer.training.folder import checkpoint_of, open_tracker, run_folder
+from saesteer.training.folder import checkpoint_of, run_folder
 from saesteer.training.learner import Learner
 from saesteer.training.loop import Progress
 from saesteer.training.rates import device_memory
@@ -49,8 +49,7 @@ def train_sae(
         model: used instead of loading `config.model`.
         stop: a request that some other thread or handler may set; default watches signals.
         progress: called in the leading process.
-        scorer: held-out scores of an SAE, logged every `score.every_steps`; `evals.held_out_scorer`
-            makes one, as the command line does.
+        scorer: held-out scores of an SAE, every `score.every_steps`; see `evals.held_out_scorer`.
         world: what `join_world` gives.
 
     Raises:
@@ -64,9 +63,7 @@ def train_sae(
     device = world.device or config.device
     model = model or load_model(config.model, dtype=config.dtype, device=device)
     progress = progress if world.leads else None
-    short = shortage(memory_of(config, model, world.size), device_memory(str(model.device)))
-    if short is not None and world.leads:
-        print(f"saesteer: {short}", file=sys.stderr)
+    _warn_of_memory(config, model, world)
     with watch_signals() if stop is None else nullcontext(stop) as request:
         if config.cache.path and not fill_cache(config, model, request, progress, world):
             return None
@@ -74,27 +71,29 @@ def train_sae(
         trainer.scorer = None if scorer is None else partial(scorer, model)
         if checkpoint is not None:
             trainer.restore(checkpoint)
-        with run_folder(out, trainer):
-            tracker = open_tracker(out, trainer, resumed=checkpoint is not None)
-            try:
-                finished = trainer.run(out, tracker, request, progress)
-                if finished:
-                    _save_saes(trainer, model.name, out)
-                    _record_lineage(trainer, model, out, tracker)
-            finally:
-                tracker.finish()
-                trainer.stream.close()
+        folder = run_folder(out, trainer, resumed=checkpoint is not None)
+        with folder as tracker, closing(trainer.stream):
+            if finished := trainer.run(out, tracker, request, progress):
+                _save_saes(trainer, model, out, tracker)
         world.wait()  # torchrun ends all processes when one has left with a status that is not 0
     return out if finished else None
 
 
-def _save_saes(trainer: SAETrainer, model_name: str, out: Path) -> None:
-    """Write every SAE; none returns before all are on disk."""
+def _warn_of_memory(config: TrainSAEConfig, model: Model, world: World) -> None:
+    """Say so on stderr, once, where the run will hardly fit."""
+    short = shortage(memory_of(config, model, world.size), device_memory(str(model.device)))
+    if short is not None and world.leads:
+        print(f"saesteer: {short}", file=sys.stderr)
+
+
+def _save_saes(trainer: SAETrainer, model: Model, out: Path, tracker: Tracker) -> None:
+    """Write every SAE and have it tracked; none returns before all are on disk."""
     counts = trainer.counts()
     for name, learner in trainer.own().items():
         extra = training_metadata(learner, counts)
-        save_sae(learner.to_sae(model_name), out / name, extra_metadata=extra)
+        save_sae(learner.to_sae(model.name), out / name, extra_metadata=extra)
     trainer.world.wait()
+    _record_lineage(trainer, model, out, tracker)
 
 
 def _record_lineage(trainer: SAETrainer, model: Model, out: Path, tracker: Tracker) -> None:

@@ -21,14 +21,14 @@ from torch import Tensor
 from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import ActivationStream
 from saesteer.data.sources import Columns
-from saesteer.errors import CheckpointError, DataError
+from saesteer.errors import DataError
 from saesteer.saes import SAE
 from saesteer.tracking import Tracker
 from saesteer.training.build import sites_of
-from saesteer.training.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from saesteer.training.checkpoint import Checkpoint, write_checkpoint
 from saesteer.training.coder import StepResult
 from saesteer.training.distributed import ALONE, World
-from saesteer.training.folder import check_same_config
+from saesteer.training.folder import restoring
 from saesteer.training.learner import Learner
 from saesteer.training.loop import Progress, run_to_end
 from saesteer.training.signals import StopRequest
@@ -224,15 +224,10 @@ class SAETrainer:
         Raises:
             CheckpointError: it is damaged, or was written under another config.
         """
-        saved = open_checkpoint(path)
-        try:
-            check_same_config(saved.state["config"], asdict(self.config), path)
+        with restoring(path, self) as saved:
             for name, learner in self.learners.items():
                 learner.restore(saved.under(f"sae.{name}."), saved.state["step"])
             self._restore_stream(saved)
-            self.wandb_id = saved.state["wandb_id"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint of this run: {error!r}") from error
 
     def _restore_stream(self, saved: Checkpoint) -> None:
         rank, size, before = self.world.rank, self.world.size, len(saved.files)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -21,16 +20,6 @@ from saesteer.saes import SAE
 
 SITE = Site.parse("resid_post.2")
 TEXT = "some words of no kind"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae: Callable[..., SAE], model: Model) -> SAE:
-    return tiny_sae(model, SITE)
 
 
 def test_the_cut_is_that_of_best_balanced_accuracy() -> None:

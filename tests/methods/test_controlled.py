@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,11 +21,6 @@ PROMPT, NEW = "the rain in the", 8
 DIGITS = Contrast.from_texts(
     [f"11 22 {i}" for i in range(8)], [f"ab cd {i}" for i in range(8)], name="digits"
 )
-
-
-@pytest.fixture
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def hooked(model: Model, ids: Tensor, adds: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,11 +42,6 @@ def moved(model: Model, plan: Plan, prompt_length: int, site: Site = SITE) -> Te
     after = Site(site.layer + 1, "resid_pre")
     with plan.on(model, prompt_lengths=[prompt_length]):
         return record(model, batch, [after])[after][0] - clean
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def test_caa_is_the_difference_of_per_example_means(model: Model, letters: Contrast) -> None:

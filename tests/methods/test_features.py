@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -20,16 +18,6 @@ from saesteer.steer import Plan
 
 SITE = Site.parse("resid_post.2")
 TEXT = "some words of no kind"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae: Callable[..., SAE], model: Model) -> SAE:
-    return tiny_sae(model, SITE)
 
 
 def resids(model: Model, plan: Plan) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,11 +21,6 @@ from saesteer.models import Model, Site, install
 from saesteer.steer import Plan
 
 N_HEADS, D_HEAD = 4, 8
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def acts(plan: Plan) -> dict[str, Any]:

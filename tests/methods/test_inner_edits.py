@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +26,6 @@ from saesteer.steer import Plan, PromptCondition
 
 SITE = Site.parse("resid_post.2")
 D_HEAD = 8
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def act(plan: Plan, index: int = 0) -> Any:

@@ -25,11 +25,6 @@ METHODS: dict[str, Callable[..., LearnedMethod]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
 @pytest.fixture(params=sorted(METHODS))
 def method(request: pytest.FixtureRequest) -> LearnedMethod:
     return METHODS[request.param](n_steps=6, batch_size=3)

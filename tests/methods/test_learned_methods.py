@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,11 +23,6 @@ from saesteer.steer import Plan, generated
 from saesteer.steer.norms import typical_norm
 
 SITE = Site.parse("resid_post.1")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def gain(model: Model, plan: Plan, contrast: Contrast) -> float:

@@ -19,16 +19,6 @@ from saesteer.steer import Plan
 SITE = "resid_post.2"
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae: Callable[..., SAE], model: Model) -> SAE:
-    return tiny_sae(model, SITE)
-
-
 def expected_shift(model: Model, sae: SAE, contrast: Contrast) -> torch.Tensor:
     """Means over texts of means over tokens."""
     train = contrast.split("train")

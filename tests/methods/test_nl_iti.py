@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,11 +19,6 @@ from saesteer.models import Model, Site
 from saesteer.steer import Plan
 
 D_HEAD = 8
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def pushed(plan: Plan) -> dict[tuple[int, int], Tensor]:

@@ -24,11 +24,6 @@ PROMPT = "in the rain"
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
 def sae(tiny_sae: Callable[..., SAE], model: Model) -> SAE:
     return tiny_sae(model, SITE)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,11 +19,6 @@ from saesteer.models import Model, Site
 from saesteer.steer import Plan
 
 SITE = Site.parse("resid_post.2")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def drawn(n: int = 12, width: int = 8, shift: float = 1.5, seed: int = 0) -> Sides:

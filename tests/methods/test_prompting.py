@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from saesteer.data.contrast import Contrast, builtin_contrasts
@@ -11,11 +9,6 @@ from saesteer.errors import PlanError
 from saesteer.methods import Prompting
 from saesteer.methods.prompting import INSTRUCTIONS
 from saesteer.models import Model
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 def test_every_shipped_contrast_has_an_instruction() -> None:

@@ -23,16 +23,6 @@ SITE = Site.parse("resid_post.2")
 TEXTS = ["some words of no kind", "x"]
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae: Callable[..., SAE], model: Model) -> SAE:
-    return tiny_sae(model, SITE)
-
-
 def direction(plan: Any) -> torch.Tensor:
     return plan.edits[0].intervention.basis[0]
 

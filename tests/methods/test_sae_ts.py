@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -22,16 +21,6 @@ from saesteer.steer.norms import typical_norm
 
 SITE = "resid_post.2"
 PROMPTS = ["the rain", "a small boat in"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae: Callable[..., SAE], model: Model) -> SAE:
-    return tiny_sae(model, SITE)
 
 
 def test_the_direction_inverts_a_planted_map_and_drops_what_all_vectors_do() -> None:

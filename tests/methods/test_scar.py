@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,16 +16,6 @@ from saesteer.saes import SAE, load_sae, save_sae
 
 SITE = Site.parse("resid_post.2")
 TEXT = "some words of no kind"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
-
-
-@pytest.fixture(scope="module")
-def sae(tiny_sae: Callable[..., SAE], model: Model) -> SAE:
-    return tiny_sae(model, SITE)
 
 
 @pytest.mark.parametrize(("strength", "factor"), [(1.0, 4.0), (1.0, -3.0), (0.5, 4.0)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,11 +24,6 @@ SITE = Site.parse("resid_post.1")
 TRAIT = PersonaVectors(
     elicit=["say a"], suppress=["say z"], questions=["what now", "and then"], n_tokens=6
 )
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 @pytest.fixture(scope="module")

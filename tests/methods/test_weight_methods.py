@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,11 +18,6 @@ from saesteer.models import Model, Site
 from saesteer.steer import Plan
 
 SITE = Site.parse("resid_post.1")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model: Callable[[str], Model]) -> Model:
-    return tiny_model("llama")
 
 
 @pytest.mark.parametrize("arch", ["llama", "gpt2", "neox", "gemma3"])
