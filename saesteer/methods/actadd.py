@@ -9,7 +9,9 @@ chooses pair and c by hand: "Love" less "Hate" with c = 5, which is the default 
 15. Its prompts are a word or two, for a sentence would cover the prompt and what is generated after
 it: the texts of a contrast's first pair, laid over others, cost SmolLM2-135M 1.2 nats and moved
 nothing. Without a pair, the words at which a train pair's texts first depart from each other are
-one, of the pair where they differ most alike the contrast's difference in means at the site.
+one, of the pair where they differ most alike the contrast's difference in means at the site. That
+does no harm, but a pair chosen by hand is better: on sentiment it can't be told from noise, where
+"Love" less "Hate" moves 0.42 VADER more than random directions of the same KL.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """World-model edit: move an activation until a probe of the model's own state says what it should.
 
 A probe with one hidden layer reads the state from h `[d_model]`, 1 for the positives. At every
-position that chooses a generated token h takes steps along the gradient of the probe's logit, each
-`step` × the root mean square norm of the train activations long, until the probability exceeds
-`confidence` or `n_steps` are taken; Δh is where that ends less h, and strength scales it. With
+position that chooses a generated token h takes `n_steps` steps along the gradient of the probe's
+logit, each `step` × the root mean square norm of the train activations long, or as many as it takes
+for the probability to exceed `confidence`; Δh is where that ends less h; strength scales it. With
 several `layers` each has its own probe, and later ones read what earlier edits made.
 
 Source: Li et al. 2022, Emergent World Representations (2210.13382): a nonlinear probe, gradient
 steps on the activation, from one layer through all later ones, since later layers recompute the
 state from other positions. Theirs descends a cross-entropy over board tiles with Adam for a fixed
-number of steps. Steps of one length that stop at the goal are a choice: their size does not hang on
-how sure the probe is, and an edit no larger than it must be stays nearer to what the model knows.
+number of steps. Steps of one length are a choice: their size does not hang on how sure the probe
+is, and five of a twentieth add up to the dose of directions. A goal (`confidence`) is for probes
+that read single tokens: one that learned from texts' means is sure of any token after a step or
+none, so that on SmolLM2-135M an edit to 0.9 or 0.99 was 2 to 3 % of ‖h‖ and did nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Intervention, Plan, generated, register_kind
 
+UNREACHED = 1e9
+"""A goal that no logit meets, finite so that a plan's file can hold it."""
+
 
 @register_kind
 @final
@@ -52,7 +57,9 @@ class ProbeAscent(Intervention):
         return self.probe.w_in.shape[1]
 
     def describe(self) -> str:
-        """`step until a probe says 0.9`."""
+        """`step until a probe says 0.9`, or `step 5 times up a probe`."""
+        if self.goal >= UNREACHED:
+            return f"step {self.n_steps} times up a probe"
         return f"step until a probe says {1 / (1 + math.exp(-self.goal)):.2g}"
 
     def delta(self, resid: Resid) -> Resid:
@@ -72,7 +79,7 @@ class WorldModel(Method):
 
     Attributes:
         step: length of one step, as a share of the activations' RMS norm.
-        confidence: the probability at which to stop.
+        confidence: the probability at which to stop; all steps are taken for None.
         read: how a text becomes one row for the probe.
     """
 
@@ -82,9 +89,9 @@ class WorldModel(Method):
 
     layers: Sequence[int] = ()
     n_hidden: int = 128
-    n_steps: int = 20
+    n_steps: int = 5
     step: float = 0.05
-    confidence: float = 0.9
+    confidence: float | None = None
     read: Pool = "mean"
     seed: int = 0
 
@@ -99,7 +106,8 @@ class WorldModel(Method):
         Raises:
             ConfigError: a confidence that no probability exceeds, or a step that goes nowhere.
         """
-        if not (0 < self.confidence < 1 and self.step > 0):
+        sure = 0.5 if self.confidence is None else self.confidence
+        if not (0 < sure < 1 and self.step > 0):
             raise ConfigError(
                 f"{self.name}: confidence {self.confidence} and step {self.step}; expected between "
                 "0 and 1, and above 0."
@@ -111,6 +119,7 @@ class WorldModel(Method):
 
     def _act(self, site: Site, sides: Sides) -> ProbeAscent:
         norm = float(sides.rows.square().sum(-1).mean().sqrt())
-        goal = math.log(self.confidence / (1 - self.confidence))
+        sure = self.confidence
+        goal = UNREACHED if sure is None else math.log(sure / (1 - sure))
         probe = fit_mlp(sides, self.n_hidden, self.seed)
         return ProbeAscent(site, probe, self.step * norm, self.n_steps, goal)

@@ -73,6 +73,7 @@ def _scar(ground: Ground) -> Method:
 
 
 MADE: Mapping[str, Make] = {
+    "ActAdd": lambda _: methods.ActAdd("Love", "Hate"),
     "CAST": lambda _: methods.CAST(condition=FOOD_OR_OFFICE),
     "CommandV": _command_v,
     "Controller": lambda _: methods.Controller(condition=FOOD_OR_OFFICE),

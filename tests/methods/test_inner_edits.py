@@ -248,6 +248,17 @@ def test_steps_stop_when_the_probe_says_so(model: Model, letters: Contrast) -> N
     assert bool((after[before < 0.5] < 0.95).all())
 
 
+def test_without_a_goal_all_steps_are_taken(model: Model, letters: Contrast) -> None:
+    edit = act(WorldModel(n_steps=3, step=0.1).fit(model, letters, SITE))
+    rows = read_sides(model, letters.split("train"), [SITE], "mean")[SITE].positive
+    assert bool((edit.probe.logit(rows) > 0).all())
+    moved = rows
+    for _ in range(3):
+        moved = moved + edit.step * functional.normalize(edit.probe.gradient(moved), dim=-1)
+    assert torch.allclose(edit.delta(rows[None])[0], moved - rows, atol=1e-4)
+    assert edit.describe() == "step 3 times up a probe"
+
+
 def test_one_step_follows_the_gradient_for_a_share_of_the_norm(
     model: Model, letters: Contrast
 ) -> None:
