@@ -91,7 +91,7 @@ class BooleanProgram:
                 "each name in `.atoms`."
             )
         closed = self._close(mask.reshape(batch * pos, n)).view(batch, pos, self.n_columns)
-        return Settled(closed[..., :n], closed[..., n : n + m])
+        return Settled(closed.narrow(-1, 0, n), closed.narrow(-1, n, m))
 
     def _close(self, given: Bool[Tensor, "rows n_atoms"]) -> Bool[Tensor, "rows n_columns"]:
         """The facts and what follows, in the form that is fastest for so many rows there."""
