@@ -5,10 +5,10 @@ Running touches no row but its own and makes the host wait for no device, so it 
 forward pass, and a new token costs that token alone.
 
 There are three forms, and the amount of work decides between them, measured on two CPU cores: whole
-numbers for a few rules on the rows of a decoding step, on the CPU alone (20 rules in six strata on one
-row: 14 µs against 43); matrix products for a few more, words of 64 rows for everything else (1,000 rules
-over 256 concepts on 64 rows in 0.2 ms; 4,096 rows in 2 ms). A gather of booleans was slower than
-one of the three everywhere.
+numbers for a few rules on the rows of a decoding step, on the CPU alone (20 rules in six strata on
+one row: 14 µs against 43); matrix products for a few more; words of 64 rows for everything else
+(1,000 rules over 256 concepts on 64 rows in 0.2 ms; 4,096 rows in 2 ms). A gather of booleans was
+slower than one of the three everywhere.
 """
 
 from __future__ import annotations
