@@ -8,7 +8,7 @@ costs one narrow matrix product: `ConceptReader` gathers every SAE column they n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, final, get_args
 
 import torch
@@ -107,6 +107,13 @@ class ConceptReader:
     bias: Float[Tensor, " n_dense"]
     cosine: Bool[Tensor, " n_dense"]
     trees: tuple[SlicedTree, ...] = ()
+    _is_plain: bool = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """See whether every sparse concept is one feature with weight 1: then nothing is mixed."""
+        mix = self.mix
+        plain = mix.shape[0] == mix.shape[1] and bool(torch.equal(mix, torch.eye(len(mix)).to(mix)))
+        object.__setattr__(self, "_is_plain", plain)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -125,7 +132,7 @@ class ConceptReader:
         resid = resid.float()
         if self.features is not None:
             latents = self.features.read(resid)
-            parts.append(latents @ self.mix)
+            parts.append(latents if self._is_plain else latents @ self.mix)
             parts += [tree.scores(latents)[..., None] for tree in self.trees]
         if len(self.bias):
             if resid.shape[-1] != self.directions.shape[0]:

@@ -64,6 +64,7 @@ class RuleGate:
     forced: tuple[tuple[str, bool], ...] = ()
     logic: BooleanProgram | GroundedProgram = field(init=False, repr=False)
     key: str = field(init=False, repr=False)
+    _remembers: tuple[bool, ...] = field(init=False, repr=False)
     _on: dict[torch.device, Compiled] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +80,8 @@ class RuleGate:
                 hint = nearest(name, known)
                 raise RuleError(f"{name!r} can't be forced: it is no concept{hint or '.'}")
         object.__setattr__(self, "logic", compile_any(self.program, names))
+        remembers = (bool(with_aggregate(self.concepts, kind)) for kind in (PROMPT, CAUSAL))
+        object.__setattr__(self, "_remembers", tuple(remembers))
         told = [(c.name, str(c.readout), c.threshold, c.span, c.aggregate) for c in self.concepts]
         held = [id(tensor) for reader in self.readers for tensor in reader.tensors]
         key = repr((str(self.program), told, held, self.forced))  # text: hashed once, asked often
@@ -114,7 +117,7 @@ class RuleGate:
 
     def new_state(self) -> RuleState | None:
         """What there is to remember of one text: nothing, if concepts are of single tokens."""
-        prompt, causal = (bool(with_aggregate(self.concepts, kind)) for kind in (PROMPT, CAUSAL))
+        prompt, causal = self._remembers
         return RuleState(prompt=prompt, causal=causal) if prompt or causal else None
 
     def evaluate(
