@@ -248,7 +248,7 @@ def _results(
     shortcut = [Answered(question, word, word) for question, word in by_words]
     rows.append(answer_row(task, "lexical-shortcut", "control", shortcut, reads=False))
     doses = {
-        word: {"dose": plan.dose, "obeyed": plan.obeyed}
+        word: {"dose": plan.dose, "obeyed": plan.obeyed, "least": plan.least}
         for plans in fitted.answers.values()
         for word, plan in plans.items()
     }
