@@ -64,7 +64,7 @@ def learn_answers(
 
 
 def _learn(train: Prefill, validation: Prefill, word: str, site: Site) -> AnswerPlan:
-    """The first dose that is sure everywhere, else the one that is surest where it is least sure."""
+    """The first dose that is sure on every problem, or the surest where each is least so."""
     target = word_id(train.model, word)
     found: list[AnswerPlan] = []
     for dose in DOSES:
