@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -61,3 +61,8 @@ class SparseRows:
             for power in (1, 2)
         )
         return mean.float(), (square - mean**2).clamp_min(0).sqrt().float()
+
+    def rows(self, chosen: Bool[Tensor, " rows"]) -> SparseRows:
+        """Some of the rows."""
+        entries = chosen.repeat_interleave(self.counts)
+        return SparseRows(self.columns[entries], self.values[entries], self.counts[chosen])
