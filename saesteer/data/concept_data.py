@@ -167,9 +167,10 @@ def _row(raw: Any, where: str) -> dict[str, Any]:
 
 def _joined(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Words or sentences with a label each, as one text with spans."""
-    pieces, labels = fields["pieces"], fields.get("labels")
-    good = isinstance(pieces, list) and isinstance(labels, list) and len(pieces) == len(labels)
-    if not good or not all(isinstance(p, str) for p in pieces) or not set(labels) <= {0, 1}:
+    pieces: list[Any] = fields["pieces"] if isinstance(fields["pieces"], list) else []
+    labels: list[Any] = fields["labels"] if isinstance(fields.get("labels"), list) else []
+    good = bool(pieces) and len(pieces) == len(labels) and all(x in (0, 1) for x in labels)
+    if not good or not all(isinstance(piece, str) for piece in pieces):
         raise ContrastError(f"{where}: expected as many labels, 1 or 0, as pieces of text.")
     starts = [sum(len(p) + 1 for p in pieces[:n]) for n in range(len(pieces))]
     marked = zip(starts, pieces, labels, strict=True)

@@ -164,7 +164,9 @@ def _fit(kind: ReadoutKind, rows: ConceptRows, sae: SAE, settings: FitSettings) 
         choose_threshold(chosen, held, aim, settings.budget) if isinstance(aim, str) else aim
     )
     slope, offset = calibrate(chosen, held)
-    judged = {s: _judge(rows, s, scores[s], labels[s], threshold) for s in SPLITS}
+    judged: dict[Split, SplitScores] = {
+        s: _judge(rows, s, scores[s], labels[s], threshold) for s in SPLITS
+    }
     return FittedConcept(kind, replace(concept, threshold=threshold), slope, offset, judged)
 
 

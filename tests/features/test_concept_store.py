@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def test_a_rule_file_can_name_the_folder(planted, fitted, tmp_path):
     assert concept.threshold == fitted["feature"].concept.threshold
     assert concept.aggregate == "prompt"
     found = [book.evaluate(model, sae, f"a {word} road").holds for word in ("zzz", "qqq")]
-    assert ["found" in json.dumps(holds) for holds in found] == [True, False]
+    assert [bool(holds["found"]) for holds in found] == [True, False]
     with pytest.raises(SaeError, match="fitted on another SAE"):
         book.evaluate(model, replace(sae, w_enc=sae.w_enc.roll(1, 1)), "a zzz road")
 

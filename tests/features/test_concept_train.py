@@ -15,6 +15,7 @@ from saesteer.features.activations import read_activations
 from saesteer.features.concept_rows import read_rows, read_texts
 from saesteer.features.concept_train import KINDS, FitSettings, best_of, fit_concepts
 from saesteer.features.concepts import concept_readers
+from saesteer.features.fitting import ReadoutKind
 from saesteer.features.negatives import add_negatives
 from saesteer.features.readouts import FeatureReadout
 from saesteer.models.sites import Site
@@ -52,7 +53,9 @@ def planted(tiny_model: Any, tiny_sae: Any) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("data", [WHOLE, spanned()], ids=["texts", "spans"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_tells_a_planted_concept_apart(planted, data, kind):
+def test_every_kind_tells_a_planted_concept_apart(
+    planted: tuple[Any, Any], data: ConceptData, kind: ReadoutKind
+) -> None:
     ((fitted,),) = fit_concepts(*planted, [data], FitSettings((kind,))).values()
     test = fitted.scores["test"]
     assert test.auroc.mean > 0.95
@@ -60,18 +63,20 @@ def test_every_kind_tells_a_planted_concept_apart(planted, data, kind):
     assert fitted.concept.aggregate == ("prompt" if data.spans is None else "token")
 
 
-def test_the_single_feature_is_the_planted_one(planted):
+def test_the_single_feature_is_the_planted_one(planted: tuple[Any, Any]) -> None:
     ((fitted,),) = fit_concepts(*planted, [WHOLE], FitSettings(("feature",))).values()
     assert fitted.concept.readout == FeatureReadout((PLANTED,))
 
 
-def test_turned_labels_find_another_feature_and_not_the_same_one_backwards(planted):
+def test_turned_labels_find_another_feature_and_not_the_same_one_backwards(
+    planted: tuple[Any, Any],
+) -> None:
     turned = tuple(replace(e, label=1 - e.label) for e in CONTRAST.examples)
     found = fit_concepts(*planted, [ConceptData("q", turned)], FitSettings(("feature",)))
     assert found["q"][0].concept.readout != FeatureReadout((PLANTED,))
 
 
-def test_scores_are_those_that_a_plan_would_read(planted):
+def test_scores_are_those_that_a_plan_would_read(planted: tuple[Any, Any]) -> None:
     model, sae = planted
     ((fitted,),) = fit_concepts(model, sae, [WHOLE], FitSettings(("features",))).values()
     (reader,) = concept_readers([fitted.concept], sae)
@@ -89,7 +94,7 @@ def test_scores_are_those_that_a_plan_would_read(planted):
     assert fitted.scores["test"].fall_out == pytest.approx(float(above[~truth].float().mean()))
 
 
-def test_only_labelled_tokens_are_positive(planted):
+def test_only_labelled_tokens_are_positive(planted: tuple[Any, Any]) -> None:
     model, _ = planted
     rows = read_rows(model, spanned(), SITE, "mean")
     (example, labels) = CONTRAST.examples[0], rows.positive[0]
@@ -98,7 +103,7 @@ def test_only_labelled_tokens_are_positive(planted):
     assert "".join(marked).replace(" ", "") == "zzz"
 
 
-def test_a_threshold_can_be_fixed_or_kept_to_a_budget(planted):
+def test_a_threshold_can_be_fixed_or_kept_to_a_budget(planted: tuple[Any, Any]) -> None:
     fixed = fit_concepts(*planted, [WHOLE], FitSettings(("probe",), aim=1.5))["z"][0]
     assert fixed.concept.threshold == 1.5
     strict = FitSettings(("probe",), aim="false_positives", budget=0.0)
@@ -108,13 +113,13 @@ def test_a_threshold_can_be_fixed_or_kept_to_a_budget(planted):
         fit_concepts(*planted, [WHOLE], replace(strict, budget=2.0))
 
 
-def test_confidence_rises_with_the_score(planted):
+def test_confidence_rises_with_the_score(planted: tuple[Any, Any]) -> None:
     fitted = fit_concepts(*planted, [WHOLE], FitSettings(("feature",)))["z"][0]
     sure = fitted.confidence(torch.tensor([-10.0, fitted.concept.threshold, 10.0]))
     assert sure[0] < sure[1] < sure[2]
 
 
-def test_the_most_readable_of_the_best_is_chosen(planted):
+def test_the_most_readable_of_the_best_is_chosen(planted: tuple[Any, Any]) -> None:
     fitted = fit_concepts(*planted, [WHOLE])["z"]
     assert [one.kind for one in fitted] == list(KINDS)
     best = best_of(fitted)
@@ -124,7 +129,9 @@ def test_the_most_readable_of_the_best_is_chosen(planted):
     assert all(one.scores["validation"].auroc.mean < top - 0.01 for one in better)
 
 
-def test_negatives_come_from_other_concepts_in_their_splits_and_near_ones_first(planted):
+def test_negatives_come_from_other_concepts_in_their_splits_and_near_ones_first(
+    planted: tuple[Any, Any],
+) -> None:
     model, _ = planted
     own = ConceptData("z", CONTRAST.positives[:4])
     near = [Example(f"a zzz {n} too", 1, "train") for n in ("cat", "dog", "cow", "hen")]
@@ -141,12 +148,12 @@ def test_negatives_come_from_other_concepts_in_their_splits_and_near_ones_first(
     assert set(train[:n_train]) <= {e.text for e in near}
 
 
-def test_concepts_without_any_negative_are_refused(planted):
+def test_concepts_without_any_negative_are_refused(planted: tuple[Any, Any]) -> None:
     with pytest.raises(ContrastError, match="no text without it"):
         fit_concepts(*planted, [ConceptData("z", CONTRAST.positives)])
 
 
-def test_a_split_of_one_label_is_refused(planted):
+def test_a_split_of_one_label_is_refused(planted: tuple[Any, Any]) -> None:
     train = tuple(replace(e, split="train") for e in CONTRAST.examples)
     with pytest.raises(ContrastError, match="concept z has nothing in the validation split"):
         fit_concepts(*planted, [ConceptData("z", train)])
