@@ -151,7 +151,8 @@ def _row(raw: Any, where: str) -> dict[str, Any]:
     text = fields.get("text")
     if not isinstance(text, str) or not text.strip():
         raise ContrastError(f'{where}: "text" is {text!r}; expected text that is not empty.')
-    row = {key: fields[key] for key in ("split", "pair", "prompt") if fields.get(key) is not None}
+    row = {key: fields[key] for key in ("split", "prompt") if fields.get(key) is not None}
+    row |= {"pair": str(fields["pair"])} if fields.get("pair") is not None else {}
     if row.get("split", "train") not in SPLITS:
         raise ContrastError(f'{where}: "split" is {row["split"]!r}; expected {", ".join(SPLITS)}.')
     if "spans" not in fields:
@@ -183,14 +184,19 @@ def _is_span(span: Any, length: int) -> bool:
 
 
 def _draw_splits(examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
-    """Texts in no stated order: 60 % train, 20 % validation, 20 % test, unless they say."""
+    """60 % train, 20 % validation, 20 % test, unless they say; a pair stays on one side."""
     if any(example.split != "train" for example in examples):
         return tuple(examples)
-    order = list(range(len(examples)))
+    units: dict[str, list[int]] = {}
+    for index, example in enumerate(examples):
+        alone = f"{index}" if example.pair is None else f"pair {example.pair}"
+        units.setdefault(alone, []).append(index)
+    order = list(units.values())
     random.Random(seed).shuffle(order)
     held = max(1, round(HELD_OUT_SHARE * len(order))) if len(order) >= 3 else 0
     made = list(examples)
-    for rank, index in enumerate(order):
+    for rank, unit in enumerate(order):
         split: Split = "validation" if rank < held else "test" if rank < 2 * held else "train"
-        made[index] = replace(made[index], split=split)
+        for index in unit:
+            made[index] = replace(made[index], split=split)
     return tuple(made)

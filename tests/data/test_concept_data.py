@@ -72,6 +72,14 @@ def test_splits_are_drawn_by_seed_and_kept_where_they_are_given(tmp_path: Path) 
     assert {s: drawn.count(s) for s in set(drawn)} == {"train": 12, "validation": 4, "test": 4}
 
 
+def test_a_pair_stays_in_one_split(tmp_path: Path) -> None:
+    rows = [{"text": f"t {n}", "spans": [], "pair": n % 10} for n in range(20)]
+    (found,) = read_concept_data(lines(tmp_path / "x.jsonl", *rows))
+    splits = [e.split for e in found.examples]
+    assert splits[:10] == splits[10:]
+    assert set(splits) == {"train", "validation", "test"}
+
+
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
