@@ -10,6 +10,7 @@ from saesteer.cli.commands import group as _group
 from saesteer.cli.commands import later as _later
 from saesteer.cli.commands import model_option as _model
 from saesteer.cli.commands import out_option as _out
+from saesteer.cli.concept_parser import concept_commands
 from saesteer.cli.localizers import LOCALIZERS
 from saesteer.cli.steer_parser import (
     bench_methods,
@@ -37,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     _train(nouns)
     _sae(nouns)
     _features(nouns)
+    concept_commands(nouns)
     _rules(nouns)
     _methods(nouns)
     _localize(nouns)

@@ -1,12 +1,14 @@
-"""What makes a model say an answer: one learned vector a word, at one site, on the last token.
+"""What makes a model say an answer: one learned direction a word, at one site, on the last token.
 
-The vector is learned on generated problems so that the word comes next whatever the problem says;
-its dose, in units of ‖h‖, is one step above the least at which it does on others: at the least
-itself 2 of 20 test answers parted from their verdict. A rule's conclusion triggers it.
+The direction is learned on generated problems so that the word comes next whatever the problem
+says, and at the very dose at which it is applied: one learned at any length and cut afterwards
+says its word at some doses and another one at others. A rule's conclusion triggers it.
 
 Measured with SmolLM2-135M at resid_post.9: the unit sum of the 16 decoder rows with the largest
 gradient of the word's log-probability makes it say "True" from 0.25 ‖h‖ on, and "False" and
-"Unknown" at no dose; a vector learned in 25 steps makes all three, from 0.5, 1 and 1 ‖h‖ on.
+"Unknown" at no dose. Of 24 problems of another source, a vector learned at free length and cut to
+a dose that 8 of 8 validation problems obeyed makes 92 % say "False" and gives it 0.23 where it gets
+least; a direction learned at 0.75 ‖h‖ makes all of them, and gives it 0.97.
 """
 
 from __future__ import annotations
@@ -24,21 +26,29 @@ from saesteer.evals.prefill import Prefill
 from saesteer.models import Model, Site, install, remove
 from saesteer.steer import Plan, add_scaled, last
 
-DOSES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-"""Doses tried, in units of ‖h‖, upwards."""
-STEPS, RATE = 25, 0.08
-"""Adam's steps, and its rate in units of the last token's median norm."""
+DOSES = (0.75, 1.5)
+"""Doses tried, in units of ‖h‖, upwards; each has its own direction."""
+SURE = 0.9
+"""Probability of the word on every validation problem from which on no higher dose is tried."""
+STEPS, RATE = 25, 0.1
+"""Adam's steps, and its rate as a share of the direction's length."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class AnswerPlan:
-    """The plan for one word, and how often it was obeyed where its dose was chosen."""
+    """The plan for one word; on other problems than it was learned on, how well it was obeyed.
+
+    Attributes:
+        obeyed: share of the problems on which the word came out likeliest.
+        least: the word's probability where it was lowest.
+    """
 
     word: str
     plan: Plan
     dose: float
     obeyed: float
+    least: float
 
 
 def word_id(model: Model, word: str) -> int:
@@ -54,29 +64,39 @@ def learn_answers(
 
 
 def _learn(train: Prefill, validation: Prefill, word: str, site: Site) -> AnswerPlan:
+    """The first dose that is sure on every problem, or the surest where each is least so."""
     target = word_id(train.model, word)
-    vector = learn_vector(train, target, site)
-    best = AnswerPlan(word, Plan(name=word), 0.0, -1.0)
+    found: list[AnswerPlan] = []
     for dose in DOSES:
-        plan = Plan(add_scaled(site, dose * vector), where=last(), name=f"say {word}")
-        said = validation.answer(plan).argmax(-1) == target
-        found = AnswerPlan(word, plan, dose, float(said.float().mean()))
-        if found.obeyed < 1.0 and best.obeyed == 1.0:
+        vector = dose * learn_direction(train, target, site, dose)
+        plan = Plan(add_scaled(site, vector), where=last(), name=f"say {word}")
+        logits = validation.answer(plan)
+        obeyed = (logits.argmax(-1) == target).float().mean()
+        least = logits.softmax(-1)[:, target].min()
+        found.append(AnswerPlan(word, plan, dose, float(obeyed), float(least)))
+        if least >= SURE:
             break
-        sure, best = best.obeyed == 1.0, max(best, found, key=_obedience)
-        if sure:
-            break
-    return best
+    return max(found, key=lambda one: one.least)
 
 
-def learn_vector(prompts: Prefill, target: int, site: Site, steps: int = STEPS) -> Vector:
-    """The unit direction along which, added at the last token, `target` becomes likeliest."""
-    model, norm = prompts.model, _median_norm(prompts, site)
-    vector = torch.zeros(model.layout.width(site), device=model.device, requires_grad=True)
-    optimizer = torch.optim.Adam([vector], lr=RATE)
+def learn_direction(
+    prompts: Prefill, target: int, site: Site, dose: float, steps: int = STEPS
+) -> Vector:
+    """The unit direction of which `dose` · ‖h‖, added at the last token, makes `target` likely."""
+    model = prompts.model
+    width, generator = model.layout.width(site), torch.Generator().manual_seed(0)
+    start = torch.nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
+    vector = start.to(model.device).requires_grad_()
+    optimizer = torch.optim.Adam([vector], lr=RATE / width**0.5)
     point = model.layout.point(site)
+
+    def push(resid: Tensor) -> Tensor:
+        norm = resid.float().norm(dim=-1, keepdim=True)
+        unit = torch.nn.functional.normalize(vector, dim=0)
+        return resid + (dose * norm * unit).to(resid.dtype)
+
     for _ in range(steps):
-        handle = install(point, lambda resid: resid + (norm * vector).to(resid.dtype))
+        handle = install(point, push)
         try:
             logits = prompts.step(copy.deepcopy(prompts.cache))
         finally:
@@ -85,20 +105,3 @@ def learn_vector(prompts: Prefill, target: int, site: Site, steps: int = STEPS) 
         (vector.grad,) = torch.autograd.grad(loss, [vector])
         optimizer.step()
     return torch.nn.functional.normalize(vector.detach(), dim=0).cpu()
-
-
-def _obedience(plan: AnswerPlan) -> tuple[float, float]:
-    """More obeyed first; among equals the higher dose, which leaves room on other prompts."""
-    return plan.obeyed, plan.dose
-
-
-@torch.no_grad()
-def _median_norm(prompts: Prefill, site: Site) -> Tensor:
-    seen: list[Tensor] = []
-    point = prompts.model.layout.point(site)
-    handle = install(point, lambda resid: seen.append(resid.float().norm(dim=-1)))
-    try:
-        prompts.step(copy.deepcopy(prompts.cache))
-    finally:
-        remove([handle])
-    return seen[0].median()

@@ -24,6 +24,7 @@ from saesteer.evals.logic_fit import READERS, fit_readers, fitting_problems
 from saesteer.evals.logic_problems import Problem, generate_problems
 from saesteer.evals.logic_reader import ReadText, StatementReader
 from saesteer.evals.logic_store import load_or_fit, readers_folder
+from saesteer.evals.logic_words import Style
 from saesteer.evals.prefill import prefill, token_positions
 from saesteer.evals.questions import Question, question_of, read_questions
 from saesteer.evals.results import describe_model
@@ -36,8 +37,10 @@ from saesteer.steer.store import stamp_of
 Progress = Callable[[int, int, str], None]
 N_LEARN = 8
 """Generated problems that answers are learned on, and as many that choose their doses."""
-N_GENERATED = 100
-"""Problems generated where no file is given, before twins."""
+N_GENERATED = 200
+"""Problems generated where no file is given, before twins: 40 for each number of hops."""
+NEW_STYLES: tuple[Style, ...] = ("like", "invented")
+"""What half each of the generated test problems' names sound like."""
 FAMILIES = {"prompt": "prompt", "caa": "dense", "dense-probe": "dense", "unsteered": "control"}
 NOTE = (
     "Names, relations and negations are read from activations; only where sentences end comes from "
@@ -99,8 +102,12 @@ def test_questions(config: AnswerConfig) -> list[Question]:
     task = config.task
     if task.test is not None:
         return read_questions(task.test)[: task.n_test]
-    made = generate_problems(task.n_test or N_GENERATED, style="like", seed=task.seed + 10_000)
-    return [question_of(problem.to_dict()) for problem in made]
+    half = -(-(task.n_test or N_GENERATED) // 2)
+    return [
+        question_of(problem.to_dict())
+        for style in NEW_STYLES
+        for problem in generate_problems(half, style=style, seed=task.seed + 10_000, new=True)
+    ]
 
 
 def fit_all(
@@ -146,11 +153,12 @@ def _readers(
     task = config.task
 
     def fit() -> Mapping[str, StatementReader]:
-        return fit_readers(model, sae, problems, tick, task.seed)
+        reading = load_model(config.model, device=config.device, dtype=task.fit_dtype)
+        return fit_readers(reading, sae, problems, tick, task.seed)
 
     if task.keep is None:
         return fit()
-    settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": config.dtype}
+    settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": task.fit_dtype}
     root = Path(task.keep).expanduser()
     return load_or_fit(readers_folder(root, sae, model=stamp_of(model), **settings), sae, fit)
 
@@ -248,7 +256,7 @@ def _results(
     shortcut = [Answered(question, word, word) for question, word in by_words]
     rows.append(answer_row(task, "lexical-shortcut", "control", shortcut, reads=False))
     doses = {
-        word: {"dose": plan.dose, "obeyed": plan.obeyed}
+        word: {"dose": plan.dose, "obeyed": plan.obeyed, "least": plan.least}
         for plans in fitted.answers.values()
         for word, plan in plans.items()
     }

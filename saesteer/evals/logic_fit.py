@@ -22,8 +22,10 @@ from saesteer.evals.questions import Question, question_of
 from saesteer.models import Model, pad_rows, record
 from saesteer.saes.sae import SAE
 
-STYLES: tuple[tuple[Style, float], ...] = (("published", 0.2), ("like", 0.32), ("invented", 0.48))
+STYLES: tuple[tuple[Style, float], ...] = (("published", 0.1), ("like", 0.2), ("invented", 0.7))
 """Shares of the kinds of names that readers are fitted on: new sounds are the harder part."""
+N_SAMPLE = 100
+"""Texts whose activations say how often a random SAE's features should fire."""
 READERS = ("activation-reasoning", "random-sae", "dense-probe")
 Tick = Callable[[str], None]
 
@@ -47,7 +49,7 @@ def fit_readers(
     for batch in labelled_readings(model, sae, problems):
         texts += batch
         tick(f"read {len(texts)} of {len(problems)} generated problems")
-    resid = torch.cat([text.text.resid for text in texts])
+    resid = torch.cat([text.text.resid for text in texts[:N_SAMPLE]]).float()
     spaces = {READERS[0]: sae, READERS[1]: random_sae(sae, resid, seed), READERS[2]: None}
     readers: dict[str, StatementReader] = {}
     for name, space in spaces.items():
@@ -59,13 +61,16 @@ def fit_readers(
 def labelled_readings(
     model: Model, sae: SAE, problems: Sequence[Problem], batch_size: int = 8
 ) -> Iterator[list[LabelledReading]]:
-    """Activations of generated problems at the SAE's site, with what each token is."""
+    """Activations of generated problems at the SAE's site, with what each token is.
+
+    They stay in the model's dtype: 3,600 problems in bf16 take 700 MB.
+    """
     for start in range(0, len(problems), batch_size):
         chosen = problems[start : start + batch_size]
         asked = [question_of(problem.to_dict()) for problem in chosen]
         ids = [list(model.tokenizer(question.prompt)["input_ids"]) for question in asked]
         batch = pad_rows(ids, model.pad_id, side="right").to(model.device)
-        resid = record(model, batch, [sae.site])[sae.site].float().cpu()
+        resid = record(model, batch, [sae.site])[sae.site].cpu()
         yield [
             _labelled(model, problem, question, resid[row, : len(ids[row])])
             for row, (problem, question) in enumerate(zip(chosen, asked, strict=True))

@@ -99,12 +99,20 @@ def generate_problems(
     shape: ProblemShape | None = None,
     seed: int = 0,
     twins: bool = True,
+    new: bool = False,
 ) -> list[Problem]:
-    """`n` problems, hops in turn, each followed by its twin if `twins`; half of them are false."""
+    """`n` problems, hops in turn, each followed by its twin if `twins`; half of them are false.
+
+    Args:
+        new: of names that are kept for tests, and never occur without it.
+    """
     rng, shape = random.Random(seed), shape or ProblemShape()
     made: list[Problem] = []
     for index in range(n):
-        problem = _problem(f"{style}-{seed}-{index}", hops[index % len(hops)], style, shape, rng)
+        name, n_hops = f"{style}-{seed}-{index}", hops[index % len(hops)]
+        n_kinds = max(shape.n_kinds, n_hops + 2)
+        words = draw_words(rng, style, n_kinds, shape.n_kinds, new=new)
+        problem = _problem(name, n_hops, words, shape, rng)
         made += [problem, _twin(problem, rng)] if twins else [problem]
     return made
 
@@ -116,9 +124,8 @@ def save_problems(problems: Sequence[Problem], path: str | Path) -> None:
 
 
 def _problem(
-    name: str, hops: int, style: Style, shape: ProblemShape, rng: random.Random
+    name: str, hops: int, words: Words, shape: ProblemShape, rng: random.Random
 ) -> Problem:
-    words = draw_words(rng, style, max(shape.n_kinds, hops + 2), shape.n_kinds)
     asked, positive, truthful = words.properties[0], rng.random() < 0.5, rng.random() < 0.5
     path, spare = words.kinds[:hops], list(words.kinds[hops:])
     proof = [_fact(words.people[0], path[0])]

@@ -20,6 +20,7 @@ from saesteer.evals.pooled import random_coder
 from saesteer.features.concepts import Concept, concept_readers
 from saesteer.features.fitting import SPARSE_KINDS, ReadoutKind, fit_readout, score_rows
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
+from saesteer.features.sparse_rows import SparseRows
 from saesteer.features.thresholds import choose_threshold
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
@@ -28,6 +29,8 @@ ROLES = ("filler", "relation", "negation", "name")
 """What a token can be; a name is what none of the others claims."""
 N_FEATURES = 64
 """Features that each role is read from."""
+N_ROLE_TEXTS = 80
+"""Texts that roles are fitted on: some 12,000 tokens, whose latents take 32 KB each."""
 Activations = Float[Tensor, "pos width"]
 
 
@@ -103,7 +106,8 @@ def sum_mentions(
     The tokens are encoded in one product, since a few rows at a time are bound by the weights.
     """
     tokens = [t for span in spans for t in span]
-    rows = resid[tokens] if sae is None else sae.encode(resid[tokens])
+    rows = resid[tokens].float()
+    rows = rows if sae is None else sae.encode(rows)
     return torch.stack([part.sum(0) for part in rows.split([len(span) for span in spans])])
 
 
@@ -122,7 +126,8 @@ def fit_reader(
     rows, roles = _role_rows(texts, sae if kind in SPARSE_KINDS else None)
     concepts = [_role(kind, role, rows, roles == role, site, seed) for role in range(3)]
     named = [_named(text, sae) for text in texts]
-    identity = fit_identity(named, standardise=sae is None, seed=seed)
+    width = texts[0].text.resid.shape[1] if sae is None else sae.d_sae
+    identity = fit_identity(named, width, standardise=sae is None, seed=seed)
     return StatementReader(tuple(concepts), identity, sae)
 
 
@@ -162,11 +167,12 @@ def _parts(
 
 
 def _role_rows(texts: Sequence[LabelledReading], sae: SAE | None) -> tuple[Tensor, Tensor]:
-    """Rows of the sentences' tokens and their roles; every other text, which is plenty."""
-    chosen = texts[:: 2 if len(texts) > 40 else 1]
+    """Rows of the sentences' tokens and their roles."""
+    chosen = texts[:N_ROLE_TEXTS]
     positions = [[t for sentence in text.text.sentences for t in sentence] for text in chosen]
     resid = torch.cat([t.text.resid[at] for t, at in zip(chosen, positions, strict=True)])
     roles = torch.tensor([role for text in chosen for some in text.roles for role in some])
+    resid = resid.float()
     return resid if sae is None else sae.encode(resid), roles
 
 
@@ -190,4 +196,5 @@ def _named(text: LabelledReading, sae: SAE | None) -> NamedText:
         if parts is not None:
             spans += parts[:2]
             names += pair
-    return NamedText(sum_mentions(text.text.resid, spans, sae), tuple(names))
+    mentions = sum_mentions(text.text.resid, spans, sae)
+    return NamedText(SparseRows.of(mentions), tuple(names))

@@ -22,7 +22,7 @@ from saesteer.features.concepts import Concept, FeatureReadout, ProbeReadout, Re
 from saesteer.features.identity import IdentityReadout
 from saesteer.saes import SAE, load_sae, save_sae
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever generating or fitting changes, so that readers of before are not taken."""
 Readers = Mapping[str, StatementReader]
 

@@ -45,6 +45,9 @@ class Concept:
     the greatest of the last `n` tokens, `for_n` the least of them (so it holds where the concept
     has for n tokens), `since` the greatest since the concept `of` last held.
 
+    `sae` is the fingerprint of the SAE that its features were chosen in, and empty where nobody
+    said: with one, it is read through that SAE and no other.
+
     Raises:
         ConfigError: an unknown aggregation, `n` below 1, or `since` without `of`.
     """
@@ -56,6 +59,7 @@ class Concept:
     over: Over = "max"
     n: int = 1
     of: str = ""
+    sae: str = ""
 
     def __post_init__(self) -> None:
         """Check what chooses the aggregation."""
@@ -70,6 +74,18 @@ class Concept:
                 raise ConfigError(
                     f"concept {self.name}: {key} is {got!r}, expected one of {', '.join(known)}."
                 )
+
+    def check_sae(self, sae: SAE) -> None:
+        """Refuse an SAE whose features are not the ones that this concept reads.
+
+        Raises:
+            SaeError: it was fitted on another one.
+        """
+        if self.sae and sae.fingerprint() != self.sae:
+            raise SaeError(
+                f"concept {self.name} was fitted on another SAE than {sae.name} at {sae.site}; "
+                "its features mean nothing there. Give its own SAE, or fit it on this one."
+            )
 
     @property
     def span(self) -> str:
@@ -161,7 +177,8 @@ def concept_readers(concepts: Sequence[Concept], sae: SAE | None = None) -> list
         sae: where the features of `FeatureReadout`s live; may be left out if there are none.
 
     Raises:
-        SaeError: features without an SAE, or of one that has no exact slices.
+        SaeError: features without an SAE, of another one than the concept was fitted on, or of
+            one that has no exact slices.
         FeatureError: a feature that the SAE does not have.
         DimensionError: two directions at one site have different widths.
     """
@@ -180,6 +197,7 @@ def _site(concept: Concept, sae: SAE | None) -> Site:
                     f"concept {concept.name} reads features but no SAE was given. "
                     "Pass one, or name it under sae: in the rule file."
                 )
+            concept.check_sae(sae)
             return sae.site
         case CosineReadout(site=site) | ProbeReadout(site=site):
             return site

@@ -56,7 +56,7 @@ def fit_readout(
         )
     match kind:
         case "feature":
-            return FeatureReadout((most_separating(rows, positive, 1)[0],))
+            return FeatureReadout((int(cohens_d(rows, positive).argmax()),))
         case "features":
             return _weighted(rows, positive, n_features, seed)
         case "tree":

@@ -4,9 +4,11 @@ A mention is the sum of its tokens' latents (or activations). A linear map, fitt
 names are known, brings mentions of one name together and parts different ones; within a new text,
 mentions are grouped by the cosine of their codes. Nothing is looked up, so the names may be new.
 
-Why sums through a linear map: with 490 generated problems the pairs told wrong among unseen names
-were 0.24 % (0.34 % with half of them; last tokens beside the sums, logarithms or dropout did no
-better). Complete linkage, since one false link would merge two chains.
+Names are told apart from those of other texts too, though only names of one text need telling
+apart: the few names of one text seldom lie close. With 1,000 generated problems the pairs told
+wrong among names never seen were 0.24 % without and 0.13 % with the other texts' names; with 3,850
+problems 0.06 %. Spelling as a second target, the order of tokens, and thresholds by number and
+position of the words did no better.
 """
 
 from __future__ import annotations
@@ -21,9 +23,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from saesteer.errors import DataError
+from saesteer.features.sparse_rows import SparseRows
 
 SHARPNESS = 16.0
 """Factor on cosines inside the softmax of the loss: cosines alone can't come near 0 or 1."""
+BATCH = 32
+"""Texts whose names are told apart at once."""
+MAX_HELD = 100
+"""Texts that set the threshold, at most."""
+_NEVER = 1e6
+"""A distance that no average makes up for."""
 
 Mentions = Float[Tensor, "mentions width"]
 
@@ -31,23 +40,21 @@ Mentions = Float[Tensor, "mentions width"]
 @final
 @dataclass(frozen=True)
 class NamedText:
-    """The mentions of one text and the name of each."""
+    """The mentions of one text and the name of each; equal names are one name in all texts."""
 
-    mentions: Mentions
+    mentions: SparseRows
     names: tuple[str, ...]
 
     @property
     def same(self) -> Bool[Tensor, "mentions mentions"]:
         """Whether two mentions are of one name."""
-        number = {name: index for index, name in enumerate(dict.fromkeys(self.names))}
-        ids = torch.tensor([number[name] for name in self.names])
-        return ids[:, None] == ids
+        return _same(self.names)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class IdentityReadout:
-    """`code = (mention - centre) @ projection`; one name where the codes' cosine > `threshold`."""
+    """`code = (mention - centre) @ projection`; one name where codes' mean cosine > `threshold`."""
 
     projection: Float[Tensor, "width code"]
     centre: Float[Tensor, " width"]
@@ -59,18 +66,23 @@ class IdentityReadout:
 
     def group(self, mentions: Mentions, apart: Sequence[tuple[int, int]] = ()) -> list[int]:
         """A number for each mention, equal where the name is; `apart` pairs are never grouped."""
+        return self.group_codes(self.codes(mentions), apart)
+
+    def group_codes(
+        self, codes: Float[Tensor, "mentions code"], apart: Sequence[tuple[int, int]] = ()
+    ) -> list[int]:
+        """The same from codes: average linkage, so that one odd mention does not tear a name."""
         from sklearn.cluster import AgglomerativeClustering
 
-        if len(mentions) < 2:
-            return [0] * len(mentions)
-        codes = self.codes(mentions)
+        if len(codes) < 2:
+            return [0] * len(codes)
         distance = (1 - codes @ codes.T).clamp(0, 2)
         for one, two in apart:
-            distance[one, two] = distance[two, one] = 2.0
+            distance[one, two] = distance[two, one] = _NEVER
         grouping = AgglomerativeClustering(
             n_clusters=cast("Any", None),  # as many groups as the threshold makes
             metric="precomputed",
-            linkage="complete",
+            linkage="average",
             distance_threshold=1 - self.threshold,
         )
         return grouping.fit_predict(distance.double().numpy()).tolist()
@@ -78,9 +90,10 @@ class IdentityReadout:
 
 def fit_identity(
     texts: Sequence[NamedText],
+    d_in: int,
     *,
     width: int = 128,
-    epochs: int = 4,
+    n_steps: int = 1000,
     rate: float = 2e-3,
     standardise: bool = False,
     validation: float = 0.1,
@@ -88,32 +101,32 @@ def fit_identity(
 ) -> IdentityReadout:
     """Fit the map on most texts and the threshold on the rest.
 
-    The loss is, within each text, the cross-entropy between a mention's softmax over the others
-    and its namesakes, evenly (InfoNCE; Khosla et al. 2020, Supervised Contrastive Learning).
+    The loss is the cross-entropy between a mention's softmax over all others of `BATCH` texts and
+    its namesakes, evenly (InfoNCE; Khosla et al. 2020, Supervised Contrastive Learning).
 
     Args:
+        d_in: width of the mentions.
         width: of the codes.
         standardise: centre and scale each input first; for dense activations, whose dimensions
             differ in size a hundredfold. Latents stay as they are, since zero means absent.
-        validation: share of the texts, the last ones, that set the threshold.
+        validation: share of the texts, the last ones, that set the threshold; `MAX_HELD` at most.
 
     Raises:
         DataError: fewer than two texts, or none with a name that occurs twice.
     """
-    usable = [text for text in texts if bool((text.same.sum(1) > 1).any())]
+    usable = [text for text in texts if len(set(text.names)) < len(text.names)]
     if len(usable) < 2:
         raise DataError(
             f"names can't be told apart from {len(usable)} texts in which a name occurs twice; "
             "give at least 2."
         )
-    n_held = max(1, int(validation * len(usable)))
+    n_held = min(max(1, int(validation * len(usable))), MAX_HELD)
     train, held = usable[:-n_held], usable[-n_held:]
-    d_in = train[0].mentions.shape[1]
     centre, scale = torch.zeros(d_in), torch.ones(d_in)
     if standardise:
-        rows = torch.cat([text.mentions for text in train])
-        centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
-    projection = _descend(train, centre, scale, width, epochs, rate, seed)
+        centre, scale = SparseRows.join([text.mentions for text in train]).moments(d_in)
+        scale = scale.clamp_min(1e-6)
+    projection = _descend(train, centre, scale, width, n_steps, rate, seed)
     readout = IdentityReadout(projection / scale[:, None], centre)
     return replace(readout, threshold=_threshold(readout, held))
 
@@ -123,28 +136,36 @@ def _descend(
     centre: Tensor,
     scale: Tensor,
     width: int,
-    epochs: int,
+    n_steps: int,
     rate: float,
     seed: int,
-    batch: int = 8,
 ) -> Tensor:
     """Adam with a rate that falls to zero; batches are whole texts."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(len(centre), width, generator=generator) / len(centre) ** 0.5
     projection = start.requires_grad_()
-    optimizer = torch.optim.Adam([projection], lr=rate)
-    n_steps = epochs * -(-len(texts) // batch)
+    optimizer = torch.optim.Adam([projection], lr=rate, fused=True)
     falling = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / n_steps)
-    for _ in range(epochs):
-        order = torch.randperm(len(texts), generator=generator).tolist()
-        for start_ in range(0, len(order), batch):
-            chosen = [texts[i] for i in order[start_ : start_ + batch]]
-            losses = [_loss((t.mentions - centre) / scale @ projection, t.same) for t in chosen]
-            optimizer.zero_grad()
-            torch.stack(losses).mean().backward()
-            optimizer.step()
-            falling.step()
+    order: list[int] = []
+    for _ in range(n_steps):
+        if not order:
+            order = torch.randperm(len(texts), generator=generator).tolist()
+        chosen, order = [texts[i] for i in order[:BATCH]], order[BATCH:]
+        mentions = SparseRows.join([text.mentions for text in chosen])
+        scaled = projection / scale[:, None]
+        codes = mentions.times(scaled) - centre @ scaled
+        loss = _loss(codes, _same([name for text in chosen for name in text.names]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        falling.step()
     return projection.detach()
+
+
+def _same(names: Sequence[str]) -> Bool[Tensor, "mentions mentions"]:
+    number = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    ids = torch.tensor([number[name] for name in names])
+    return ids[:, None] == ids
 
 
 def _loss(codes: Tensor, same: Tensor) -> Tensor:
@@ -160,14 +181,14 @@ def _loss(codes: Tensor, same: Tensor) -> Tensor:
 def _threshold(readout: IdentityReadout, texts: Sequence[NamedText]) -> float:
     """The cut whose groups tell most pairs right; the middle where several do.
 
-    Groups are counted, not cosines: complete linkage asks every pair of a group to pass, so the
-    cut that is best for pairs one by one would tear names apart.
+    Groups are counted, not cosines, since a group is what a verdict rests on.
     """
     grid = torch.arange(0.4, 0.93, 0.02)
     wrong = torch.zeros(len(grid))
-    for index, cut in enumerate(grid.tolist()):
-        reader = replace(readout, threshold=cut)
-        for text in texts:
-            groups = torch.tensor(reader.group(text.mentions))
-            wrong[index] += ((groups[:, None] == groups) != text.same).sum()
+    for text in texts:
+        codes = text.mentions.times(readout.projection) - readout.centre @ readout.projection
+        codes, same = functional.normalize(codes, dim=-1), text.same
+        for index, cut in enumerate(grid.tolist()):
+            groups = torch.tensor(replace(readout, threshold=cut).group_codes(codes))
+            wrong[index] += ((groups[:, None] == groups) != same).sum()
     return float(grid[wrong == wrong.min()].mean())

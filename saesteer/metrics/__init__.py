@@ -8,6 +8,7 @@ from saesteer.metrics.intervals import (
     Interval,
     auroc_interval,
     bootstrap_interval,
+    grouped_auroc_interval,
     paired_difference,
     share_interval,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "ReconstructionScores",
     "ReconstructionSums",
     "auroc_interval",
+    "grouped_auroc_interval",
     "bootstrap_interval",
     "density_of",
     "distinct_n",

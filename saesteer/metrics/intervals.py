@@ -95,6 +95,41 @@ def auroc_interval(
     return Interval(float(areas[0]), float(bounds[0]), float(bounds[1]))
 
 
+def grouped_auroc_interval(
+    scores: Numbers,
+    positive: Sequence[bool | int] | np.ndarray,
+    groups: Sequence[int] | np.ndarray,
+    seed: int = 0,
+    n: int = 500,
+) -> Interval:
+    """AUROC of scores that come in groups, such as the tokens of texts; whole groups are drawn.
+
+    Resamples without scores of both labels are left out.
+
+    Raises:
+        DataError: no scores of one label.
+    """
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if labels.all() or not labels.any():
+        raise DataError(f"an AUROC needs scores of both labels; got {len(labels)} of one.")
+    _, levels = np.unique(values, return_inverse=True)
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    size = int(group.max()) + 1
+    draws = np.random.default_rng(seed).multinomial(size, [1 / size] * size, size=n)
+    areas = [_weighted_area(levels, labels, np.ones(len(levels)))]
+    areas += [_weighted_area(levels, labels, draw[group].astype(float)) for draw in draws]
+    low, high = np.nanquantile(areas[1:], [0.025, 0.975])
+    return Interval(float(areas[0]), float(low), float(high))
+
+
+def _weighted_area(levels: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
+    """AUROC with weights, ties counting one half; NaN where one label weighs nothing."""
+    n = int(levels.max()) + 1
+    high, low = (np.bincount(levels[s], weight[s], n) for s in (labels, ~labels))
+    total = high.sum() * low.sum()
+    return float((high * (low.cumsum() - low / 2)).sum() / total) if total else float("nan")
+
+
 def _resampled(levels: np.ndarray, n_levels: int, rng: np.random.Generator, n: int) -> np.ndarray:
     """How often each level occurs in the sample itself (row 0) and in `n` resamples."""
     size = len(levels)

@@ -8,6 +8,7 @@ A rule file:
       urgent:  {features: {12: 0.7, 88: 0.3}, threshold: 1.0, aggregate: prompt, over: max}
       lively:  {vector: lively.safetensors, site: resid_post.9, threshold: 0.2}
       likely:  {probe: likely.safetensors, site: resid_post.9, threshold: 0.0}
+      medical: {concept: concepts/medical}         # a folder of `saesteer concepts fit`
     rules: |
       careful :- pain, not casual.
     acts:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from saesteer.errors import ConfigError, RuleError
+from saesteer.features.concept_store import load_concept
 from saesteer.features.concepts import (
     Aggregate,
     Concept,
@@ -17,7 +18,7 @@ from saesteer.features.concepts import (
 from saesteer.rules.fields import Fields, vector_in
 from saesteer.rules.syntax import Atom, nearest
 
-READOUT_KEYS = ("feature", "features", "vector", "probe")
+READOUT_KEYS = ("feature", "features", "vector", "probe", "concept")
 
 
 def read_concept(key: object, raw: object, folder: Path, faults: list[str]) -> Concept:
@@ -28,18 +29,21 @@ def read_concept(key: object, raw: object, folder: Path, faults: list[str]) -> C
     except RuleError as error:
         faults.append(f"concepts: {str(error).rstrip('.')}")
     fields = Fields(raw, f"concepts.{name}", faults)
-    readout = _readout(fields, folder)
-    threshold = fields.number("threshold")
-    aggregate: Any = fields.choice("aggregate", get_args(Aggregate), "token")
+    fitted = _fitted(fields, folder) if "concept" in fields else None
+    readout = _readout(fields, folder) if fitted is None else fitted.readout
+    threshold = fields.number("threshold", *([] if fitted is None else [fitted.threshold]))
+    usual = ("token", "max") if fitted is None else (fitted.aggregate, fitted.over)
+    aggregate: Any = fields.choice("aggregate", get_args(Aggregate), usual[0])
     if "over" in fields and aggregate != "prompt":
         faults.append(f"{fields.path}.over is given, so aggregate must be prompt")
-    over: Any = fields.choice("over", ("max", "mean", "any", "last"), "max")
+    over: Any = fields.choice("over", ("max", "mean", "any", "last"), usual[1])
     n = fields.whole("n", 1) if aggregate in ("last_n", "for_n") else 1
     of = fields.raw("of") if aggregate == "since" else ""
     fields.finish()
     if aggregate == "since" and not of:
         return Concept(name, readout, threshold)
-    return Concept(name, readout, threshold, aggregate, over, n, str(of))
+    stamp = "" if fitted is None else fitted.sae
+    return Concept(name, readout, threshold, aggregate, over, n, str(of), stamp)
 
 
 def check_since(concepts: list[Concept], faults: list[str]) -> None:
@@ -51,6 +55,20 @@ def check_since(concepts: list[Concept], faults: list[str]) -> None:
                 f"concepts.{concept.name}.of is {concept.of!r}, expected a concept with "
                 f"aggregate token{nearest(concept.of, tokens).rstrip('?')}"
             )
+
+
+def _fitted(fields: Fields, folder: Path) -> Concept | None:
+    """A concept folder, as `saesteer concepts fit` writes it; its path is relative to `folder`."""
+    fields.one_of(READOUT_KEYS)
+    given = fields.raw("concept")
+    if not isinstance(given, str):
+        fields.fault("concept", given, "the path of a concept folder")
+        return Concept("unread", FeatureReadout((0,)), 0.0)
+    try:
+        return load_concept(folder / Path(given).expanduser())
+    except ConfigError as error:
+        fields.faults.append(f"{fields.path}.concept: {str(error).rstrip('.')}")
+        return Concept("unread", FeatureReadout((0,)), 0.0)
 
 
 def _readout(fields: Fields, folder: Path) -> Readout:

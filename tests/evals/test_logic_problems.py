@@ -13,7 +13,7 @@ from saesteer.evals.logic_problems import (
     generate_problems,
     save_problems,
 )
-from saesteer.evals.logic_words import PUBLISHED_KINDS
+from saesteer.evals.logic_words import PEOPLE, PUBLISHED_KINDS
 from saesteer.evals.questions import read_questions
 from saesteer.evals.shortcut import lexical_shortcut
 
@@ -73,6 +73,17 @@ def test_equal_seeds_make_equal_problems_and_other_seeds_others():
     one, same, other = (generate_problems(3, seed=s) for s in (5, 5, 6))
     assert one == same
     assert one != other
+
+
+@pytest.mark.parametrize("style", ["like", "invented"])
+def test_names_kept_for_tests_never_occur_in_what_is_fitted_on(style):
+    fitted, tested = (
+        {s.subject for p in generate_problems(60, style=style, new=new) for s in p.statements}
+        for new in (False, True)
+    )
+    kinds = tested - set(PEOPLE)
+    assert len(kinds) > 40
+    assert not kinds & fitted
 
 
 def test_new_styles_use_names_of_their_own():

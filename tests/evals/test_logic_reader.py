@@ -50,7 +50,7 @@ def text(seed: int, n: int = 8) -> LabelledReading:
         start = len(rows) - len(kinds)
         sentences.append(tuple(range(start, len(rows))))
         roles.append(tuple(kinds))
-        pairs.append((str(one), str(two)))
+        pairs.append((f"{seed}-{one}", f"{seed}-{two}"))
     return LabelledReading(
         ReadText(torch.stack(rows), tuple(sentences)), tuple(roles), tuple(pairs)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saesteer.evals.answer_plans import learn_answers, learn_vector
+from saesteer.evals.answer_plans import DOSES, learn_answers, learn_direction, word_id
 from saesteer.evals.prefill import prefill, token_positions
 from saesteer.models import Site, record
 from saesteer.steer import Plan, add_scaled, last
@@ -57,24 +57,43 @@ def test_token_positions_overlap_their_spans(tiny_model):
     assert model.tokenizer.decode([ids[t] for t in found]).strip() == "in the town"
 
 
-def test_a_learned_vector_makes_its_word_likelier_and_leaves_no_hook(tiny_model):
+def test_a_learned_direction_makes_its_word_likelier_and_leaves_no_hook(tiny_model):
     model = tiny_model("llama")
     read = prefill(model, PROMPTS, SITE)
     n_hooks = len(model.layout.point(SITE).module._forward_hooks)
     target = int(read.answer().argmin(-1)[0])
-    vector = learn_vector(read, target, SITE, steps=15)
+    vector = learn_direction(read, target, SITE, 0.75, steps=15)
     assert vector.norm() == pytest.approx(1, abs=1e-5)
+    plan = Plan(add_scaled(SITE, 0.75 * vector), where=last())
     before = read.answer().log_softmax(-1)[:, target].mean()
-    after = read.answer(Plan(add_scaled(SITE, vector), where=last())).log_softmax(-1)[:, target]
-    assert after.mean() > before + 1
+    assert read.answer(plan).log_softmax(-1)[:, target].mean() > before + 1
     assert len(model.layout.point(SITE).module._forward_hooks) == n_hooks
     assert all(parameter.grad is None for parameter in model.hf.parameters())
 
 
-def test_an_answer_is_dosed_no_higher_than_obedience_needs(tiny_model):
+def test_a_direction_is_learned_at_the_dose_it_is_for(tiny_model):
+    """Each is better at its own dose than the one learned at the other."""
+    model = tiny_model("llama")
+    read = prefill(model, PROMPTS, SITE)
+    target = int(read.answer().argmin(-1)[0])
+    doses = (0.3, 3.0)
+    learned = [learn_direction(read, target, SITE, dose) for dose in doses]
+
+    def reached(vector: torch.Tensor, dose: float) -> float:
+        plan = Plan(add_scaled(SITE, dose * vector), where=last())
+        return float(read.answer(plan).log_softmax(-1)[:, target].mean())
+
+    for own, dose in enumerate(doses):
+        assert reached(learned[own], dose) > reached(learned[1 - own], dose)
+
+
+def test_an_answer_tells_how_well_it_is_obeyed(tiny_model):
     model = tiny_model("llama")
     read = prefill(model, PROMPTS, SITE)
     word = model.tokenizer.decode([int(read.answer()[0].argmax())]).strip() or "the"
     found = learn_answers(read, read, [word], SITE)[word]
-    assert 0 <= found.obeyed <= 1
-    assert found.plan.edits or found.dose == 0
+    logits = read.answer(found.plan)
+    target = word_id(model, word)
+    assert found.obeyed == float((logits.argmax(-1) == target).float().mean())
+    assert found.least == pytest.approx(float(logits.softmax(-1)[:, target].min()), rel=1e-4)
+    assert found.dose in DOSES

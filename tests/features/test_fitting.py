@@ -103,3 +103,12 @@ def test_separable_scores_stay_finite():
     slope, offset = calibrate(torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1]).bool())
     sure = torch.sigmoid(torch.tensor([offset, slope + offset]))
     assert 0.05 < sure[0] < 0.5 < sure[1] < 0.95
+
+
+def test_a_single_feature_is_one_that_is_higher_on_the_positives():
+    generator = torch.Generator().manual_seed(0)
+    positive = torch.arange(60) % 2 == 0
+    rows = torch.rand(60, 5, generator=generator)
+    rows[:, 2] += 3.0 * ~positive
+    rows[:, 4] += 1.0 * positive
+    assert fit_readout("feature", rows, positive, SITE) == FeatureReadout((4,))

@@ -7,6 +7,7 @@ import torch
 
 from saesteer.errors import DataError
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
+from saesteer.features.sparse_rows import SparseRows
 
 WIDTH, NUISANCE = 40, 20
 
@@ -18,12 +19,18 @@ def planted(seed: int, n_names: int = 5, n: int = 15) -> NamedText:
     which = torch.arange(n) % n_names
     noise = 2 * torch.randn(n, NUISANCE, generator=generator)
     rows = torch.cat([names[which], noise], 1)
-    return NamedText(rows, tuple(str(i) for i in which.tolist()))
+    return NamedText(SparseRows.of(rows), tuple(f"{seed}-{i}" for i in which.tolist()))
+
+
+def rows(text: NamedText) -> torch.Tensor:
+    return text.mentions.dense(WIDTH)
 
 
 @pytest.fixture(scope="module")
 def readout() -> IdentityReadout:
-    return fit_identity([planted(seed) for seed in range(80)], width=24, epochs=12, rate=1e-2)
+    return fit_identity(
+        [planted(seed) for seed in range(80)], WIDTH, width=24, n_steps=120, rate=1e-2
+    )
 
 
 def partition(groups) -> set[frozenset[int]]:
@@ -38,7 +45,7 @@ def test_unseen_names_are_grouped_where_raw_cosines_fail(readout):
     fresh = [planted(seed) for seed in range(1000, 1020)]
 
     def n_right(reader: IdentityReadout) -> int:
-        return sum(partition(reader.group(t.mentions)) == partition(t.names) for t in fresh)
+        return sum(partition(reader.group(rows(t))) == partition(t.names) for t in fresh)
 
     assert n_right(readout) >= 16
     assert n_right(plain) <= 2
@@ -47,27 +54,26 @@ def test_unseen_names_are_grouped_where_raw_cosines_fail(readout):
 def test_mentions_kept_apart_are_never_grouped(readout):
     text = planted(1000)
     assert text.names[0] == text.names[5]
-    groups = readout.group(text.mentions, apart=[(0, 5)])
+    groups = readout.group(rows(text), apart=[(0, 5)])
     assert groups[0] != groups[5]
 
 
 def test_the_order_of_mentions_does_not_matter(readout):
     text = planted(1001)
     order = torch.randperm(len(text.names), generator=torch.Generator().manual_seed(0))
-    moved = readout.group(text.mentions[order])
+    moved = readout.group(rows(text)[order])
     back = {int(order[i]): group for i, group in enumerate(moved)}
-    assert partition([back[i] for i in range(len(moved))]) == partition(
-        readout.group(text.mentions)
-    )
+    assert partition([back[i] for i in range(len(moved))]) == partition(readout.group(rows(text)))
 
 
 def test_standardising_does_not_change_what_a_scale_hides():
     loud = torch.ones(WIDTH)
     loud[-NUISANCE:] = 300.0
-    texts = [NamedText(planted(s).mentions * loud + 7, planted(s).names) for s in range(80)]
-    readout = fit_identity(texts, width=24, epochs=12, rate=1e-2, standardise=True)
+    made = [planted(seed) for seed in range(80)]
+    texts = [NamedText(SparseRows.of(rows(t) * loud + 7), t.names) for t in made]
+    readout = fit_identity(texts, WIDTH, width=24, n_steps=120, rate=1e-2, standardise=True)
     fresh = planted(1000)
-    groups = readout.group(fresh.mentions * loud + 7)
+    groups = readout.group(rows(fresh) * loud + 7)
     assert partition(groups) == partition(fresh.names)
 
 
@@ -77,6 +83,6 @@ def test_one_mention_or_none_is_a_group_of_its_own(readout):
 
 
 def test_texts_without_namesakes_teach_nothing():
-    lonely = NamedText(torch.ones(2, WIDTH), ("a", "b"))
+    lonely = NamedText(SparseRows.of(torch.ones(2, WIDTH)), ("a", "b"))
     with pytest.raises(DataError, match="0 texts in which a name occurs twice"):
-        fit_identity([lonely, lonely])
+        fit_identity([lonely, lonely], WIDTH)

@@ -10,6 +10,7 @@ from saesteer.metrics import (
     Interval,
     auroc_interval,
     bootstrap_interval,
+    grouped_auroc_interval,
     paired_difference,
     share_interval,
 )
@@ -112,3 +113,24 @@ def test_share_intervals_agree_with_wilson() -> None:
     )
     with pytest.raises(DataError, match="at least one value"):
         share_interval([])
+
+
+def test_a_grouped_auroc_is_the_plain_one_with_an_interval_over_groups():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), 25)
+    shift = rng.normal(size=40)[groups]
+    positive = rng.random(1000) < 0.3
+    scores = np.round(shift * 2 + positive + rng.normal(size=1000), 1)
+    plain, grouped = (
+        auroc_interval(scores, positive),
+        grouped_auroc_interval(scores, positive, groups),
+    )
+    assert grouped.mean == pytest.approx(plain.mean)
+    assert grouped.high - grouped.low > plain.high - plain.low
+    alone = grouped_auroc_interval(scores, positive, np.arange(1000))
+    assert alone.high - alone.low == pytest.approx(plain.high - plain.low, rel=0.2)
+
+
+def test_a_grouped_auroc_needs_both_labels():
+    with pytest.raises(DataError, match="both labels"):
+        grouped_auroc_interval([1.0, 2.0], [True, True], [0, 1])
