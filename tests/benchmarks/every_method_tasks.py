@@ -1,7 +1,7 @@
 """What methods are tried on: the behaviour that each one claims to bring, to take away, or to gate.
 
-No method is fitted to these prompts. But they, and the validation prompts of `sentiment`, were looked
-at when defaults were set (the dose, and how many features or heads), so a row says that a default
+No method is fitted to these prompts. But they, and the validation prompts of `sentiment`, were
+looked at when defaults were set (the dose, how many features), so a row says that a default
 works here, not how well it would elsewhere.
 """
 
