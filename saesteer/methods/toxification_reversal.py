@@ -11,9 +11,9 @@ and their code: prefix, both exponents and the renormalisation are theirs. They 
 each token, by running the text so far a second time behind the prefix; a plan edits one pass, so
 here Δ is the mean over the train texts' own tokens: the prefix's average pull, not this token's.
 They take Δ from the bare text. Most of an average pull is that anything at all comes before: taken
-out at every layer, it left SmolLM2-135M no text (1.9 nats). So `against` quotes the other side's
-texts, of the same form, and "" is theirs. The default prefix quotes the side that `remove` names;
-theirs is about toxicity.
+out at every layer, it left SmolLM2-135M no text (1.9 nats, a perplexity of 23). So `against` quotes
+the other side's texts, of the same form (0.4 and 5), and "" is theirs. The default prefix quotes
+the side that `remove` names; theirs is about toxicity.
 """
 
 from __future__ import annotations

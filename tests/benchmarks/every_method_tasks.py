@@ -1,6 +1,8 @@
 """What methods are tried on: the behaviour that each one claims to bring, to take away, or to gate.
 
-Prompts here are fitted to nothing: no method sees them, and no setting was chosen by them.
+No method is fitted to these prompts. But they, and the validation prompts of `sentiment`, were
+looked at when defaults were set (the dose, how many features), so a row says that a default
+works here, not how well it would elsewhere.
 """
 
 from __future__ import annotations
