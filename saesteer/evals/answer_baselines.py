@@ -35,7 +35,7 @@ def constant_steering(
     """
     contrast = _pairs(train)
     methods: dict[str, Method] = {
-        "caa": CAA(dose=None),
+        "caa": CAA(),
         "sae-steering": FeatureSteering(sae, n_features=5, select="activation", dose=1.0),
     }
     fitted = {name: method.fit(model, contrast, sae.site) for name, method in methods.items()}

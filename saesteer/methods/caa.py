@@ -1,9 +1,9 @@
 """Contrastive Activation Addition: one vector, the difference in means, after the prompt.
 
 Rimsky et al. 2023 (2312.06681) read A/B pairs at the answer letter. Contrasts here are free texts,
-so each is read as the mean over its own tokens: the paper's formula with another readout. They
-sweep multipliers of the raw difference, of whichever size their model gives it; here α makes it
-`dose` times the site's typical norm, and `dose=None` leaves it raw.
+so each is read as the mean over its own tokens: the paper's formula with another readout. Like the
+paper, strength multiplies the raw difference, of whichever size the model gives it, often a few
+hundredths of ‖h‖; `dose=0.25` makes it that share of the site's typical norm, as other directions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, ClassVar, final
 
 from saesteer.data.contrast import Contrast
 from saesteer.methods.base import (
-    DOSE,
     Family,
     Method,
     difference_in_means,
@@ -28,13 +27,13 @@ from saesteer.steer import Plan, add, generated
 @final
 @dataclass(frozen=True)
 class CAA(Method):
-    """`h += strength · α (mean h⁺ − mean h⁻)` at every position that chooses a generated token."""
+    """`h += strength · (mean h⁺ − mean h⁻)` at every position that chooses a generated token."""
 
     source: ClassVar[str] = "Rimsky et al. 2023, 2312.06681"
     needs: ClassVar[str] = "two groups of texts"
     family: ClassVar[Family] = "dense"
 
-    dose: float | None = DOSE
+    dose: float | None = None
 
     @property
     def name(self) -> str:

@@ -11,9 +11,14 @@ from typing import Any, ClassVar, final
 
 import torch
 
-from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast
-from saesteer.methods.base import DOSE, Family, Method, dosed, of_norm, site_or_default
+from saesteer.methods.base import (
+    Family,
+    Method,
+    difference_in_means,
+    of_norm,
+    site_or_default,
+)
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, add, generated
@@ -24,11 +29,11 @@ from saesteer.steer import Plan, add, generated
 class RandomDirection(Method):
     """An isotropic Gaussian direction, the same on every machine for one seed.
 
-    `norm` is the vector's Euclidean norm in the model's scale; None takes what `dosed` gives CAA's.
+    `norm` is the vector's Euclidean norm in the model's scale; None takes the CAA vector's.
     """
 
     source: ClassVar[str] = "control"
-    needs: ClassVar[str] = "nothing"
+    needs: ClassVar[str] = "nothing; a contrast for its norm"
     family: ClassVar[Family] = "control"
 
     seed: int = 0
@@ -39,20 +44,11 @@ class RandomDirection(Method):
         """The control's name, without its seed."""
         return "random direction"
 
-    def fit(
-        self,
-        model: Model | Any,
-        contrast: Contrast,  # noqa: ARG002
-        site: Site | str | None = None,
-    ) -> Plan:
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The direction as a plan, added where CAA adds its vector; see `Method.fit`."""
         model = as_model(model)
         place = site_or_default(model, site)
+        reference = difference_in_means(model, contrast, place) if self.norm is None else None
+        norm = float(reference.norm()) if reference is not None else float(self.norm or 0.0)
         drawn = torch.randn(model.d_model, generator=torch.Generator().manual_seed(self.seed))
-        vector = sized(model, place, drawn, self.norm)
-        return Plan(add(place, vector), where=generated(), name=self.name)
-
-
-def sized(model: Model, site: Site, vector: Vector, norm: float | None) -> Vector:
-    """The same direction at a norm, or for None at the dose of methods without one of their own."""
-    return dosed(model, site, vector, DOSE) if norm is None else of_norm(vector, norm)
+        return Plan(add(place, of_norm(drawn, norm)), where=generated(), name=self.name)

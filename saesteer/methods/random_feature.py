@@ -14,8 +14,7 @@ import torch
 from saesteer.data.contrast import Contrast
 from saesteer.errors import FeatureError
 from saesteer.features.find import latent_stats
-from saesteer.methods.base import Family, Method
-from saesteer.methods.random_direction import sized
+from saesteer.methods.base import Family, Method, difference_in_means, of_norm
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
@@ -27,7 +26,7 @@ from saesteer.steer import Plan, add, generated
 class RandomFeature(Method):
     """The decoder row of a feature drawn from those that fire on the contrast's train texts.
 
-    `norm` is the added vector's Euclidean norm; None takes what `dosed` gives CAA's at that site.
+    `norm` is the added vector's Euclidean norm; None takes the CAA vector's at the same site.
     """
 
     source: ClassVar[str] = "control"
@@ -73,5 +72,7 @@ class RandomFeature(Method):
         model = as_model(model)
         place = model.check_site(self.sae.site)
         row = self.sae.w_dec[self.draw(model, contrast)].detach().float().cpu()
-        vector = sized(model, place, row, self.norm)
-        return Plan(add(place, vector), where=generated(), name=self.name)
+        norm = self.norm
+        if norm is None:
+            norm = float(difference_in_means(model, contrast, place).norm())
+        return Plan(add(place, of_norm(row, norm)), where=generated(), name=self.name)

@@ -54,7 +54,7 @@ def test_caa_is_the_difference_of_per_example_means(model: Model, letters: Contr
 
 
 def test_caa_adds_one_vector_where_tokens_are_generated(model: Model, letters: Contrast) -> None:
-    plan = CAA(dose=None).fit(model, letters, SITE)
+    plan = CAA().fit(model, letters, SITE)
     vector = difference_in_means(model, letters, SITE)
     change = moved(model, plan * 2.0, prompt_length=4)
     assert len(change) > 4
@@ -65,8 +65,8 @@ def test_caa_adds_one_vector_where_tokens_are_generated(model: Model, letters: C
 @pytest.mark.parametrize(
     "method",
     [
-        *(CAA(), MassMean(), LinearProbe(), RepE(), PersonaVectors(), CAST(), FASB()),
-        *(BroadSkills(layers=[SITE.layer]), DynamicActivationComposition(), RandomDirection()),
+        *(MassMean(), LinearProbe(), RepE(), PersonaVectors(), CAST(), FASB()),
+        *(BroadSkills(layers=[SITE.layer]), DynamicActivationComposition()),
         *(CAA(dose=0.4), RepE(dose=0.4, layers=[0, 1])),
     ],
     ids=repr,
@@ -83,7 +83,7 @@ def test_a_direction_without_a_strength_of_its_own_is_added_at_a_dose(
 
 def test_a_dose_keeps_the_direction_and_must_be_positive(model: Model, letters: Contrast) -> None:
     raw = difference_in_means(model, letters, SITE)
-    act: Any = CAA().fit(model, letters, SITE).edits[0].intervention
+    act: Any = CAA(dose=0.25).fit(model, letters, SITE).edits[0].intervention
     assert float(torch.cosine_similarity(raw, act.vector, dim=0)) == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(ConfigError, match="dose is 0.0, expected a share of ‖h‖ above 0"):
         CAA(dose=0.0).fit(model, letters, SITE)

@@ -269,7 +269,7 @@ def test_the_controllers_layers_add_the_direction_once_at_most(
     from saesteer.methods import CAA
 
     plan = Controller(n_steps=2, dose=None).fit(model, letters, SITE)
-    whole: Any = CAA(dose=None).fit(model, letters, SITE).edits[0].intervention
+    whole: Any = CAA().fit(model, letters, SITE).edits[0].intervention
     acts: list[Any] = [edit.intervention for edit in plan.edits]
     assert [act.site.layer for act in acts] == [1, 2, 3]
     assert torch.allclose(sum(act.vector for act in acts), whole.vector, atol=1e-4)

@@ -114,7 +114,7 @@ def test_without_a_dose_strength_1_carries_one_mean_to_the_other(
 
 
 def test_the_mass_mean_over_tokens_is_caa(model: Model, letters: Contrast) -> None:
-    plain = vector(MassMean(read="mean").fit(model, letters, SITE))
+    plain = vector(MassMean(read="mean", dose=None).fit(model, letters, SITE))
     assert torch.allclose(plain, vector(CAA().fit(model, letters, SITE)), atol=1e-4)
     assert cosine(plain, vector(MassMean().fit(model, letters, SITE))) < 0.999
 

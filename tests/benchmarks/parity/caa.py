@@ -42,7 +42,7 @@ def main() -> None:
         rival = load_file(folder / "rival.safetensors")
         read = Plan.load(folder / "vectors.pt", model)
         versions = json.loads((folder / "versions.json").read_text())
-    raw = CAA(dose=None)
+    raw = CAA()
     plans = {layer: raw.fit(model, contrast(), f"resid_post.{layer}") for layer in LAYERS}
     ours = {layer: plan.edits[0].intervention.constant() for layer, plan in plans.items()}
     whole = Plan(
