@@ -27,7 +27,7 @@ LETTERS = Contrast.from_texts(
 )
 METHODS = {
     "DAC": methods.DynamicActivationComposition(),
-    "FASB": methods.FASB(tau=0.9, n_back=3, alpha=4.0),
+    "FASB": methods.FASB(tau=0.9, n_back=3, dose=3.0),
 }
 
 
