@@ -26,7 +26,7 @@ LETTERS = Contrast.from_texts(
     [f"aa bb {i}" for i in range(6)], [f"zz yy {i}" for i in range(6)], name="letters"
 )
 METHODS = {
-    "DAC": methods.DynamicActivationComposition(),
+    "DAC": methods.DynamicActivationComposition(dose=3.0),
     "FASB": methods.FASB(tau=0.9, n_back=3, dose=3.0),
 }
 
