@@ -15,19 +15,17 @@ texts that show the concept, negatives are taken from the other concepts' texts.
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from saesteer.data.contrast import (
-    HELD_OUT_SHARE,
     SPLITS,
     Contrast,
     Example,
-    Split,
     builtin_contrasts,
+    draw_splits,
 )
 from saesteer.errors import ContrastError
 
@@ -191,12 +189,5 @@ def _draw_splits(examples: Sequence[Example], seed: int) -> tuple[Example, ...]:
     for index, example in enumerate(examples):
         alone = f"{index}" if example.pair is None else f"pair {example.pair}"
         units.setdefault(alone, []).append(index)
-    order = list(units.values())
-    random.Random(seed).shuffle(order)
-    held = max(1, round(HELD_OUT_SHARE * len(order))) if len(order) >= 3 else 0
-    made = list(examples)
-    for rank, unit in enumerate(order):
-        split: Split = "validation" if rank < held else "test" if rank < 2 * held else "train"
-        for index in unit:
-            made[index] = replace(made[index], split=split)
-    return tuple(made)
+    drawn = draw_splits(list(units.values()), seed)
+    return tuple(replace(example, split=drawn[i]) for i, example in enumerate(examples))

@@ -210,7 +210,7 @@ def _with_splits(rows: Sequence[tuple[Example, bool]], seed: int, name: str) -> 
         else:
             to_draw[frozenset(rows[i][0].label for i in unit)].append(unit)
     for _, units in sorted(to_draw.items(), key=lambda item: sorted(item[0])):
-        splits |= _draw(units, seed)
+        splits |= draw_splits(units, seed)
     return tuple(replace(example, split=splits[i]) for i, (example, _) in enumerate(rows))
 
 
@@ -227,7 +227,7 @@ def _units(examples: Sequence[Example]) -> list[list[int]]:
     return list(units.values())
 
 
-def _draw(units: list[list[int]], seed: int) -> dict[int, Split]:
+def draw_splits(units: Sequence[list[int]], seed: int) -> dict[int, Split]:
     """Shuffle units into 60 % train, 20 % validation, 20 % test; below three, all are train."""
     order = list(units)
     random.Random(seed).shuffle(order)
