@@ -84,9 +84,7 @@ def auroc_interval(
     Raises:
         DataError: no scores of one label.
     """
-    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    if labels.all() or not labels.any():
-        raise DataError(f"an AUROC needs scores of both labels; got {len(labels)} of one.")
+    values, labels = _labelled(scores, positive)
     distinct, levels = np.unique(values, return_inverse=True)
     rng = np.random.default_rng(seed)
     high, low = (_resampled(levels[side], len(distinct), rng, n) for side in (labels, ~labels))
@@ -109,9 +107,7 @@ def grouped_auroc_interval(
     Raises:
         DataError: no scores of one label.
     """
-    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
-    if labels.all() or not labels.any():
-        raise DataError(f"an AUROC needs scores of both labels; got {len(labels)} of one.")
+    values, labels = _labelled(scores, positive)
     _, levels = np.unique(values, return_inverse=True)
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     size = int(group.max()) + 1
@@ -120,6 +116,16 @@ def grouped_auroc_interval(
     areas += [_weighted_area(levels, labels, draw[group].astype(float)) for draw in draws]
     low, high = np.nanquantile(areas[1:], [0.025, 0.975])
     return Interval(float(areas[0]), float(low), float(high))
+
+
+def _labelled(
+    scores: Numbers, positive: Sequence[bool | int] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and labels as arrays; raises DataError where all labels are alike."""
+    values, labels = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if labels.all() or not labels.any():
+        raise DataError(f"an AUROC needs scores of both labels; got {len(labels)} of one.")
+    return values, labels
 
 
 def _weighted_area(levels: np.ndarray, labels: np.ndarray, weight: np.ndarray) -> float:
