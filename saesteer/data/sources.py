@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
@@ -20,7 +21,7 @@ from saesteer.axes import Rows
 from saesteer.data.tokens import TokenRows, TokenStream
 from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
-from saesteer.models import Model, Site, install, remove
+from saesteer.models import Model, Site, installed
 
 
 class Chunk(NamedTuple):
@@ -165,15 +166,11 @@ class ModelSource:
             if len(seen) == len(self.columns.sites):
                 raise _Reached
 
-        handles = [install(self.model.layout.point(site), reach) for site in self.columns.sites]
-        try:
+        hooks = [(self.model.layout.point(site), reach) for site in self.columns.sites]
+        with suppress(_Reached), installed(hooks):
             self.model.layout.base(
                 input_ids=rows.input_ids.to(self.model.device),
                 position_ids=rows.position_ids.to(self.model.device),
                 use_cache=False,
             )
-        except _Reached:
-            pass
-        finally:
-            remove(handles)
         return seen

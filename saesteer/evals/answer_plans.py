@@ -23,7 +23,7 @@ from torch import Tensor
 
 from saesteer.axes import Vector
 from saesteer.evals.prefill import Prefill
-from saesteer.models import Model, Site, install, remove
+from saesteer.models import Model, Site, installed
 from saesteer.steer import Plan, add_scaled, last
 
 DOSES = (0.75, 1.5)
@@ -96,11 +96,8 @@ def learn_direction(
         return resid + (dose * norm * unit).to(resid.dtype)
 
     for _ in range(steps):
-        handle = install(point, push)
-        try:
+        with installed([(point, push)]):
             logits = prompts.step(copy.deepcopy(prompts.cache))
-        finally:
-            remove([handle])
         loss = -torch.log_softmax(logits.float(), -1)[:, target].mean()
         (vector.grad,) = torch.autograd.grad(loss, [vector])
         optimizer.step()

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.axes import Resid
-from saesteer.models import Model, Site, TokenBatch, install, remove
+from saesteer.models import Model, Site, TokenBatch, installed
 from saesteer.steer import Plan
 
 
@@ -67,9 +67,8 @@ def prefill(model: Model, prompts: Sequence[str], site: Site) -> Prefill:
     """Read some prompts up to their last token."""
     tokens = model.tokenize(list(prompts))
     seen: list[Tensor] = []
-    handle = install(model.layout.point(site), lambda resid: seen.append(resid))
     mask = tokens.attention_mask[:, :-1].long()
-    try:
+    with installed([(model.layout.point(site), lambda resid: seen.append(resid))]):
         out = model.hf(
             input_ids=tokens.input_ids[:, :-1],
             attention_mask=mask,
@@ -77,8 +76,6 @@ def prefill(model: Model, prompts: Sequence[str], site: Site) -> Prefill:
             use_cache=True,
             logits_to_keep=1,
         )
-    finally:
-        remove([handle])
     return Prefill(model, tokens, seen[0], out.past_key_values)
 
 
