@@ -58,7 +58,9 @@ def answer_row(
 
 
 def _says(said: str, word: str) -> bool:
-    return len(said) > 2 and word.casefold().startswith(said.casefold())
+    """Whether it is the word, or more than two letters that begin it."""
+    said, word = said.casefold(), word.casefold()
+    return said == word or (len(said) > 2 and word.startswith(said))
 
 
 def _by_hops(answered: Sequence[Answered]) -> dict[str, Any]:
