@@ -62,7 +62,9 @@ class ModerationTask(AnswerTask):
         "Each pair is read by readers fitted on other prompts, in folds by prompt. Accuracy and "
         "balanced accuracy are of the file's pairs, over-refusal is the share of this project's "
         "harmless pairs that are answered Yes. Since scores are averaged over tokens, moving "
-        "positions changes nothing: the shuffled row is the reader fitted on shuffled labels.",
+        "positions changes nothing: the shuffled row is the reader fitted on shuffled labels. On "
+        "the BeaverTails sample that this was developed on, rules and regularisation were chosen "
+        "on four of five folds; fold 0 was left out.",
     )
 
     @cached_property
