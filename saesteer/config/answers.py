@@ -16,6 +16,7 @@ class AnswerTaskConfig:
         kind: prontoqa reads chains of "every A is a B".
         test: a JSON file in the published format; None generates `n_test` problems and a twin each.
         n_test: the first so many problems of the file; all for None.
+        names: SAEs at other sites that are read beside the first one to tell names apart.
         n_fit: generated problems that readers are fitted on; never any of the test file.
         fit_dtype: of the model that reads these; bfloat16 is four times as fast where the
             processor has it.
@@ -28,7 +29,8 @@ class AnswerTaskConfig:
     kind: Literal["prontoqa"]
     test: str | None = None
     n_test: int | None = None
-    n_fit: int = 3600
+    names: list[str] = field(default_factory=list)
+    n_fit: int = 5400
     fit_dtype: str = "bfloat16"
     seed: int = 0
     keep: str | None = None

@@ -22,7 +22,7 @@ from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.logic_conclude import Conclusion, answer_word, conclude
 from saesteer.evals.logic_fit import READERS, fit_readers, fitting_problems
 from saesteer.evals.logic_problems import Problem, generate_problems
-from saesteer.evals.logic_reader import ReadText, StatementReader
+from saesteer.evals.logic_reader import ReadText, Saes, StatementReader
 from saesteer.evals.logic_store import load_or_fit, readers_folder
 from saesteer.evals.logic_words import Style
 from saesteer.evals.prefill import prefill, token_positions
@@ -30,7 +30,7 @@ from saesteer.evals.questions import Question, question_of, read_questions
 from saesteer.evals.results import describe_model
 from saesteer.evals.shortcut import lexical_shortcut
 from saesteer.models import Model, load_model
-from saesteer.saes import SAE, load_sae
+from saesteer.saes import load_sae
 from saesteer.steer import Plan
 from saesteer.steer.store import stamp_of
 
@@ -83,15 +83,15 @@ def run_answers(
     started, tick = time.perf_counter(), progress or (lambda *_: None)
     questions = test_questions(config)
     model = load_model(config.model, device=config.device, dtype=config.dtype)
-    sae = load_sae(config.sae).to(device="cpu")
+    saes = tuple(load_sae(name).to(device="cpu") for name in (config.sae, *config.task.names))
     n_steps = config.task.n_fit + len(questions)
-    fitted = fit_all(model, sae, config, questions, lambda done, what: tick(done, n_steps, what))
+    fitted = fit_all(model, saes, config, questions, lambda done, what: tick(done, n_steps, what))
     answers = Answers(config.task.seed)
     ordered = sorted(questions, key=lambda question: (question.words, -len(question.prompt)))
     for start in range(0, len(ordered), config.batch_size):
         batch = _alike(ordered[start : start + config.batch_size])
         for part in batch:
-            answer_batch(model, sae, part, fitted, answers)
+            answer_batch(model, saes, part, fitted, answers)
         tick(config.task.n_fit + start + config.batch_size, n_steps, "answer")
     tick(n_steps, n_steps, "done")
     return _results(config, model, answers, fitted, reproduce, time.perf_counter() - started)
@@ -112,13 +112,13 @@ def test_questions(config: AnswerConfig) -> list[Question]:
 
 def fit_all(
     model: Model,
-    sae: SAE,
+    saes: Saes,
     config: AnswerConfig,
     questions: Sequence[Question],
     tick: Callable[[int, str], None],
 ) -> Fitted:
     """Readers, answers and baselines, all from generated problems."""
-    problems = fitting_problems(config.task.n_fit, config.task.seed)
+    problems, sae = fitting_problems(config.task.n_fit, config.task.seed), saes[0]
     done = 0
 
     def report(what: str) -> None:
@@ -126,7 +126,7 @@ def fit_all(
         done = min(done + config.batch_size, config.task.n_fit)
         tick(done, what)
 
-    readers = _readers(model, sae, config, problems, report)
+    readers = _readers(model, saes, config, problems, report)
     answers, constant, asking = {}, {}, {}
     for words in dict.fromkeys(question.words for question in questions):
         train, held = (
@@ -144,7 +144,7 @@ def fit_all(
 
 def _readers(
     model: Model,
-    sae: SAE,
+    saes: Saes,
     config: AnswerConfig,
     problems: Sequence[Problem],
     tick: Callable[[str], None],
@@ -154,22 +154,22 @@ def _readers(
 
     def fit() -> Mapping[str, StatementReader]:
         reading = load_model(config.model, device=config.device, dtype=task.fit_dtype)
-        return fit_readers(reading, sae, problems, tick, task.seed)
+        return fit_readers(reading, saes, problems, tick, task.seed)
 
     if task.keep is None:
         return fit()
     settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": task.fit_dtype}
     root = Path(task.keep).expanduser()
-    return load_or_fit(readers_folder(root, sae, model=stamp_of(model), **settings), sae, fit)
+    return load_or_fit(readers_folder(root, saes, model=stamp_of(model), **settings), saes, fit)
 
 
 def answer_batch(
-    model: Model, sae: SAE, questions: Sequence[Question], fitted: Fitted, answers: Answers
+    model: Model, saes: Saes, questions: Sequence[Question], fitted: Fitted, answers: Answers
 ) -> None:
     """Every method's answers to some problems whose options are the same words."""
     words = questions[0].words
     prompts = [question.prompt for question in questions]
-    read = prefill(model, prompts, sae.site)
+    read = prefill(model, prompts, *(sae.site for sae in saes))
     plain = read.answer()
     said = {word: read.answer(answer.plan) for word, answer in fitted.answers[words].items()}
     texts = [
@@ -189,7 +189,7 @@ def answer_batch(
                 answers.samples.append(_sample(answered, found))
     others = {name: read.answer(plan) for name, plan in fitted.constant[words].items()}
     asked = [fitted.asking[words].prompt_edits[0].apply(prompt) for prompt in prompts]
-    others["prompt"] = prefill(model, [str(prompt) for prompt in asked], sae.site).answer()
+    others["prompt"] = prefill(model, [str(prompt) for prompt in asked]).answer()
     for name, logits in {**others, "unsteered": plain}.items():
         for question, one in zip(questions, logits, strict=True):
             answers.add(name, _answered(model, question, one, None))
@@ -197,8 +197,8 @@ def answer_batch(
 
 def shuffled(text: ReadText, seed: int) -> ReadText:
     """The same activations at other positions: what is left when only their presence counts."""
-    order = torch.randperm(len(text.resid), generator=torch.Generator().manual_seed(seed))
-    return replace(text, resid=text.resid[order])
+    order = torch.randperm(len(text.resid[0]), generator=torch.Generator().manual_seed(seed))
+    return replace(text, resid=tuple(rows[order] for rows in text.resid))
 
 
 def _alike(questions: Sequence[Question]) -> list[list[Question]]:
