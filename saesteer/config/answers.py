@@ -2,38 +2,78 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from saesteer.config.sae import CLOSED
+from saesteer.errors import ConfigError
+
+TaskKind = Literal["prontoqa", "rail2country", "beavertails"]
+Source = Literal["auto", "hub", "generated"]
+_OWN: Mapping[str, TaskKind] = {
+    "names": "prontoqa",
+    "n_fit": "prontoqa",
+    "keep": "prontoqa",
+    "source": "rail2country",
+    "safe": "beavertails",
+    "unsafe": "beavertails",
+    "folds": "beavertails",
+}
+"""Keys that only one kind of task has."""
 
 
 @dataclass(frozen=True)
 class AnswerTaskConfig:
-    """Problems, and how much generated text is fitted to.
+    """Problems, and what readers of them are fitted on.
 
     Attributes:
-        kind: prontoqa reads chains of "every A is a B".
-        test: a JSON file in the published format; None generates `n_test` problems and a twin each.
-        n_test: the first so many problems of the file; all for None.
-        names: SAEs at other sites that are read beside the first one to tell names apart.
-        n_fit: generated problems that readers are fitted on; never any of the test file.
-        fit_dtype: of the model that reads these; bfloat16 is four times as fast where the
-            processor has it.
+        kind: prontoqa reads chains of "every A is a B", rail2country flags in trains of coloured
+            wagons, beavertails whether a reply is harmful.
+        test: a file in the published format: JSON for prontoqa, CSV for rail2country, JSONL or
+            JSON for beavertails. None generates problems, which beavertails can't.
+        n_test: so many problems of the file, or of each kind that is generated; all for None.
+        fit_dtype: of the model that reads what is fitted on; bfloat16 is four times as fast where
+            the processor has it.
         seed: of generating and fitting.
-        keep: a folder for fitted readers, so that a second run need not fit; None keeps none.
+        names: SAEs at other sites that prontoqa's readers read beside `sae` to tell names apart.
+        n_fit: prontoqa's generated problems that readers are fitted on.
+        keep: a folder for prontoqa's fitted readers, so that a second run need not fit them.
+        source: where rail2country's problems come from without a file; auto takes the published
+            ones where the hub is in reach and generates them otherwise.
+        safe, unsafe: beavertails' pairs as two JSON lists of input and output, instead of `test`.
+        folds: into which beavertails' prompts are dealt; each is answered by readers of the others.
+
+    Raises:
+        ConfigError: a key of another kind of task.
     """
 
     __pydantic_config__ = CLOSED
 
-    kind: Literal["prontoqa"]
+    kind: TaskKind
     test: str | None = None
     n_test: int | None = None
-    names: list[str] = field(default_factory=list)
-    n_fit: int = 5400
     fit_dtype: str = "bfloat16"
     seed: int = 0
+    names: list[str] | None = None
+    n_fit: int = 5400
     keep: str | None = None
+    source: Source = "auto"
+    safe: str | None = None
+    unsafe: str | None = None
+    folds: Annotated[int, Ge(2)] = 5
+
+    def __post_init__(self) -> None:
+        """Refuse keys that would be ignored."""
+        foreign = [
+            f"task.{one.name} belongs to kind {_OWN[one.name]}, not to {self.kind}"
+            for one in fields(self)
+            if _OWN.get(one.name, self.kind) != self.kind and getattr(self, one.name) != one.default
+        ]
+        if foreign:
+            raise ConfigError(f"{'; '.join(foreign)}.")
 
 
 @dataclass(frozen=True)

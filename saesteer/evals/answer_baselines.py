@@ -17,12 +17,8 @@ STRENGTHS = (0.25, 0.5, 1.0, 2.0)
 """Strengths tried on validation."""
 
 
-def ask_with_example(example: Question) -> Plan:
-    """Say how to reason, and show one solved problem."""
-    how = (
-        "Start at the one asked about and follow the statements from kind to kind until one says "
-        "whether it has the property."
-    )
+def ask_with_example(how: str, example: Question) -> Plan:
+    """Say how to go about it, and show one solved problem."""
     return Prompting(f"{how}\n\n{example.prompt} {example.answer}").fit(None, _pairs([example]))
 
 

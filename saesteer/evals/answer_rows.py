@@ -45,6 +45,7 @@ def answer_row(
     right = [one.right for one in answered]
     row = {"task": task, "method": method, "family": family, **_share("accuracy", right)}
     row["by_hops"] = _by_hops(answered)
+    row["by_group"] = _shares([(one.question.group, one.right) for one in answered])
     twins = [one.right for one in answered if one.question.twin_of is not None]
     row["twins"] = {**_share("accuracy", twins), "n": len(twins)} if twins else None
     likeliest = [one.likeliest == one.question.answer for one in answered]
@@ -62,14 +63,21 @@ def _says(said: str, word: str) -> bool:
 
 def _by_hops(answered: Sequence[Answered]) -> dict[str, Any]:
     """Problems with all their links, by number of hops."""
+    whole = [one for one in answered if one.question.twin_of is None]
+    hops = [one.question.hops for one in whole]
+    names = ["unknown" if n is None else str(n) for n in hops]
+    return _shares([(name, one.right) for name, one in zip(names, whole, strict=True)])
+
+
+def _shares(hits: Sequence[tuple[str, bool]]) -> dict[str, Any]:
+    """The share of hits under each name, "" left out."""
     groups: dict[str, list[bool]] = {}
-    for one in answered:
-        if one.question.twin_of is None:
-            hops = "unknown" if one.question.hops is None else str(one.question.hops)
-            groups.setdefault(hops, []).append(one.right)
+    for name, hit in hits:
+        groups.setdefault(name, []).append(hit)
     return {
-        hops: {**_share("accuracy", groups[hops]), "n": len(groups[hops])}
-        for hops in sorted(groups)
+        name: {**_share("accuracy", groups[name]), "n": len(groups[name])}
+        for name in sorted(groups)
+        if name
     }
 
 

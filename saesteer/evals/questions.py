@@ -28,6 +28,8 @@ class Question:
         answer: the right one of them.
         hops: links from the asked subject to the asked property, None where the file doesn't tell.
         twin_of: for a problem with a deleted link, the one it was made from.
+        group: what its row is told apart by, beside hops.
+        spans: what a reader reads of `prompt`, in characters; its sentences for None.
     """
 
     id: str
@@ -37,6 +39,8 @@ class Question:
     answer: str
     hops: int | None = None
     twin_of: str | None = None
+    group: str = ""
+    spans: tuple[tuple[int, int], ...] | None = None
 
     @property
     def prompt(self) -> str:
@@ -46,7 +50,12 @@ class Question:
         return f"{self.context}\n{self.question} Answer {listed}.\nAnswer:"
 
     def sentences(self) -> list[tuple[int, int]]:
-        """Where each sentence of the context stands in `prompt`, then the one asked about."""
+        """Where each sentence of the context stands in `prompt`, then the one asked about.
+
+        `spans` instead, where they are given.
+        """
+        if self.spans is not None:
+            return list(self.spans)
         start = len(self.context) + 1
         spans = [match.span() for match in _SENTENCE.finditer(self.context)]
         asked = list(_SENTENCE.finditer(self.question))[-1].span()

@@ -236,10 +236,11 @@ def _sparse(
     sparse = [r for r in readouts if isinstance(r, SparseReadout)]
     features = list(dict.fromkeys(f for readout in sparse for f in readout.features))
     weighted = [r for r in sparse if isinstance(r, FeatureReadout)]
+    row = {feature: index for index, feature in enumerate(features)}
     mix = torch.zeros(len(features), len(weighted))
     for column, readout in enumerate(weighted):
         for feature, weight in zip(readout.features, readout.weights, strict=True):
-            mix[features.index(feature), column] = weight
+            mix[row[feature], column] = weight
     trees = tuple(tree_on(r, features) for r in sparse if isinstance(r, TreeReadout))
     columns = sae.slice(features).to(dtype=torch.float32)
     device = columns.w_enc.device

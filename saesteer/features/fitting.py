@@ -93,13 +93,41 @@ def most_separating(rows: Rows, positive: Labels, n: int) -> list[int]:
     return distance.abs().topk(min(n, rows.shape[1])).indices.tolist()
 
 
-def logistic(rows: Rows, positive: Labels, seed: int = 0) -> tuple[Tensor, float]:
+def decoded_readout(
+    decoded: Float[Tensor, "rows d_model"],
+    usual: Float[Tensor, " d_sae"],
+    positive: Labels,
+    w_dec: Float[Tensor, "d_sae d_model"],
+    *,
+    n_features: int,
+    c: float,
+    seed: int = 0,
+) -> FeatureReadout:
+    """Feature weights that lie along one direction of the decoder: `w_f = w_dec[f] · v`.
+
+    `v` is fitted on what the SAE decodes to, so that d_model numbers are learned instead of d_sae;
+    features that were never on while fitting are still read, by where they point.
+
+    Args:
+        decoded: latents times `w_dec`, maybe pooled.
+        usual: root mean square of each latent; the `n_features` of largest `|w_f| · usual_f` stay.
+        c: inverse strength of the regularisation.
+    """
+    direction, _ = logistic(decoded, positive, seed, c)
+    weights = w_dec.float().cpu() @ direction
+    chosen = (weights.abs() * usual).topk(min(n_features, len(weights))).indices
+    return FeatureReadout(tuple(chosen.tolist()), tuple(weights[chosen].tolist()))
+
+
+def logistic(rows: Rows, positive: Labels, seed: int = 0, c: float = 1.0) -> tuple[Tensor, float]:
     """Weights and bias of an L2-regularised logistic regression over standardised columns."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
-    fit = LogisticRegression(max_iter=200, tol=1e-3, random_state=seed, class_weight="balanced")
+    fit = LogisticRegression(
+        C=c, max_iter=200, tol=1e-3, random_state=seed, class_weight="balanced"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # separable rows go on for ever
         fit.fit(((rows - centre) / scale).numpy(), positive.numpy())

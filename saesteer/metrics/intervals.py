@@ -159,3 +159,20 @@ def share_interval(hits: Sequence[bool | int], level: float = 0.95) -> Interval:
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def balanced_interval(
+    positive: Sequence[bool | int], negative: Sequence[bool | int], level: float = 0.95
+) -> Interval:
+    """Balanced accuracy from the hits of either label: the mean of two shares.
+
+    The two Wilson intervals' half widths are added as independent ones are, on each side.
+
+    Raises:
+        DataError: no values of one label.
+    """
+    one, other = share_interval(positive, level), share_interval(negative, level)
+    below = ((one.mean - one.low) ** 2 + (other.mean - other.low) ** 2) ** 0.5 / 2
+    above = ((one.high - one.mean) ** 2 + (other.high - other.mean) ** 2) ** 0.5 / 2
+    mean = (one.mean + other.mean) / 2
+    return Interval(mean, mean - below, mean + above)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saesteer.errors import ContrastError
-from saesteer.evals.answers import shuffled
+from saesteer.evals.answer_task import shuffled
 from saesteer.evals.logic_reader import (
     LabelledReading,
     Link,

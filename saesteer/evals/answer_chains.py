@@ -1,0 +1,123 @@
+"""PrOntoQA: chains of "every A is a B", read as links between names and concluded by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+from saesteer.config.answers import AnswerConfig
+from saesteer.evals.answer_rows import Answered, answer_row
+from saesteer.evals.answer_task import AnswerReader, AnswerTask, Tick, Verdict, with_words
+from saesteer.evals.logic_conclude import answer_word, conclude
+from saesteer.evals.logic_fit import fit_readers, fitting_problems
+from saesteer.evals.logic_problems import generate_problems
+from saesteer.evals.logic_reader import ReadText, StatementReader
+from saesteer.evals.logic_store import load_or_fit, readers_folder
+from saesteer.evals.logic_words import Style
+from saesteer.evals.questions import Question, question_of, read_questions
+from saesteer.evals.shortcut import lexical_shortcut
+from saesteer.models import Model, Site, load_model
+from saesteer.saes import SAE, load_sae
+from saesteer.steer.store import stamp_of
+
+N_GENERATED = 200
+"""Problems generated where no file is given, before twins: 40 for each number of hops."""
+NEW_STYLES: tuple[Style, ...] = ("like", "invented")
+"""What half each of the generated test problems' names sound like."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ChainReader:
+    """Links from a statement reader, and what follows from them."""
+
+    statements: StatementReader
+
+    def conclude(self, text: ReadText, question: Question) -> Verdict:
+        """Whether the asked statement follows, its opposite does, or neither."""
+        found = conclude(self.statements.read(text))
+        return Verdict(answer_word(found.verdict, question.words), found.rules, found.proof)
+
+
+@final
+@dataclass(frozen=True)
+class ChainTask(AnswerTask):
+    """Everything is fitted on generated problems, and nothing on the file."""
+
+    config: AnswerConfig
+    kind = "prontoqa"
+    how = (
+        "Start at the one asked about and follow the statements from kind to kind until one says "
+        "whether it has the property."
+    )
+    notes = (
+        "Names, relations and negations are read from activations; only where sentences end comes "
+        "from the text. The lexical shortcut reads the text, and answers without following a "
+        "chain.",
+    )
+
+    @property
+    def n_steps(self) -> int:
+        """One for every batch of generated problems, one for each reader."""
+        return -(-self.config.task.n_fit // 8) + 3
+
+    def questions(self) -> list[Question]:
+        """The problems of the file, or generated ones with names that no fit has seen."""
+        task = self.config.task
+        if task.test is not None:
+            return read_questions(task.test)[: task.n_test]
+        half = -(-(task.n_test or N_GENERATED) // 2)
+        return [
+            question_of(problem.to_dict())
+            for style in NEW_STYLES
+            for problem in generate_problems(half, style=style, seed=task.seed + 10_000, new=True)
+        ]
+
+    def practice(self, words: tuple[str, ...], n: int) -> list[Question]:
+        """Generated problems, which are true or false, with the options of the test file."""
+        problems = fitting_problems(self.config.task.n_fit, self.config.task.seed)[:n]
+        return [with_words(question_of(problem.to_dict()), words) for problem in problems]
+
+    @cached_property
+    def names(self) -> tuple[SAE, ...]:
+        """The SAEs at other sites whose latents tell names apart too."""
+        return tuple(load_sae(name).to(device="cpu") for name in self.config.task.names or ())
+
+    @property
+    def other_sites(self) -> Sequence[Site]:
+        """Theirs."""
+        return [sae.site for sae in self.names]
+
+    def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:
+        """Fitted readers, or those that an earlier run with the same settings kept."""
+        task, saes = self.config.task, (sae, *self.names)
+        problems = fitting_problems(task.n_fit, task.seed)
+
+        def fit() -> Mapping[str, StatementReader]:
+            name, device = self.config.model, self.config.device
+            reading = load_model(name, device=device, dtype=task.fit_dtype)
+            return fit_readers(reading, saes, problems, tick, task.seed)
+
+        if task.keep is None:
+            readers = fit()
+        else:
+            settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": task.fit_dtype}
+            root = Path(task.keep).expanduser()
+            folder = readers_folder(root, saes, model=stamp_of(model), **settings)
+            readers = load_or_fit(folder, saes, fit)
+        return {name: ChainReader(reader) for name, reader in readers.items()}
+
+    def row(
+        self, name: str, family: str, found: Sequence[Answered], *, reads: bool
+    ) -> dict[str, Any]:
+        """How often the word was right, by hops."""
+        return answer_row(self.kind, name, family, found, reads=reads)
+
+    def control_rows(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """What a reader of words alone gets."""
+        by_words = [(question, lexical_shortcut(question) or "") for question in questions]
+        found = [Answered(question, word, word) for question, word in by_words]
+        return [answer_row(self.kind, "lexical-shortcut", "control", found, reads=False)]

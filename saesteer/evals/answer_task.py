@@ -1,0 +1,107 @@
+"""What a kind of problems brings to a comparison of ways to answer: one seam for all kinds.
+
+A task says what is asked, what may be learned from, how its problems are read and what its rows
+count. Fitting, answering, baselines, steering and the page are the same for every kind.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, final, runtime_checkable
+
+import torch
+
+from saesteer.evals.answer_rows import Answered
+from saesteer.evals.logic_reader import ReadText
+from saesteer.evals.questions import Question
+from saesteer.models import Model, Site
+from saesteer.rules.proof import Proof
+from saesteer.saes.sae import SAE
+
+AR = "activation-reasoning"
+"""The reader that the rows are about; the others are what it is compared with."""
+SHUFFLED = "shuffled"
+READERS = (AR, "random-sae", "dense-probe")
+Tick = Callable[[str], None]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a reader concluded: the answer word, None if none follows, with rules and proof."""
+
+    word: str | None
+    rules: str = ""
+    proof: Proof | None = None
+
+
+@runtime_checkable
+class AnswerReader(Protocol):
+    """Reads a problem from activations and concludes an answer."""
+
+    def conclude(self, text: ReadText, question: Question) -> Verdict:
+        """The answer to one problem; of the question only its id and its answer words count."""
+        ...
+
+
+class AnswerTask(ABC):
+    """One kind of problems.
+
+    Attributes:
+        kind: its name in a config and in rows.
+        how: what the prompted baseline is told, before one solved problem.
+        notes: what a reader of the page has to know.
+    """
+
+    kind: ClassVar[str]
+    how: ClassVar[str]
+    notes: ClassVar[tuple[str, ...]]
+
+    @property
+    def other_sites(self) -> Sequence[Site]:
+        """Sites that its readers read beside the SAE's."""
+        return ()
+
+    @abstractmethod
+    def questions(self) -> list[Question]:
+        """The problems to answer, none of which anything is fitted on.
+
+        Raises:
+            TaskError: a file that can't be read.
+        """
+
+    @abstractmethod
+    def practice(self, words: tuple[str, ...], n: int) -> list[Question]:
+        """`n` other problems with answers, whose options are `words`, to learn saying them on."""
+
+    @abstractmethod
+    def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:
+        """Readers by name: those of `READERS`, and `SHUFFLED` where positions don't matter."""
+
+    @property
+    @abstractmethod
+    def n_steps(self) -> int:
+        """How often `fit` ticks, for the bar."""
+
+    @abstractmethod
+    def row(
+        self, name: str, family: str, found: Sequence[Answered], *, reads: bool
+    ) -> dict[str, Any]:
+        """One method's row; `answer_row` makes the usual one."""
+
+    @abstractmethod
+    def control_rows(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """Rows of what needs no model."""
+
+
+def shuffled(text: ReadText, seed: int) -> ReadText:
+    """The same activations at other positions: what is left when only their presence counts."""
+    order = torch.randperm(len(text.resid[0]), generator=torch.Generator().manual_seed(seed))
+    return replace(text, resid=tuple(rows[order] for rows in text.resid))
+
+
+def with_words(question: Question, words: tuple[str, ...]) -> Question:
+    """The same problem with other words for its options, in order."""
+    return replace(question, words=words, answer=words[question.words.index(question.answer)])

@@ -1,0 +1,144 @@
+"""Rail2Country: trains whose wagons spell a flag, by colour words or by things of a colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from saesteer.config.answers import AnswerConfig
+from saesteer.errors import TaskError
+from saesteer.evals.answer_rows import Answered, answer_row
+from saesteer.evals.answer_task import READERS, AnswerReader, AnswerTask, Tick
+from saesteer.evals.logic_reader import random_sae
+from saesteer.evals.prefill import token_positions
+from saesteer.evals.questions import Question
+from saesteer.evals.train_problems import (
+    HUB,
+    STYLES,
+    Style,
+    Train,
+    generate_trains,
+    published_trains,
+    read_trains,
+)
+from saesteer.evals.train_reader import LabelledTrain, fit_train_reader
+from saesteer.evals.train_words import FLAGS
+from saesteer.models import Model, load_model, pad_rows, record
+from saesteer.saes.sae import SAE
+
+N_GENERATED = 150
+"""Generated trains of each kind where no file is given: ten a country."""
+FIT: Mapping[Style, int] = {"meta": 600, "mono": 90}
+"""Trains that readers are fitted on; every thing for fitting comes about twice."""
+BATCH = 16
+N_SAMPLE = 100
+"""Trains whose activations say how often a random SAE's features should fire."""
+
+
+@final
+@dataclass(frozen=True)
+class TrainTask(AnswerTask):
+    """Everything is fitted on generated trains, with other things and in other words."""
+
+    config: AnswerConfig
+    kind = "rail2country"
+
+    how = "The wagons' colours, in order, are a country's flag. " + " ".join(
+        f"{', '.join(flag)}: {country}." for country, flag in FLAGS.items()
+    )
+    notes = (
+        "Colours are read from activations; only where sentences end comes from the text. Things "
+        "and wordings of the problems occur in no text that was fitted on. Only the prompted "
+        "baseline is told the flags in words, the readers have them as rules.",
+    )
+
+    @property
+    def n_steps(self) -> int:
+        """One for every batch, one for each reader."""
+        return -(-sum(FIT.values()) // BATCH) + len(READERS)
+
+    def questions(self) -> list[Question]:
+        """The file's trains, the published ones where the hub is in reach, or generated ones.
+
+        Raises:
+            TaskError: a file that can't be read, or published ones asked for and out of reach.
+        """
+        task = self.config.task
+        if task.test is not None:
+            return read_trains(task.test)[: task.n_test]
+        found = None if task.source == "generated" else published_trains(task.n_test)
+        if found is None and task.source == "hub":
+            raise TaskError(f"{HUB} is out of reach; set task.source=generated or give task.test.")
+        n, seed = task.n_test or N_GENERATED, task.seed
+        return found or [
+            train.question()
+            for style in STYLES
+            for train in generate_trains(n, style, "test", seed)
+        ]
+
+    def practice(self, words: tuple[str, ...], n: int) -> list[Question]:
+        """Trains for fitting, half of them of either kind."""
+        trains = [
+            train
+            for pair in zip(
+                generate_trains(n, "mono", "fit", self.config.task.seed + 1),
+                generate_trains(n, "meta", "fit", self.config.task.seed + 1),
+                strict=True,
+            )
+            for train in pair
+        ]
+        assert words == trains[0].question().words, "all trains have the same options"
+        return [train.question() for train in trains[:n]]
+
+    def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:  # noqa: ARG002
+        """A reader each from the SAE's latents, a random SAE's and the activation itself."""
+        config, seed = self.config, self.config.task.seed
+        reading = load_model(config.model, device=config.device, dtype=config.task.fit_dtype)
+        trains = [
+            train
+            for style, n in FIT.items()
+            for train in generate_trains(n, style, "fit", seed, flags=False)
+        ]
+        read: list[LabelledTrain] = []
+        for batch in labelled_trains(reading, sae, trains):
+            read += batch
+            tick(f"read {len(read)} of {len(trains)} trains")
+        sample = torch.cat([train.resid for train in read[:N_SAMPLE]]).float()
+        spaces = (sae, random_sae(sae, sample, seed), None)
+        readers: dict[str, AnswerReader] = {}
+        for name, space in zip(READERS, spaces, strict=True):
+            readers[name] = fit_train_reader(read, sae.site, space, seed=seed)
+            tick(f"fit {name}")
+        return readers
+
+    def row(
+        self, name: str, family: str, found: Sequence[Answered], *, reads: bool
+    ) -> dict[str, Any]:
+        """How often the word was right, by kind of train."""
+        return answer_row(self.kind, name, family, found, reads=reads)
+
+    def control_rows(self, questions: Sequence[Question]) -> list[dict[str, Any]]:  # noqa: ARG002
+        """None: a text of things gives no colour away."""
+        return []
+
+
+def labelled_trains(
+    model: Model, sae: SAE, trains: Sequence[Train]
+) -> Iterator[list[LabelledTrain]]:
+    """Activations of trains at the SAE's site, with where their colours are told."""
+    for start in range(0, len(trains), BATCH):
+        chosen = trains[start : start + BATCH]
+        ids = [list(model.tokenizer(train.text)["input_ids"]) for train in chosen]
+        batch = pad_rows(ids, model.pad_id, side="right").to(model.device)
+        resid = record(model, batch, [sae.site])[sae.site].cpu()
+        yield [
+            LabelledTrain(
+                resid[row, : len(ids[row])],
+                tuple(at[-1] for at in token_positions(model, train.text, train.told)),
+                train.colours,
+            )
+            for row, train in enumerate(chosen)
+        ]
