@@ -135,7 +135,7 @@ class Strange:
 
 
 def test_unknown_kinds_can_t_be_saved_until_they_are_registered(tmp_path: Path) -> None:
-    from saesteer.steer import store
+    from saesteer.steer import kinds
 
     plan = Plan(steer.add("resid_post.1", VECTOR), gate=Strange((Site(0, "resid_pre"),)))
     with pytest.raises(PlanError, match="a Strange can't be saved"):
@@ -146,7 +146,7 @@ def test_unknown_kinds_can_t_be_saved_until_they_are_registered(tmp_path: Path) 
         plan.save(tmp_path / "plan")
         assert Plan.load(tmp_path / "plan").edits[0].gate == plan.edits[0].gate
     finally:
-        store._KINDS.pop("Strange")
+        kinds._KINDS.pop("Strange")
     with pytest.raises(PlanError, match="unknown kind 'Strange'"):
         Plan.load(tmp_path / "plan")
     with pytest.raises(PlanError, match="can't be registered"):
