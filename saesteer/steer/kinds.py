@@ -114,13 +114,21 @@ def made(kind: type, parts: Mapping[str, Any]) -> Any:
     name, hints = kind.__name__, _hints(kind)
     with jaxtyped("context"):  # sizes that fields have in common are compared
         for key in parts.keys() & hints.keys():
-            if not _fits(parts[key], hints[key]):
-                told = getattr(hints[key], "__name__", hints[key])
-                raise ValueError(f"{key} of {name} is {_shown(parts[key])}, expected {told}")
+            check_type(parts[key], hints[key], f"{key} of {name}")
     for key, part in parts.items():
         if isinstance(part, Tensor) and not _usable(part, kind):
             raise ValueError(f"{key} of {name} holds NaN or infinity")
     return kind(**parts)
+
+
+def check_type(value: Any, hint: Any, who: str) -> None:
+    """Make sure that what a file holds is of an annotated type.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not _fits(value, hint):
+        raise ValueError(f"{who} is {_shown(value)}, expected {getattr(hint, '__name__', hint)}")
 
 
 @cache

@@ -23,7 +23,7 @@ from saesteer.models import Model
 from saesteer.steer.checks import check_plan
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
-from saesteer.steer.kinds import is_kind, kind_of, made
+from saesteer.steer.kinds import check_type, is_kind, kind_of, made
 from saesteer.steer.prompts import PromptEdit
 from saesteer.steer.weights import WeightEdit
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 _ACTS = ("edits", "weight_edits", "controls", "prompt_edits")
+_HEAD = {"name": str, "strength": float, "stamp": dict, **dict.fromkeys(_ACTS, list)}
+"""Types of what a manifest holds at its top."""
 
 
 def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
@@ -50,9 +52,9 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
         "prompt_edits": [_pack(edit, tensors) for edit in plan.prompt_edits],
         "stamp": stamp_of(model) if model is not None else plan.stamp,
     }
-    if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
-        raise OutputError(f"{folder} exists and is no saved plan; choose another folder.")
     try:
+        if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
+            raise OutputError(f"{folder} exists and is no saved plan; choose another folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".plan-") as scratch:
             made = Path(scratch) / "plan"
@@ -72,6 +74,8 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
 
     body, tensors = _read(folder)
     try:
+        for key in body.keys() & _HEAD.keys():
+            check_type(body[key], _HEAD[key], key)
         acts = [_unpack(part, tensors) for kind in _ACTS for part in body.get(kind, ())]
         if not all(isinstance(act, Edit | WeightEdit | Control | PromptEdit) for act in acts):
             raise ValueError("it lists something that is no edit")

@@ -244,7 +244,11 @@ BAD = [
     (lambda p: saved(p / "v.pt", {1: torch.zeros(4, dtype=torch.long)}), PlanError, "floats"),
     (lambda p: saved(p / "v.pt", {}), PlanError, "unknown form"),
     (lambda p: saved(p / "v.pt", {1: "vector"}), PlanError, "expected vectors by layer"),
-    (lambda p: saved(p / "v.pt", {"layers.1": {"action": "add"}}), PlanError, "no tensor"),
+    (
+        lambda p: saved(p / "v.pt", {"layers.1": {"action": "add"}}),
+        PlanError,
+        "has None, expected one vector",
+    ),
     (
         lambda p: saved(p / "v.pt", {"layers.1": {"steering_vector": VECTORS[1], "action": "x"}}),
         PlanError,
