@@ -17,7 +17,7 @@ from torch.nn import functional
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError, FeatureError
 from saesteer.features.find import FoundFeature, find_features, max_activations
-from saesteer.methods.base import DOSE, Family, Method
+from saesteer.methods.base import DOSE, Family, Method, check_optional_site
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
@@ -90,7 +90,7 @@ class FeatureSteering(Method):
         self,
         model: Model | Any,
         contrast: Contrast,
-        site: Site | str | None = None,  # noqa: ARG002
+        site: Site | str | None = None,
     ) -> Plan:
         """The features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
 
@@ -98,6 +98,7 @@ class FeatureSteering(Method):
             FeatureError: `feature` lies outside the SAE, or has no maximum to count in.
         """
         model = as_model(model)
+        check_optional_site(model, site)
         place = model.check_site(self.sae.site)
         features = self._features(model, contrast)
         if self.mode == "add":

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast
+from saesteer.errors import ContrastError
 from saesteer.features.activations import text_batches
 from saesteer.methods.base import Family, check_optional_site
 from saesteer.methods.directions import read_sides
@@ -82,8 +83,10 @@ class _Fitting(Fitting):
         self.n_rows = len(self._texts)
         sides = read_sides(model, texts, sites, "mean")
         self._targets = [sides[site].positive for site in sites]
-        tiny = torch.finfo(torch.float32).tiny
-        self._units = [float(t.var(0, correction=0).mean().clamp(min=tiny)) for t in self._targets]
+        self._units = [float(t.var(0, correction=0).mean()) for t in self._targets]
+        for site, unit in zip(sites, self._units, strict=True):
+            if not unit > 0:
+                raise ContrastError(f"{texts.name}: its positives are all alike at {site}.")
         widths = [model.layout.width(site) for site in sites]
         self.slopes = nn.ParameterList([torch.ones(w, device=model.device) for w in widths])
         self.shifts = nn.ParameterList([torch.zeros(w, device=model.device) for w in widths])

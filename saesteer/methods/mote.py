@@ -27,7 +27,7 @@ from torch import Tensor
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError
-from saesteer.features.activations import TextBatch, text_batches
+from saesteer.features.activations import TextBatch, finite_rows, text_batches
 from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.models import Model, as_model, record
 from saesteer.models.sites import Site
@@ -110,7 +110,7 @@ def _uses(model: Model, examples: tuple[Example, ...], places: list[Site]) -> di
         for place in places:
             weight = model.layout.router_weight(place).float()
             keep = partial(_logits, weight=weight, batch=batch)
-            logits = record(model, batch.tokens, [place], keep)[place]
+            logits = finite_rows(record(model, batch.tokens, [place], keep)[place], model, place)
             chosen = logits.topk(n_chosen, dim=-1).indices.flatten()
             sums[place] += torch.bincount(chosen, minlength=len(weight)).cpu()
             peaks[place] = max(peaks[place], float(logits.abs().max()))
