@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saesteer.axes import Resid, Rows
 from saesteer.data.contrast import Contrast
-from saesteer.errors import PlanError
+from saesteer.errors import DataError, PlanError
 from saesteer.features.activations import pooled_activations
 from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.models import Model, as_model, load_model
@@ -94,6 +94,7 @@ class CommandV(Method):
 
         Raises:
             PlanError: the donor's plan edits prompts, or an edit of it is gated, or it has none.
+            DataError: there is nothing to read.
         """
         model = as_model(model)
         check_optional_site(model, site)
@@ -105,6 +106,8 @@ class CommandV(Method):
                 "activations only, none behind a gate."
             )
         texts = list(self.prompts) or beginnings(e.text for e in contrast.split("train").examples)
+        if not texts:
+            raise DataError(f"{self.name}: {contrast.name} has no words to read; give prompts.")
         edits = [self._pasted(donor, model, edit, texts) for edit in plan.edits]
         return Plan(*edits, strength=plan.strength, name=self.name)
 
