@@ -196,7 +196,7 @@ FILES: list[tuple[str, Callable[[Path], Path], Error, str]] = [
         "nothing else is load",
     ),
     ("more than its file", one(torch.zeros(1).expand(10**12), CAA), PlanError, "larger than the"),
-    ("sparse", one(VECTOR.to_sparse(), CAA), PlanError, "sparse"),
+    ("sparse", lambda f: one(VECTOR.to_sparse(), CAA)(f), PlanError, "sparse"),
     ("no values", one(torch.ones(32, device="meta"), CAA), PlanError, "holds no values"),
     ("two axes", one(torch.ones(2, 32), CAA), PlanError, "expected one vector"),
     ("no entries", one(torch.ones(0), CAA), DimensionError, "made for width 0"),

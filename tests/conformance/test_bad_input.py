@@ -58,7 +58,7 @@ VALUES: list[tuple[str, Callable[[Place], Any], Error, str]] = [
     ("vector of no entries", adding(torch.ones(0)), DimensionError, "expected one vector"),
     ("vector of integers", adding(torch.ones(32).long()), PlanError, "got a tensor of torch.int64"),
     ("complex vector", adding(VECTOR.to(torch.complex64)), PlanError, "of torch.complex64"),
-    ("sparse vector", adding(VECTOR.to_sparse()), PlanError, "torch.sparse_coo"),
+    ("sparse vector", lambda _: steer.add(AT_1, VECTOR.to_sparse()), PlanError, "torch.sparse_coo"),
     ("vector on no device", adding(torch.ones(32, device="meta")), PlanError, "on meta"),
     ("NaN in a vector", adding(VECTOR * NAN), PlanError, "holds NaN or infinity"),
     ("too large for fp32", adding(VECTOR.double() * 1e39), PlanError, "holds NaN or infinity"),
