@@ -11,8 +11,7 @@ Source: Dahlke et al. 2025, Mixture of Tunable Experts (2502.11096). There exper
 one token of paired prompts; here over all tokens of each group's texts, which needs no template.
 There a suppressed expert is never chosen and a stimulated one always is; a logit moved further than
 any seen comes to the same. Of experts whose share is the same in both groups none is taken. In
-bfloat16 the large change of x costs some of its last bits, so other experts' logits shift by about
-0.4 % of b.
+bfloat16 the large change of x costs some of its last bits: others' logits shift by 0.4 % of b.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from saesteer.features import pooled_activations
 from saesteer.methods import ITI, AurA, LinearAcT
 from saesteer.methods.aura import dampening
 from saesteer.methods.directions import Sides, read_sides
-from saesteer.methods.linear_act import transport
+from saesteer.methods.transport import transport
 from saesteer.models import Model, Site
 from saesteer.steer import Plan
 
