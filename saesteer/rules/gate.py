@@ -40,7 +40,7 @@ from saesteer.rules.proof import LeafOf, Proof, closure, prove
 from saesteer.rules.syntax import nearest
 from saesteer.rules.terms import Atom, Comparison, Literal, Program, Rule, Term, is_strength
 from saesteer.steer.frame import Frame
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 if TYPE_CHECKING:
     from saesteer.rules.book import RuleBook

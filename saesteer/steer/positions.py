@@ -36,6 +36,8 @@ def positions(
     else:
         columns = _columns(start, 1, n, device)
         valid, logical = _from_attention_mask(mask.to(device), columns, start + n, given)
+    if len(valid) not in (1, batch):
+        raise PlanError(f"the attention mask has {len(valid)} rows, expected the pass's {batch}.")
     if len(valid) != batch:
         valid, logical = valid.expand(batch, n), logical.expand(batch, n)
     if given is not None and n > 1:

@@ -41,7 +41,12 @@ class TopKReader:
     w_dec: Float[Tensor, "k d_model"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Gather what the used features need, once: their numbers, columns and rows."""
+        """Gather what the used features need, once: their numbers, columns and rows.
+
+        Raises:
+            FeatureError: the SAE has no such feature.
+        """
+        self.sae.check_features(self.features)
         index = torch.tensor(self.features, device=self.sae.device)
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "w_enc", self.sae.w_enc[:, index].contiguous())
