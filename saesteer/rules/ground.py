@@ -72,7 +72,7 @@ def solve(program: Program, facts: Iterable[Atom]) -> frozenset[Atom]:
     facts = list(facts)
     check_size(program, facts)
     control = clingo.Control(["--models=2"], logger=lambda *_: None)
-    control.add("base", [], "".join(f"{_for_clingo(rule)}\n" for rule in program.rules))
+    control.add("base", [], "".join(f"{for_clingo(rule)}\n" for rule in program.rules))
     control.add("base", [], "".join(f"{_positive_name(fact)}.\n" for fact in facts))
     control.ground([("base", [])])
     models: list[frozenset[Atom]] = []
@@ -250,17 +250,18 @@ def _shown(n: int) -> str:
 
 
 def _atoms(model: clingo.Model) -> frozenset[Atom]:
-    return frozenset(map(_atom, model.symbols(atoms=True)))
+    return frozenset(map(atom_of, model.symbols(atoms=True)))
 
 
-def _atom(symbol: clingo.Symbol) -> Atom:
+def atom_of(symbol: clingo.Symbol) -> Atom:
+    """The atom that clingo calls so."""
     strong = symbol.name == STRONG
     symbol = symbol.arguments[0] if strong else symbol
     args = tuple(Term(str(argument)) for argument in symbol.arguments)
     return Atom(symbol.name, strong, args)
 
 
-def _for_clingo(rule: Rule) -> Rule:
+def for_clingo(rule: Rule) -> Rule:
     """The rule with `-p` as an atom of its own; clingo would drop an answer with `p` and `-p`."""
     head = None if rule.head is None else _positive_name(rule.head)
     body = tuple(replace(b, atom=_positive_name(b.atom)) for b in rule.body)
