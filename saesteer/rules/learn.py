@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import final
 
 import torch
@@ -143,9 +144,15 @@ def _pruned(
 ) -> Program:
     """The rules without what the train texts do not miss; of too many the least missed go."""
 
+    at = {concept: column for column, concept in enumerate(concepts)}
+
+    @cache
+    def holds(body: tuple[Literal, ...]) -> Labels:
+        parts = [train.truths[:, at[b.atom]] != b.negated for b in body]
+        return torch.stack(parts).all(0)
+
     def merit(some: Sequence[tuple[Literal, ...]]) -> float:
-        made = _program(head, some)
-        return train.balanced(predict(made, concepts, train)) if some else 0.5
+        return train.balanced(torch.stack([*map(holds, some)]).any(0)) if some else 0.5
 
     for i in range(len(bodies)):
         for literal in bodies[i]:

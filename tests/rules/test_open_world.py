@@ -18,6 +18,7 @@ from saesteer.errors import ConfigError, RuleError
 from saesteer.models import Model
 from saesteer.rules import RuleBook
 from saesteer.rules.compile import compile_program
+from saesteer.rules.gate import RuleGate
 from saesteer.rules.open_world import (
     Judgement,
     check_open,
@@ -32,6 +33,7 @@ from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.syntax import Atom, Program, Term, parse
 from saesteer.rules.terms import contrary
 from saesteer.saes import SAE
+from saesteer.steer.frame import Frame
 
 
 def _random_open(rng: random.Random) -> Program | None:
@@ -353,6 +355,16 @@ def test_nothing_is_unknown_before_the_prompts_end_that_is_not_decided_there(
     last = len(reading.tokens) - 1
     assert reading.unknown == dict.fromkeys(("casual", "-casual", "careful"), (last,))
     assert "not decided before the prompt's end" in str(reading.proof("careful", 0))
+
+
+def test_gates_of_open_and_closed_rules_do_not_share_an_evaluation(model: Model, sae: SAE) -> None:
+    book = RuleBook.from_dict(_acting())
+    closed = RuleGate.of(book, sae)
+    opened = replace(closed, program=replace(closed.program, open=(Atom("casual"),)))
+    readings = {sae.site: torch.zeros(1, 2, model.layout.width(sae.site))}
+    frame = Frame.of(torch.tensor([[4, 5]]), torch.ones(1, 2))
+    up = [gate.head("careful").open(readings, frame, None).all() for gate in (closed, opened)]
+    assert up == [True, False]
 
 
 def test_a_saved_plan_keeps_what_is_open(model: Model, sae: SAE, tmp_path: Path) -> None:
