@@ -58,7 +58,9 @@ def answer_row(
 
 
 def _says(said: str, word: str) -> bool:
-    return len(said) > 2 and word.casefold().startswith(said.casefold())
+    """The word itself, or so much of it that no other word is meant: three letters."""
+    said, word = said.casefold(), word.casefold()
+    return said == word or (len(said) > 2 and word.startswith(said))
 
 
 def _by_hops(answered: Sequence[Answered]) -> dict[str, Any]:
