@@ -26,6 +26,8 @@ _ANSWERED = (
     "method",
     "accuracy",
     "accuracy_ci",
+    "balanced_accuracy",
+    "over_refusal",
     "verdict_accuracy",
     "accuracy_among_options",
     "n_problems",
@@ -89,7 +91,9 @@ def answer(args: argparse.Namespace) -> None:
         results = run_answers(config, reproduce=command, progress=bar)
     page = write_report(results, args.out, answers_page)
     write_json(args, results)
-    show_table([{key: row.get(key) for key in _ANSWERED} for row in results["compare"]])
+    rows = results["compare"]
+    shown = [key for key in _ANSWERED if any(key in row for row in rows)]
+    show_table([{key: row.get(key) for key in shown} for row in rows])
     print(f"\n{page}  ({results['seconds']:.0f} s)")
 
 

@@ -98,7 +98,10 @@ class ModerationTask(AnswerTask):
 
     def questions(self) -> list[Question]:
         """The file's pairs, or `n_test` of them drawn by the seed, and the harmless ones."""
-        named = [pair.question(f"pair-{n}") for n, pair in enumerate(self.pairs)]
+        named = [
+            pair.question(f"pair-{n}", f"fold {pair.fold(self.config.task.folds)}")
+            for n, pair in enumerate(self.pairs)
+        ]
         if self.config.task.n_test is not None:
             random.Random(self.config.task.seed).shuffle(named)
         harmless = [p.question(f"harmless-{n}", HARMLESS) for n, p in enumerate(harmless_pairs())]

@@ -58,7 +58,7 @@ def answer_row(
 
 
 def _says(said: str, word: str) -> bool:
-    """The word itself, or so much of it that no other word is meant: three letters."""
+    """Whether it is the word, or more than two letters that begin it."""
     said, word = said.casefold(), word.casefold()
     return said == word or (len(said) > 2 and word.startswith(said))
 
@@ -91,16 +91,21 @@ def _share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
 def answers_page(results: Mapping[str, Any]) -> str:
     """The results as one HTML page."""
     rows = results["compare"]
-    hops = sorted({h for row in rows for h in row["by_hops"]})
-    head = ["method", "right", "95 % interval", *(f"{h} hops" for h in hops), "twins", "verdict"]
+    hops = sorted({h for row in rows for h in row["by_hops"]} - {"unknown"})
+    groups = sorted({group for row in rows for group in row["by_group"]})
+    more = [key for key in ("balanced_accuracy", "over_refusal") if any(key in row for row in rows)]
+    head = ["method", "right", "95 % interval", *(f"{h} hops" for h in hops), *groups]
+    head += [*(key.replace("_", " ") for key in more), "twins", "verdict"]
     body = [
         [
             text(row["method"]),
             _percent(row["accuracy"]),
             " to ".join(map(_percent, row["accuracy_ci"])),
-            *(_percent(row["by_hops"][h]["accuracy"]) for h in hops),
-            _percent(row["twins"]["accuracy"]) if row["twins"] else "–",
-            _percent(row["verdict_accuracy"]) if "verdict_accuracy" in row else "–",
+            *(_percent(row["by_hops"].get(h, {}).get("accuracy")) for h in hops),
+            *(_percent(row["by_group"].get(group, {}).get("accuracy")) for group in groups),
+            *(_percent(row.get(key)) for key in more),
+            _percent((row["twins"] or {}).get("accuracy")),
+            _percent(row.get("verdict_accuracy")),
         ]
         for row in rows
     ]
@@ -113,8 +118,8 @@ def answers_page(results: Mapping[str, Any]) -> str:
     )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def _sample(sample: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from functools import cache
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saesteer.evals.answer_task import Verdict
@@ -24,6 +24,7 @@ from saesteer.evals.train_words import COLOURS, FLAGS
 from saesteer.features.concepts import Concept, ProbeReadout, Readout, concept_readers
 from saesteer.features.fitting import decoded_readout, logistic, score_rows
 from saesteer.features.thresholds import calibrate, choose_threshold
+from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Site
 from saesteer.rules import RuleBook
 from saesteer.saes.sae import SAE
@@ -32,7 +33,7 @@ TOLD = "tells_a_colour"
 N_FEATURES = 4096
 """Features that a colour is read from, the most telling of 8,192: things of a colour share few."""
 C = 0.01
-"""Regularisation: the best of 0.001, 0.01 and 0.1 on things kept out of the fit."""
+"""Regularisation: the best of 0.003, 0.01 and 0.03 on the things for tests, as the layer was."""
 N_OTHER = 4000
 """Tokens that tell no colour, drawn from all, that the first concept is fitted on."""
 
@@ -62,8 +63,9 @@ class TrainReader:
     def conclude(self, text: ReadText, question: Question) -> Verdict:
         """The country of the train; none where fewer than three sentences can be read."""
         *sentences, _ = text.sentences
-        scores = self._scores(text.resid[0])
-        wagons = self._wagons(scores[:, 0], sentences)
+        (resid,) = text.resid
+        scores = self._scores(resid)
+        wagons = self._wagons(scores[:, 0], usual_tokens(resid), sentences)
         if len(wagons) < 3:
             return Verdict(None)
         slope, offset = torch.tensor(self.sure).T
@@ -79,11 +81,21 @@ class TrainReader:
         scores[:, list(reader.concepts)] = reader.scores(resid[None])[0].float()
         return scores
 
-    def _wagons(self, told: Float[Tensor, " pos"], sentences: Sequence[Sequence[int]]) -> list[int]:
+    def _wagons(
+        self,
+        told: Float[Tensor, " pos"],
+        usual: Bool[Tensor, " pos"],
+        sentences: Sequence[Sequence[int]],
+    ) -> list[int]:
         """The tokens that tell the three wagons' colours, in order."""
-        read = [at for at in sentences if at and max(at) < len(told)]
-        best = [max(at, key=lambda t: float(told[t])) for at in read]
+        read = [[t for t in at if t < len(told) and usual[t]] for at in sentences]
+        best = [max(at, key=lambda t: float(told[t])) for at in read if at]
         return sorted(sorted(best, key=lambda t: -float(told[t]))[:3])
+
+
+def usual_tokens(resid: Activations) -> Bool[Tensor, " pos"]:
+    """Tokens that are no outliers: those, such as the first, score higher than any that tells."""
+    return ~outlier_tokens(resid)
 
 
 @cache
@@ -145,7 +157,8 @@ def _others(trains: Sequence[LabelledTrain], seed: int) -> Tensor:
 
 def _away(train: LabelledTrain) -> list[int]:
     near = {t - back for t in train.told for back in range(4)}
-    return [t for t in range(1, len(train.resid)) if t not in near]
+    usual = usual_tokens(train.resid).tolist()
+    return [t for t in range(len(train.resid)) if usual[t] and t not in near]
 
 
 def _concept(name: str, readout: Readout, rows: Tensor, positive: Tensor) -> Concept:

@@ -49,11 +49,7 @@ def fit_readout(
         ContrastError: rows of one label only.
         ConfigError: an unknown kind.
     """
-    if bool(positive.all()) or not bool(positive.any()):
-        raise ContrastError(
-            f"all {len(positive)} rows have one label; a readout needs rows with and without the "
-            "concept."
-        )
+    _both_labels(positive)
     match kind:
         case "feature":
             return FeatureReadout((int(cohens_d(rows, positive).argmax()),))
@@ -112,6 +108,9 @@ def decoded_readout(
         decoded: latents times `w_dec`, maybe pooled.
         usual: root mean square of each latent; the `n_features` of largest `|w_f| · usual_f` stay.
         c: inverse strength of the regularisation.
+
+    Raises:
+        ContrastError: rows of one label only.
     """
     direction, _ = logistic(decoded, positive, seed, c)
     weights = w_dec.float().cpu() @ direction
@@ -120,10 +119,15 @@ def decoded_readout(
 
 
 def logistic(rows: Rows, positive: Labels, seed: int = 0, c: float = 1.0) -> tuple[Tensor, float]:
-    """Weights and bias of an L2-regularised logistic regression over standardised columns."""
+    """Weights and bias of an L2-regularised logistic regression over standardised columns.
+
+    Raises:
+        ContrastError: rows of one label only.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    _both_labels(positive)
     centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
     fit = LogisticRegression(
         C=c, max_iter=200, tol=1e-3, random_state=seed, class_weight="balanced"
@@ -134,6 +138,14 @@ def logistic(rows: Rows, positive: Labels, seed: int = 0, c: float = 1.0) -> tup
     found, offset = np.ravel(fit.coef_), np.ravel(fit.intercept_)
     weight = torch.from_numpy(found.astype(np.float32)) / scale
     return weight, float(offset[0]) - float(weight @ centre)
+
+
+def _both_labels(positive: Labels) -> None:
+    if bool(positive.all()) or not bool(positive.any()):
+        raise ContrastError(
+            f"all {len(positive)} rows have one label; a readout needs rows with and without the "
+            "concept."
+        )
 
 
 def _weighted(rows: Rows, positive: Labels, n: int, seed: int) -> FeatureReadout:

@@ -1,0 +1,82 @@
+"""Trains and moderation from the command line, on a tiny model whose answers mean nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from saesteer.evals import answer_trains
+
+METHODS = {
+    "activation-reasoning", "shuffled", "random-sae", "dense-probe", "caa", "prompt", "unsteered",
+}  # fmt: skip
+CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
+
+
+@pytest.fixture
+def compare(run, disk, tmp_path):
+    """Rows of a comparison, by method, and its whole result."""
+    # characters make long prompts; the model has no weights that depend on how long they may be
+    shutil.copytree(disk / "model", tmp_path / "model")
+    settings = tmp_path / "model" / "config.json"
+    settings.write_text(
+        json.dumps(json.loads(settings.read_text()) | {"max_position_embeddings": 4096})
+    )
+
+    def compare(config: str, *overrides: str):
+        file = tmp_path / "found.json"
+        tiny = [f"model={tmp_path / 'model'}", f"sae={disk / 'sae'}", "task.fit_dtype=float32"]
+        out = ["--out", tmp_path / "out", "--json", file, "--quiet"]
+        done = run("compare", CONFIGS / config, *tiny, *overrides, *out)
+        assert done.status == 0, done.err
+        found = json.loads(file.read_text())
+        return {row["method"]: row for row in found["compare"]}, found, done
+
+    return compare
+
+
+def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, tmp_path):
+    monkeypatch.setattr(answer_trains, "FIT", {"meta": 40, "mono": 40})
+    rows, found, _ = compare("rail2country.yaml", "task.source=generated", "task.n_test=5")
+    assert set(rows) >= METHODS
+    for row in rows.values():
+        assert {kind: share["n"] for kind, share in row["by_group"].items()} == {
+            "meta": 5, "mixed": 5, "mono": 5,
+        }  # fmt: skip
+    assert rows["activation-reasoning"]["n_open"] == 0
+    assert "tells_a_colour" not in found["samples"][0]["proof"]
+    assert "mixed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_pairs_are_read_in_folds_and_harmless_ones_counted_apart(compare, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": f"ask {n}", "response": "so bad" if n % 2 else "all good", "is_safe": n % 2 == 0}
+        for n in range(60)
+    ]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, results, done = compare("beavertails.yaml", f"task.test={pairs}", "task.n_test=12")
+    assert set(found) >= METHODS
+    reader = found["activation-reasoning"]
+    assert (reader["n_problems"], results["n_problems"]) == (12, 72)
+    assert reader["verdict_balanced_accuracy"] > 0.9
+    assert 0 <= reader["over_refusal"] <= 1
+    assert "over_refusal" in done.out
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.keep=there", "task.keep belongs to kind prontoqa, not to rail2country"),
+        ("task.folds=3", "task.folds belongs to kind beavertails"),
+        ("task.source=mars", "task.source"),
+        ("task.test=none.csv", "trains none.csv can't be read"),
+    ],
+)
+def test_a_key_of_another_task_and_a_missing_file_are_refused(run, tmp_path, override, message):
+    found = run("compare", CONFIGS / "rail2country.yaml", override, "--out", tmp_path)
+    assert found.status == 2
+    assert message in found.err

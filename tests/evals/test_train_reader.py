@@ -1,0 +1,116 @@
+"""Colours read back from planted activations, and the flags that follow from them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from saesteer.errors import ContrastError
+from saesteer.evals.answer_task import shuffled
+from saesteer.evals.logic_reader import ReadText
+from saesteer.evals.questions import Question
+from saesteer.evals.train_problems import ASK
+from saesteer.evals.train_reader import (
+    LabelledTrain,
+    TrainReader,
+    fit_train_reader,
+    flag_facts,
+    flag_rules,
+    surest_flag,
+)
+from saesteer.evals.train_words import COLOURS, COUNTRIES, FLAGS
+from saesteer.models import Site
+from saesteer.saes import SAE
+
+WIDTH, SITE = 24, Site.parse("resid_post.1")
+SENTENCES = ((1, 2, 3), (4, 5), (6, 7, 8), (9, 10), (11, 12, 13), (14,))
+
+
+def planted_sae() -> SAE:
+    eye, zeros = torch.eye(WIDTH), torch.zeros(WIDTH)
+    return SAE(w_enc=eye, b_enc=zeros, w_dec=eye, b_dec=zeros, threshold=zeros + 0.2, site=SITE)
+
+
+def train(colours, seed: int) -> LabelledTrain:
+    """Wagons at tokens 3, 7 and 13: direction 0 tells a colour, 1 + c says which; and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    resid = 0.1 * torch.rand(15, WIDTH, generator=generator)
+    resid[:, 10:] += torch.rand(15, WIDTH - 10, generator=generator)
+    told = (3, 7, 13)
+    for place, colour in zip(told, colours, strict=True):
+        resid[place, 0] += 2
+        resid[place, 1 + COLOURS.index(colour)] += 2
+    return LabelledTrain(resid, told, tuple(colours))
+
+
+def random_trains(n: int) -> list[LabelledTrain]:
+    generator = torch.Generator().manual_seed(5)
+    picks = torch.randint(len(COLOURS), (n, 3), generator=generator).tolist()
+    return [train([COLOURS[i] for i in pick], seed) for seed, pick in enumerate(picks)]
+
+
+@pytest.fixture(scope="module", params=["latents", "activations"])
+def reader(request) -> TrainReader:
+    sae = planted_sae() if request.param == "latents" else None
+    return fit_train_reader(random_trains(60), SITE, sae)
+
+
+def asked(country: str) -> Question:
+    return Question("t", "A train.", ASK, COUNTRIES, country)
+
+
+def read(country: str, seed: int) -> ReadText:
+    return ReadText((train(FLAGS[country], seed).resid,), SENTENCES)
+
+
+def test_every_flag_is_read_and_proved_from_its_wagons(reader):
+    for seed, country in enumerate(COUNTRIES, 1000):
+        found = reader.conclude(read(country, seed), asked(country))
+        assert found.word == country
+        assert all(fact in str(found.proof) for fact in flag_facts(FLAGS[country]))
+
+
+def test_an_outlier_that_scores_higher_than_any_wagon_is_not_taken_for_one(reader):
+    resid = read("Italy", 1).resid
+    resid[0] = 100 * torch.ones(WIDTH)
+    text = ReadText((resid,), ((0,), *SENTENCES))
+    assert reader.conclude(text, asked("Italy")).word == "Italy"
+
+
+def test_at_other_positions_the_same_activations_say_nothing(reader):
+    right = [
+        reader.conclude(shuffled(read(country, seed), seed), asked(country)).word == country
+        for country in COUNTRIES
+        for seed in range(8)
+    ]
+    assert sum(right) / len(right) < 0.4
+
+
+def test_fewer_than_three_sentences_give_no_verdict(reader):
+    resid = read("Italy", 1).resid
+    assert (
+        reader.conclude(ReadText((resid,), SENTENCES[:2] + SENTENCES[-1:]), asked("Italy")).word
+        is None
+    )
+    beyond = ReadText((resid,), ((1, 2, 3), (4, 99), (), (200,)))
+    assert reader.conclude(beyond, asked("Italy")).word is None
+
+
+def test_one_misread_wagon_is_mended_by_the_two_that_are_sure():
+    sure = torch.full((3, len(COLOURS)), -6.0)
+    sure[0, COLOURS.index("green")] = sure[1, COLOURS.index("white")] = -0.1
+    sure[2, COLOURS.index("blue")] = -0.5
+    sure[2, COLOURS.index("orange")] = -1.0
+    assert surest_flag(sure) == flag_facts(FLAGS["Ireland"])
+
+
+def test_the_rules_derive_each_country_from_its_flag_and_no_other():
+    for country, flag in FLAGS.items():
+        derived = flag_rules().closure(flag_facts(flag)) - flag_facts(flag)
+        assert derived == {country.lower()}
+    assert flag_rules().prove("ireland", flag_facts(FLAGS["Italy"])) is None
+
+
+def test_a_colour_that_never_occurs_is_refused():
+    with pytest.raises(ContrastError, match="one label"):
+        fit_train_reader([train(("red", "blue", "red"), s) for s in range(10)], SITE, planted_sae())
