@@ -43,7 +43,7 @@ class Learned:
     head: str
     program: Program
     concepts: tuple[Concept, ...]
-    scores: Mapping[str, Mapping[Split, dict[str, Any]]]
+    scores: Mapping[str, Mapping[str, dict[str, Any]]]
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -95,9 +95,11 @@ def learn(
     tables = {split: Table(truths[at], labels[at]) for split, at in rows.items()}
     names = [Atom.parse(concept.name) for concept in concepts]
     program = learn_rules(goal, names, tables["train"], tables["validation"], bounds, seed)
-    told = {s: _scored(predict(program, names, t), t.labels) for s, t in tables.items()}
+    told: dict[Split, dict[str, Any]] = {
+        s: _scored(predict(program, names, t), t.labels) for s, t in tables.items()
+    }
     used = tuple(c for c in concepts if Atom.parse(c.name) in program.atoms)
-    return Learned(head, program, used, {"rules": told} | _others(model, sae, contrast, seed))
+    return Learned(head, program, used, {"rules": told, **_others(model, sae, contrast, seed)})
 
 
 def folder_concepts(folder: Path, model: Model, sae: SAE) -> dict[str, Concept]:

@@ -4,7 +4,7 @@
 
 activation-steering is on no package registry. With a checkout of it (or anything that pip takes)
 its own layer decides; without, what its published code computes does, stated anew (held once
-against the text of its layer: the same scores to the last bit, and the same decisions). That layer
+against the text of its layer: the same decisions, and the same largest difference). That layer
 reads the input of block i, which is the output of block i - 1, and decides for a batch's first row
 alone, so it gets one prompt at a time; our decisions are taken for a padded batch too.
 """
