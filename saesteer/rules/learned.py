@@ -95,9 +95,7 @@ def learn(
     tables = {split: Table(truths[at], labels[at]) for split, at in rows.items()}
     names = [Atom.parse(concept.name) for concept in concepts]
     program = learn_rules(goal, names, tables["train"], tables["validation"], bounds, seed)
-    told: dict[Split, dict[str, Any]] = {
-        s: _scored(predict(program, names, t), t.labels) for s, t in tables.items()
-    }
+    told = {s: _scored(predict(program, names, t), t.labels) for s, t in tables.items()}
     used = tuple(c for c in concepts if Atom.parse(c.name) in program.atoms)
     return Learned(head, program, used, {"rules": told, **_others(model, sae, contrast, seed)})
 
