@@ -111,7 +111,7 @@ def fit_all(
         right = [question.answer for question in held]
         constant[words] = constant_steering(model, sae, train, validation, right)
         shortest = min(held, key=lambda question: len(question.prompt))
-        asking[words] = ask_with_example(task.how, shortest)
+        asking[words] = ask_with_example(model, task.how, shortest)
         tick(f"learn to say {', '.join(words)}")
     return Fitted(readers, answers, constant, asking)
 
