@@ -11,6 +11,7 @@ from saesteer.cli.commands import later as _later
 from saesteer.cli.commands import model_option as _model
 from saesteer.cli.commands import out_option as _out
 from saesteer.cli.concept_parser import concept_commands
+from saesteer.cli.learn_parser import learn_command
 from saesteer.cli.localizers import LOCALIZERS
 from saesteer.cli.steer_parser import (
     bench_methods,
@@ -199,6 +200,7 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
         parser.add_argument(
             "--max-new-tokens", type=int, default=40, metavar="N", help="default 40"
         )
+    learn_command(verbs)
     for parser in (check, explain, whatif):
         parser.add_argument("rules", help="YAML file, such as configs/rules/mood.yaml")
         parser.add_argument("--sae", help=_SAE_HELP + "; default: the one the file names")

@@ -14,6 +14,7 @@ from saesteer.errors import ConfigError
 TaskKind = Literal["prontoqa", "rail2country", "beavertails"]
 Source = Literal["auto", "hub", "generated"]
 _OWN: Mapping[str, TaskKind] = {
+    "names": "prontoqa",
     "n_fit": "prontoqa",
     "keep": "prontoqa",
     "source": "rail2country",
@@ -37,6 +38,7 @@ class AnswerTaskConfig:
         fit_dtype: of the model that reads what is fitted on; bfloat16 is four times as fast where
             the processor has it.
         seed: of generating and fitting.
+        names: SAEs at other sites that prontoqa's readers read beside `sae` to tell names apart.
         n_fit: prontoqa's generated problems that readers are fitted on.
         keep: a folder for prontoqa's fitted readers, so that a second run need not fit them.
         source: where rail2country's problems come from without a file; auto takes the published
@@ -55,7 +57,8 @@ class AnswerTaskConfig:
     n_test: int | None = None
     fit_dtype: str = "bfloat16"
     seed: int = 0
-    n_fit: int = 3600
+    names: list[str] | None = None
+    n_fit: int = 5400
     keep: str | None = None
     source: Source = "auto"
     safe: str | None = None

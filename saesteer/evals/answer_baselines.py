@@ -17,9 +17,9 @@ STRENGTHS = (0.25, 0.5, 1.0, 2.0)
 """Strengths tried on validation."""
 
 
-def ask_with_example(how: str, example: Question) -> Plan:
+def ask_with_example(model: Model, how: str, example: Question) -> Plan:
     """Say how to go about it, and show one solved problem."""
-    return Prompting(f"{how}\n\n{example.prompt} {example.answer}").fit(None, _pairs([example]))
+    return Prompting(f"{how}\n\n{example.prompt} {example.answer}").fit(model, _pairs([example]))
 
 
 def constant_steering(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -18,8 +19,8 @@ from saesteer.evals.logic_store import load_or_fit, readers_folder
 from saesteer.evals.logic_words import Style
 from saesteer.evals.questions import Question, question_of, read_questions
 from saesteer.evals.shortcut import lexical_shortcut
-from saesteer.models import Model, load_model
-from saesteer.saes.sae import SAE
+from saesteer.models import Model, Site, load_model
+from saesteer.saes import SAE, load_sae
 from saesteer.steer.store import stamp_of
 
 N_GENERATED = 200
@@ -80,23 +81,33 @@ class ChainTask(AnswerTask):
         problems = fitting_problems(self.config.task.n_fit, self.config.task.seed)[:n]
         return [with_words(question_of(problem.to_dict()), words) for problem in problems]
 
+    @cached_property
+    def names(self) -> tuple[SAE, ...]:
+        """The SAEs at other sites whose latents tell names apart too."""
+        return tuple(load_sae(name).to(device="cpu") for name in self.config.task.names or ())
+
+    @property
+    def other_sites(self) -> Sequence[Site]:
+        """Theirs."""
+        return [sae.site for sae in self.names]
+
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:
         """Fitted readers, or those that an earlier run with the same settings kept."""
-        task = self.config.task
+        task, saes = self.config.task, (sae, *self.names)
         problems = fitting_problems(task.n_fit, task.seed)
 
         def fit() -> Mapping[str, StatementReader]:
             name, device = self.config.model, self.config.device
             reading = load_model(name, device=device, dtype=task.fit_dtype)
-            return fit_readers(reading, sae, problems, tick, task.seed)
+            return fit_readers(reading, saes, problems, tick, task.seed)
 
         if task.keep is None:
             readers = fit()
         else:
             settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": task.fit_dtype}
             root = Path(task.keep).expanduser()
-            folder = readers_folder(root, sae, model=stamp_of(model), **settings)
-            readers = load_or_fit(folder, sae, fit)
+            folder = readers_folder(root, saes, model=stamp_of(model), **settings)
+            readers = load_or_fit(folder, saes, fit)
         return {name: ChainReader(reader) for name, reader in readers.items()}
 
     def row(

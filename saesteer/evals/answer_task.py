@@ -16,7 +16,7 @@ import torch
 from saesteer.evals.answer_rows import Answered
 from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.questions import Question
-from saesteer.models import Model
+from saesteer.models import Model, Site
 from saesteer.rules.proof import Proof
 from saesteer.saes.sae import SAE
 
@@ -59,6 +59,11 @@ class AnswerTask(ABC):
     how: ClassVar[str]
     notes: ClassVar[tuple[str, ...]]
 
+    @property
+    def other_sites(self) -> Sequence[Site]:
+        """Sites that its readers read beside the SAE's."""
+        return ()
+
     @abstractmethod
     def questions(self) -> list[Question]:
         """The problems to answer, none of which anything is fitted on.
@@ -93,8 +98,8 @@ class AnswerTask(ABC):
 
 def shuffled(text: ReadText, seed: int) -> ReadText:
     """The same activations at other positions: what is left when only their presence counts."""
-    order = torch.randperm(len(text.resid), generator=torch.Generator().manual_seed(seed))
-    return replace(text, resid=text.resid[order])
+    order = torch.randperm(len(text.resid[0]), generator=torch.Generator().manual_seed(seed))
+    return replace(text, resid=tuple(rows[order] for rows in text.resid))
 
 
 def with_words(question: Question, words: tuple[str, ...]) -> Question:

@@ -23,7 +23,7 @@ from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.prefill import prefill, token_positions
 from saesteer.evals.questions import Question
 from saesteer.evals.results import describe_model
-from saesteer.models import Model, load_model
+from saesteer.models import Model, Site, load_model
 from saesteer.saes import SAE, load_sae
 from saesteer.steer import Plan
 
@@ -79,11 +79,11 @@ def run_answers(
         done = min(done + 1, n_steps)
         tick(done, n_steps, what)
 
-    fitted = fit_all(model, sae, task, list(groups), report)
+    fitted, sites = fit_all(model, sae, task, list(groups), report), (sae.site, *task.other_sites)
     answers = Answers(config.task.seed)
     for alike in groups.values():
         for start in range(0, len(alike), config.batch_size):
-            answer_batch(model, sae, alike[start : start + config.batch_size], fitted, answers)
+            answer_batch(model, sites, alike[start : start + config.batch_size], fitted, answers)
             report("answer")
     tick(n_steps, n_steps, "done")
     return _results(config, task, model, answers, fitted) | {
@@ -111,18 +111,22 @@ def fit_all(
         right = [question.answer for question in held]
         constant[words] = constant_steering(model, sae, train, validation, right)
         shortest = min(held, key=lambda question: len(question.prompt))
-        asking[words] = ask_with_example(task.how, shortest)
+        asking[words] = ask_with_example(model, task.how, shortest)
         tick(f"learn to say {', '.join(words)}")
     return Fitted(readers, answers, constant, asking)
 
 
 def answer_batch(
-    model: Model, sae: SAE, questions: Sequence[Question], fitted: Fitted, answers: Answers
+    model: Model,
+    sites: Sequence[Site],
+    questions: Sequence[Question],
+    fitted: Fitted,
+    answers: Answers,
 ) -> None:
     """Every method's answers to some problems whose options are the same words."""
     words = questions[0].words
     prompts = [question.prompt for question in questions]
-    read = prefill(model, prompts, sae.site)
+    read = prefill(model, prompts, *sites)
     plain = read.answer()
     said = {word: read.answer(answer.plan) for word, answer in fitted.answers[words].items()}
     texts = [
@@ -139,7 +143,7 @@ def answer_batch(
                 answers.samples.append(_sample(answered, found))
     others = {name: read.answer(plan) for name, plan in fitted.constant[words].items()}
     asked = [fitted.asking[words].prompt_edits[0].apply(prompt) for prompt in prompts]
-    others["prompt"] = prefill(model, [str(prompt) for prompt in asked], sae.site).answer()
+    others["prompt"] = prefill(model, [str(prompt) for prompt in asked]).answer()
     for name, logits in {**others, "unsteered": plain}.items():
         for question, one in zip(questions, logits, strict=True):
             answers.add(name, _answered(model, question, one, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -12,6 +13,7 @@ from saesteer.evals.logic_reader import (
     ROLES,
     LabelledReading,
     ReadText,
+    Saes,
     StatementReader,
     fit_reader,
     random_sae,
@@ -19,13 +21,14 @@ from saesteer.evals.logic_reader import (
 from saesteer.evals.logic_words import Style
 from saesteer.evals.prefill import token_positions
 from saesteer.evals.questions import Question, question_of
-from saesteer.models import Model, pad_rows, record
-from saesteer.saes.sae import SAE
+from saesteer.models import Model, Site, pad_rows, record
 
 STYLES: tuple[tuple[Style, float], ...] = (("published", 0.1), ("like", 0.2), ("invented", 0.7))
 """Shares of the kinds of names that readers are fitted on: new sounds are the harder part."""
-N_SAMPLE = 100
-"""Texts whose activations say how often a random SAE's features should fire."""
+N_SAMPLE = 104
+"""Texts that are kept whole: their activations say how often a random SAE's features fire."""
+STRETCH = 400
+"""Problems that are sorted by length before they are read."""
 READERS = ("activation-reasoning", "random-sae", "dense-probe")
 Tick = Callable[[str], None]
 
@@ -42,43 +45,56 @@ def fitting_problems(n: int, seed: int) -> list[Problem]:
 
 
 def fit_readers(
-    model: Model, sae: SAE, problems: Sequence[Problem], tick: Tick, seed: int = 0
+    model: Model, saes: Saes, problems: Sequence[Problem], tick: Tick, seed: int = 0
 ) -> Mapping[str, StatementReader]:
-    """One reader each from the SAE's latents, a random SAE's and the activation itself."""
+    """One reader each from the SAEs' latents, random SAEs' and the activations themselves."""
     texts: list[LabelledReading] = []
-    for batch in labelled_readings(model, sae, problems):
-        texts += batch
+    for batch in labelled_readings(model, [sae.site for sae in saes], problems):
+        texts += batch if len(texts) < N_SAMPLE else [text.without_fillers() for text in batch]
         tick(f"read {len(texts)} of {len(problems)} generated problems")
-    resid = torch.cat([text.text.resid for text in texts[:N_SAMPLE]]).float()
-    spaces = {READERS[0]: sae, READERS[1]: random_sae(sae, resid, seed), READERS[2]: None}
+    sample = zip(*(text.text.resid for text in texts[:N_SAMPLE]), strict=True)
+    random = tuple(
+        random_sae(sae, torch.cat(rows).float(), seed)
+        for sae, rows in zip(saes, sample, strict=True)
+    )
     readers: dict[str, StatementReader] = {}
-    for name, space in spaces.items():
-        readers[name] = fit_reader(texts, sae.site, space, seed=seed)
+    for name, space in zip(READERS, (saes, random, ()), strict=True):
+        readers[name] = fit_reader(texts, saes[0].site, space, seed=seed)
         tick(f"fit {name}")
     return readers
 
 
 def labelled_readings(
-    model: Model, sae: SAE, problems: Sequence[Problem], batch_size: int = 8
+    model: Model, sites: Sequence[Site], problems: Sequence[Problem], batch_size: int = 8
 ) -> Iterator[list[LabelledReading]]:
-    """Activations of generated problems at the SAE's site, with what each token is.
+    """Activations of generated problems at some sites, with what each token is.
 
-    They stay in the model's dtype: 3,600 problems in bf16 take 700 MB.
+    They stay in the model's dtype. The first `N_SAMPLE` come first; then stretches of `STRETCH` are
+    read by length, so that little is read of padding.
     """
-    for start in range(0, len(problems), batch_size):
-        chosen = problems[start : start + batch_size]
-        asked = [question_of(problem.to_dict()) for problem in chosen]
-        ids = [list(model.tokenizer(question.prompt)["input_ids"]) for question in asked]
-        batch = pad_rows(ids, model.pad_id, side="right").to(model.device)
-        resid = record(model, batch, [sae.site])[sae.site].cpu()
-        yield [
-            _labelled(model, problem, question, resid[row, : len(ids[row])])
-            for row, (problem, question) in enumerate(zip(chosen, asked, strict=True))
-        ]
+    starts = [0, *range(min(N_SAMPLE, len(problems)), len(problems), STRETCH)]
+    for start, stop in pairwise([*starts, len(problems)]):
+        stretch = sorted(problems[start:stop], key=lambda one: len(one.context))
+        for first in range(0, len(stretch), batch_size):
+            yield _read(model, sites, stretch[first : first + batch_size])
+
+
+def _read(
+    model: Model, sites: Sequence[Site], problems: Sequence[Problem]
+) -> list[LabelledReading]:
+    asked = [question_of(problem.to_dict()) for problem in problems]
+    ids = [list(model.tokenizer(question.prompt)["input_ids"]) for question in asked]
+    batch = pad_rows(ids, model.pad_id, side="right").to(model.device)
+    read = record(model, batch, sites)
+    resid = [read[site].cpu() for site in sites]
+    return [
+        _labelled(model, one, question, [rows[row, : len(ids[row])] for rows in resid])
+        for row, (one, question) in enumerate(zip(problems, asked, strict=True))
+    ]
 
 
 def _labelled(
-    model: Model, problem: Problem, question: Question, resid: torch.Tensor
+    model: Model, problem: Problem, question: Question, resid: Sequence[torch.Tensor]
 ) -> LabelledReading:
     spans = question.sentences()
     statements = [*problem.statements, problem.question]
@@ -88,7 +104,7 @@ def _labelled(
         for (start, _), statement, sentence in zip(spans, statements, sentences, strict=True)
     ]
     names = tuple((statement.subject, statement.object) for statement in statements)
-    return LabelledReading(ReadText(resid, tuple(sentences)), tuple(roles), names)
+    return LabelledReading(ReadText(tuple(resid), tuple(sentences)), tuple(roles), names)
 
 
 def _roles(

@@ -4,6 +4,10 @@ Three concepts are read at each token: words that only hold a sentence together 
 stop), the relation (is, are) and the negation. What is none of them names something; before the
 relation it is the subject, after it the object. Which mentions are of one name is left to an
 `IdentityReadout`, so names may be new. The text itself is not looked at.
+
+Roles are read at one site; names there and at any number of others, side by side, since an early
+layer still spells what a later one has understood. Of 200 generated problems with names never
+seen, latents of layers 4 and 9 of SmolLM2-135M got 193 right, either alone 190.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from torch import Tensor
 
 from saesteer.evals.pooled import random_coder
 from saesteer.features.concepts import Concept, concept_readers
-from saesteer.features.fitting import SPARSE_KINDS, ReadoutKind, fit_readout, score_rows
+from saesteer.features.fitting import ReadoutKind, fit_readout, score_rows
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
 from saesteer.features.sparse_rows import SparseRows
 from saesteer.features.thresholds import choose_threshold
@@ -32,6 +36,8 @@ N_FEATURES = 64
 N_ROLE_TEXTS = 80
 """Texts that roles are fitted on: some 12,000 tokens, whose latents take 32 KB each."""
 Activations = Float[Tensor, "pos width"]
+Saes = tuple[SAE, ...]
+"""An SAE for each site; none where the activations themselves are read."""
 
 
 @final
@@ -47,9 +53,14 @@ class Link:
 @final
 @dataclass(frozen=True)
 class ReadText:
-    """Activations of a text and the token positions of its sentences, the one asked about last."""
+    """A text as it is read.
 
-    resid: Activations
+    Attributes:
+        resid: activations at every site, that of the roles first.
+        sentences: the token positions of its sentences, the one asked about last.
+    """
+
+    resid: tuple[Activations, ...]
     sentences: tuple[tuple[int, ...], ...]
 
 
@@ -62,25 +73,36 @@ class LabelledReading:
     roles: tuple[tuple[int, ...], ...]
     names: tuple[tuple[str, str], ...]
 
+    def without_fillers(self) -> LabelledReading:
+        """The same text less the tokens that say nothing, in fewer than half of the rows."""
+        filler, sentences, roles, kept = ROLES.index("filler"), [], [], list[int]()
+        for sentence, here in zip(self.text.sentences, self.roles, strict=True):
+            told = [(t, r) for t, r in zip(sentence, here, strict=True) if r != filler]
+            sentences.append(tuple(range(len(kept), len(kept) + len(told))))
+            roles.append(tuple(role for _, role in told))
+            kept += [t for t, _ in told]
+        text = ReadText(tuple(rows[kept] for rows in self.text.resid), tuple(sentences))
+        return LabelledReading(text, tuple(roles), self.names)
+
 
 @final
 @dataclass(frozen=True, eq=False)
 class StatementReader:
-    """Role concepts and an identity readout, over an SAE's latents or (None) the activation."""
+    """Role concepts and an identity readout, over latents or (no SAE) activations."""
 
     concepts: tuple[Concept, ...]
     identity: IdentityReadout
-    sae: SAE | None
+    saes: Saes
 
     def read(self, text: ReadText) -> list[Link | None]:
         """What each sentence says; None where no subject, relation or object was found."""
-        roles = self.roles(text.resid)
+        roles = self.roles(text.resid[0])
         parts = [_parts(roles, sentence) for sentence in text.sentences]
         found = [part for part in parts if part is not None]
         if not found:
             return [None] * len(parts)
         spans = [span for subject, object_, _ in found for span in (subject, object_)]
-        mentions = sum_mentions(text.resid, spans, self.sae)
+        mentions = sum_mentions(text.resid, spans, self.saes)
         apart = [(2 * i, 2 * i + 1) for i in range(len(found))]
         names = self.identity.group(mentions, apart)
         links = iter(
@@ -91,7 +113,7 @@ class StatementReader:
 
     def roles(self, resid: Activations) -> list[int]:
         """The role of every token: the concept furthest above its threshold, or a name."""
-        (reader,) = concept_readers(self.concepts, self.sae)
+        (reader,) = concept_readers(self.concepts, self.saes[0] if self.saes else None)
         cuts = torch.tensor([self.concepts[i].threshold for i in reader.concepts])
         margins = torch.full((len(resid), len(ROLES)), 0.0)
         margins[:, list(reader.concepts)] = reader.scores(resid[None])[0] - cuts
@@ -99,36 +121,42 @@ class StatementReader:
 
 
 def sum_mentions(
-    resid: Activations, spans: Sequence[Sequence[int]], sae: SAE | None
+    resid: Sequence[Activations], spans: Sequence[Sequence[int]], saes: Saes
 ) -> Float[Tensor, "mentions columns"]:
-    """One row per mention: the sum of its tokens' latents, or of their activations.
+    """One row per mention: the sum of its tokens' latents, or of their activations, site by site.
 
     The tokens are encoded in one product, since a few rows at a time are bound by the weights.
     """
     tokens = [t for span in spans for t in span]
-    rows = resid[tokens].float()
-    rows = rows if sae is None else sae.encode(rows)
-    return torch.stack([part.sum(0) for part in rows.split([len(span) for span in spans])])
+    read = [rows[tokens].float() for rows in resid]
+    if saes:
+        read = [sae.encode(rows) for sae, rows in zip(saes, read, strict=True)]
+    parts = torch.cat(read, -1).split([len(span) for span in spans])
+    return torch.stack([part.sum(0) for part in parts])
 
 
 def fit_reader(
-    texts: Sequence[LabelledReading], site: Site, sae: SAE | None, *, seed: int = 0
+    texts: Sequence[LabelledReading], site: Site, saes: Saes, *, seed: int = 0
 ) -> StatementReader:
     """Role concepts and the identity readout from texts whose words are known.
 
-    With an SAE roles are weighted features, without one linear probes; nothing else differs.
+    With SAEs roles are weighted features, without them linear probes; nothing else differs. Roles
+    are fitted on the first `N_ROLE_TEXTS`, which must be whole.
+
+    Args:
+        site: that of the roles.
 
     Raises:
         ContrastError: a role that never or always occurs.
         DataError: too few texts.
     """
-    kind: ReadoutKind = "probe" if sae is None else "features"
-    rows, roles = _role_rows(texts, sae if kind in SPARSE_KINDS else None)
+    kind: ReadoutKind = "features" if saes else "probe"
+    rows, roles = _role_rows(texts, saes)
     concepts = [_role(kind, role, rows, roles == role, site, seed) for role in range(3)]
-    named = [_named(text, sae) for text in texts]
-    width = texts[0].text.resid.shape[1] if sae is None else sae.d_sae
-    identity = fit_identity(named, width, standardise=sae is None, seed=seed)
-    return StatementReader(tuple(concepts), identity, sae)
+    named = [_named(text, saes) for text in texts]
+    widths = [sae.d_sae for sae in saes] or [rows.shape[1] for rows in texts[0].text.resid]
+    identity = fit_identity(named, sum(widths), standardise=not saes, seed=seed)
+    return StatementReader(tuple(concepts), identity, saes)
 
 
 def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
@@ -166,14 +194,13 @@ def _parts(
     return (subject, object_, positive) if subject and object_ else None
 
 
-def _role_rows(texts: Sequence[LabelledReading], sae: SAE | None) -> tuple[Tensor, Tensor]:
+def _role_rows(texts: Sequence[LabelledReading], saes: Saes) -> tuple[Tensor, Tensor]:
     """Rows of the sentences' tokens and their roles."""
     chosen = texts[:N_ROLE_TEXTS]
     positions = [[t for sentence in text.text.sentences for t in sentence] for text in chosen]
-    resid = torch.cat([t.text.resid[at] for t, at in zip(chosen, positions, strict=True)])
+    resid = torch.cat([t.text.resid[0][at] for t, at in zip(chosen, positions, strict=True)])
     roles = torch.tensor([role for text in chosen for some in text.roles for role in some])
-    resid = resid.float()
-    return resid if sae is None else sae.encode(resid), roles
+    return saes[0].encode(resid.float()) if saes else resid.float(), roles
 
 
 def _role(
@@ -188,7 +215,7 @@ def _role(
     return Concept(ROLES[role], readout, choose_threshold(score_rows(readout, rows), positive))
 
 
-def _named(text: LabelledReading, sae: SAE | None) -> NamedText:
+def _named(text: LabelledReading, saes: Saes) -> NamedText:
     spans: list[list[int]] = []
     names: list[str] = []
     for sentence, roles, pair in zip(text.text.sentences, text.roles, text.names, strict=True):
@@ -196,5 +223,5 @@ def _named(text: LabelledReading, sae: SAE | None) -> NamedText:
         if parts is not None:
             spans += parts[:2]
             names += pair
-    mentions = sum_mentions(text.text.resid, spans, sae)
+    mentions = sum_mentions(text.text.resid, spans, saes)
     return NamedText(SparseRows.of(mentions), tuple(names))

@@ -17,43 +17,43 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saesteer.evals.logic_reader import ROLES, StatementReader
+from saesteer.evals.logic_reader import ROLES, Saes, StatementReader
 from saesteer.features.concepts import Concept, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.identity import IdentityReadout
-from saesteer.saes import SAE, load_sae, save_sae
+from saesteer.models import Site
+from saesteer.saes import load_sae, save_sae
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever generating or fitting changes, so that readers of before are not taken."""
 Readers = Mapping[str, StatementReader]
 
 
-def readers_folder(root: str | Path, sae: SAE, **settings: Any) -> Path:
-    """Where readers of these settings are kept; the SAE's own numbers count, not only its name."""
-    digest = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode())
-    for part in (sae.w_enc, sae.threshold):
-        digest.update(b"" if part is None else part.detach().cpu().float().numpy().tobytes())
+def readers_folder(root: str | Path, saes: Saes, **settings: Any) -> Path:
+    """Where readers of these settings are kept; the SAEs' own numbers count, not their names."""
+    told = [FORMAT, settings, [sae.fingerprint() for sae in saes]]
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
     return Path(root) / f"readers-{digest.hexdigest()[:16]}"
 
 
-def load_or_fit(folder: Path, sae: SAE, fit: Callable[[], Readers]) -> Readers:
+def load_or_fit(folder: Path, saes: Saes, fit: Callable[[], Readers]) -> Readers:
     """The folder's readers, or fitted ones that are then kept there.
 
     A folder that can't be read is fitted again, one that can't be written is not an error: keeping
     readers only saves time.
     """
     try:
-        return load_readers(folder, sae)
+        return load_readers(folder, saes)
     except (OSError, SafetensorError, KeyError, ValueError):
         readers = fit()
     try:
-        save_readers(readers, folder, sae)
+        save_readers(readers, folder, saes)
     except OSError:
         return readers
     return readers
 
 
-def save_readers(readers: Readers, folder: Path, sae: SAE) -> None:
-    """Write readers; one over another SAE than `sae` brings that SAE along.
+def save_readers(readers: Readers, folder: Path, saes: Saes) -> None:
+    """Write readers; one over other SAEs than `saes` brings these along.
 
     Raises:
         OSError: the folder can't be written.
@@ -65,12 +65,12 @@ def save_readers(readers: Readers, folder: Path, sae: SAE) -> None:
         tensors: dict[str, Tensor] = {}
         manifest: dict[str, Any] = {}
         for name, reader in readers.items():
-            space = None if reader.sae is None else "given"
-            if reader.sae is not None and reader.sae is not sae:
-                save_sae(reader.sae, made / name)
-                space = "own"
+            own = reader.saes if reader.saes is not saes else ()
+            for index, sae in enumerate(own):
+                save_sae(sae, made / f"{name}-{index}")
             manifest[name] = {
-                "sae": space,
+                "given": reader.saes is saes,
+                "own": len(own),
                 "identity": reader.identity.threshold,
                 "roles": [_pack(c, f"{name}.{c.name}", tensors) for c in reader.concepts],
             }
@@ -82,7 +82,7 @@ def save_readers(readers: Readers, folder: Path, sae: SAE) -> None:
             os.replace(made, folder)
 
 
-def load_readers(folder: Path, sae: SAE) -> Readers:
+def load_readers(folder: Path, saes: Saes) -> Readers:
     """Readers as `save_readers` wrote them.
 
     Raises:
@@ -92,16 +92,16 @@ def load_readers(folder: Path, sae: SAE) -> Readers:
     tensors = load_file(folder / "tensors.safetensors")
     readers: dict[str, StatementReader] = {}
     for name, kept in manifest.items():
-        space = {None: None, "given": sae}
-        space |= {"own": load_sae(folder / name)} if kept["sae"] == "own" else {}
+        own = tuple(load_sae(folder / f"{name}-{index}") for index in range(kept["own"]))
+        site = saes[0].site
         concepts = [
-            Concept(role, _unpack(one, f"{name}.{role}", tensors, sae), one["threshold"])
+            Concept(role, _unpack(one, f"{name}.{role}", tensors, site), one["threshold"])
             for role, one in zip(ROLES, kept["roles"], strict=False)
         ]
         identity = IdentityReadout(
             tensors[f"{name}.projection"], tensors[f"{name}.centre"], kept["identity"]
         )
-        readers[name] = StatementReader(tuple(concepts), identity, space[kept["sae"]])
+        readers[name] = StatementReader(tuple(concepts), identity, saes if kept["given"] else own)
     return readers
 
 
@@ -117,7 +117,9 @@ def _pack(concept: Concept, key: str, tensors: dict[str, Tensor]) -> dict[str, A
             raise AssertionError(f"roles are read by features or probes, not by a {other}")
 
 
-def _unpack(body: Mapping[str, Any], key: str, tensors: Mapping[str, Tensor], sae: SAE) -> Readout:
+def _unpack(
+    body: Mapping[str, Any], key: str, tensors: Mapping[str, Tensor], site: Site
+) -> Readout:
     if "features" in body:
         return FeatureReadout(tuple(body["features"]), tuple(body["weights"]))
-    return ProbeReadout(sae.site, tensors[key], body["bias"])
+    return ProbeReadout(site, tensors[key], body["bias"])

@@ -70,7 +70,7 @@ class PairReader:
     def facts(self, text: ReadText) -> set[str]:
         """The concepts that hold."""
         (reader,) = concept_readers(self.concepts, self.sae)
-        request, reply = (text.resid[list(at)] for at in text.sentences)
+        request, reply = (text.resid[0][list(at)] for at in text.sentences)
         held: set[str] = set()
         for column, place in enumerate(reader.concepts):
             concept = self.concepts[place]

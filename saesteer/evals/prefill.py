@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -26,18 +27,21 @@ from saesteer.steer import Plan
 class Prefill:
     """A left-padded batch of prompts whose last token is still to come.
 
-    `resid` is of every column but the last, at the site asked for.
+    `resid` is of every column but the last, at each site asked for.
     """
 
     model: Model
     tokens: TokenBatch
-    resid: Resid
+    resid: tuple[Resid, ...]
     cache: Any = field(repr=False)
 
-    def rows(self) -> list[Float[Tensor, "pos width"]]:
-        """Each row's activations without its padding, fp32 on the CPU."""
+    def rows(self) -> list[tuple[Float[Tensor, "pos width"], ...]]:
+        """Each row's activations at every site without its padding, fp32 on the CPU."""
         mask = self.tokens.attention_mask[:, :-1]
-        return [r[m].float().cpu() for r, m in zip(self.resid, mask, strict=True)]
+        return [
+            tuple(at_site[row][real].float().cpu() for at_site in self.resid)
+            for row, real in enumerate(mask)
+        ]
 
     @torch.no_grad()
     def answer(self, plan: Plan | None = None) -> Float[Tensor, "batch vocab"]:
@@ -63,12 +67,13 @@ class Prefill:
 
 
 @torch.no_grad()
-def prefill(model: Model, prompts: Sequence[str], site: Site) -> Prefill:
+def prefill(model: Model, prompts: Sequence[str], *sites: Site) -> Prefill:
     """Read some prompts up to their last token."""
     tokens = model.tokenize(list(prompts))
-    seen: list[Tensor] = []
+    seen: dict[Site, Tensor] = {}
     mask = tokens.attention_mask[:, :-1].long()
-    with installed([(model.layout.point(site), lambda resid: seen.append(resid))]):
+    hooks = [(model.layout.point(site), partial(_keep, seen, site)) for site in sites]
+    with installed(hooks):
         out = model.hf(
             input_ids=tokens.input_ids[:, :-1],
             attention_mask=mask,
@@ -76,7 +81,11 @@ def prefill(model: Model, prompts: Sequence[str], site: Site) -> Prefill:
             use_cache=True,
             logits_to_keep=1,
         )
-    return Prefill(model, tokens, seen[0], out.past_key_values)
+    return Prefill(model, tokens, tuple(seen[site] for site in sites), out.past_key_values)
+
+
+def _keep(seen: dict[Site, Tensor], site: Site, resid: Tensor) -> None:
+    seen[site] = resid
 
 
 def token_positions(

@@ -63,8 +63,9 @@ class TrainReader:
     def conclude(self, text: ReadText, question: Question) -> Verdict:
         """The country of the train; none where fewer than three sentences can be read."""
         *sentences, _ = text.sentences
-        scores = self._scores(text.resid)
-        wagons = self._wagons(scores[:, 0], usual_tokens(text.resid), sentences)
+        (resid,) = text.resid
+        scores = self._scores(resid)
+        wagons = self._wagons(scores[:, 0], usual_tokens(resid), sentences)
         if len(wagons) < 3:
             return Verdict(None)
         slope, offset = torch.tensor(self.sure).T

@@ -123,8 +123,8 @@ def pooled(
 
 
 def finite_rows(
-    rows: Float[Tensor, "n width"], model: Model, site: Site
-) -> Float[Tensor, "n width"]:
+    rows: Float[Tensor, "*n width"], model: Model, site: Site | str
+) -> Float[Tensor, "*n width"]:
     """`rows` as they are.
 
     Raises:
@@ -179,7 +179,7 @@ def prefix_ids(model: Model, prompt: str = "") -> list[int]:
     """
     bos = getattr(model.tokenizer, "bos_token", None)
     has_bos = bool(bos) and prompt.startswith(str(bos))
-    return list(model.tokenizer(prompt, add_special_tokens=not has_bos)["input_ids"])
+    return list(model.need_tokenizer()(prompt, add_special_tokens=not has_bos)["input_ids"])
 
 
 def text_ids(model: Model, example: Example | str, row: int = 0) -> tuple[list[int], int]:
@@ -192,7 +192,7 @@ def text_ids(model: Model, example: Example | str, row: int = 0) -> tuple[list[i
     if prompt and not prompt[-1].isspace() and not text[:1].isspace():
         prompt += "\n"
     prefix = prefix_ids(model, prompt or "")
-    ids = list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = list(model.need_tokenizer()(text, add_special_tokens=False)["input_ids"])
     limit = context_length(model)
     if not set(ids) - set(model.special_ids.tolist()):
         raise DataError(f"text {row} ({text[:40]!r}) has no tokens; give at least one word.")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import DataError
-from saesteer.features.activations import kept_tokens, text_batches
+from saesteer.features.activations import finite_rows, kept_tokens, text_batches
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
 from saesteer.models import Model, as_model, record
@@ -136,6 +136,9 @@ def latent_stats(
     """Pool the latents of each example's own tokens, and count firing over all of them.
 
     A text whose tokens are all outliers pools to zeros.
+
+    Raises:
+        DataError: a text that can't be read, or NaN comes back.
     """
     pooled = torch.zeros(len(examples), sae.d_sae)
     fired, peak = torch.zeros(sae.d_sae), torch.zeros(sae.d_sae)
@@ -146,7 +149,8 @@ def latent_stats(
         for line, row in enumerate(batch.rows):
             if not kept[line].any():
                 continue
-            latents = sae.encode(resid[line][kept[line]].to(sae.device)).float().cpu()
+            rows = finite_rows(resid[line][kept[line]], model, sae.site)
+            latents = sae.encode(rows.to(sae.device)).float().cpu()
             highest = latents.amax(0)
             pooled[row] = highest if pool == "max" else latents.mean(0)
             fired += (latents > 0).sum(0)

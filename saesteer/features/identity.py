@@ -13,7 +13,7 @@ position of the words did no better.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast, final
 
@@ -128,7 +128,8 @@ def fit_identity(
         scale = scale.clamp_min(1e-6)
     projection = _descend(train, centre, scale, width, n_steps, rate, seed)
     readout = IdentityReadout(projection / scale[:, None], centre)
-    return replace(readout, threshold=_threshold(readout, held))
+    seen = frozenset(name for text in train for name in text.names)
+    return replace(readout, threshold=_threshold(readout, held, seen))
 
 
 def _descend(
@@ -178,17 +179,25 @@ def _loss(codes: Tensor, same: Tensor) -> Tensor:
     return -each[namesakes.any(1)].mean()
 
 
-def _threshold(readout: IdentityReadout, texts: Sequence[NamedText]) -> float:
+def _threshold(
+    readout: IdentityReadout, texts: Sequence[NamedText], seen: Collection[str]
+) -> float:
     """The cut whose groups tell most pairs right; the middle where several do.
 
-    Groups are counted, not cosines, since a group is what a verdict rests on.
+    Groups are counted, not cosines, since a group is what a verdict rests on. Names that the map
+    was fitted on lie closer together than new ones, so only mentions of new names count, unless
+    there are none.
     """
     grid = torch.arange(0.4, 0.93, 0.02)
-    wrong = torch.zeros(len(grid))
+    wrong, wrong_new = torch.zeros(len(grid)), torch.zeros(len(grid))
     for text in texts:
         codes = text.mentions.times(readout.projection) - readout.centre @ readout.projection
         codes, same = functional.normalize(codes, dim=-1), text.same
+        new = torch.tensor([name not in seen for name in text.names])
         for index, cut in enumerate(grid.tolist()):
             groups = torch.tensor(replace(readout, threshold=cut).group_codes(codes))
-            wrong[index] += ((groups[:, None] == groups) != same).sum()
+            missed = (groups[:, None] == groups) != same
+            wrong[index] += missed.sum()
+            wrong_new[index] += missed[new][:, new].sum()
+    wrong = wrong_new if wrong_new.any() else wrong
     return float(grid[wrong == wrong.min()].mean())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor
 
 from saesteer.axes import Vector
 from saesteer.errors import ConfigError
 from saesteer.features.trees import TreeReadout
-from saesteer.models.sites import Site
+from saesteer.models import Model, Site, as_model, record
 
 
 @final
@@ -82,3 +86,12 @@ class ProbeReadout:
 
 SparseReadout = FeatureReadout | TreeReadout
 Readout = SparseReadout | CosineReadout | ProbeReadout
+
+
+def prompt_projections(
+    model: Model | Any, readout: ProbeReadout, prompts: Sequence[Any]
+) -> Float[Tensor, " prompts"]:
+    """What a probe says of each prompt (texts or chats) at its last token."""
+    model = as_model(model)
+    resid = record(model, model.tokenize(prompts), [readout.site])[readout.site]
+    return resid[:, -1].float().cpu() @ readout.weight + readout.bias

@@ -69,17 +69,13 @@ class BindingIDs(Method):
         """The paper's name."""
         return "binding IDs"
 
-    def fit(
-        self,
-        model: Model | Any,
-        contrast: Contrast,  # noqa: ARG002
-        site: Site | str | None = None,
-    ) -> Plan:
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """Two edits at each of `layers`, else at `site`, else at the default's; see `Method.fit`.
 
         Raises:
             ConfigError: a template without four places, or fewer than two words of a kind.
         """
+        del contrast  # the template is the data
         model = as_model(model)
         edits = [
             Edit(add(place, sign * vector), spans(word, 0))

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
+from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.methods.base import (
     DOSE,
     Family,
     Method,
-    default_site,
     difference_in_means,
     dosed,
     read_contrast,
@@ -34,7 +34,7 @@ from saesteer.methods.base import (
 from saesteer.methods.directions import read_sides, separation
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.steer import Edit, Plan, add, generated
+from saesteer.steer import Edit, Plan, add
 
 LAST_LAYERS = 0.2
 """Share of layers, the last ones, that are not searched: little computation is left to steer."""
@@ -76,15 +76,14 @@ class BroadSkills(Method):
         self._check(model, len(behaviours))
         sites = self._sites(model, behaviours, site)
         strengths = self.strengths or [1.0] * len(behaviours)
-        vectors = [
-            dosed(model, at, difference_in_means(model, each, at), self.dose)
-            for each, at in zip(behaviours, sites, strict=True)
-        ]
         edits = [
-            Edit(add(at, vector), generated(), strength=strength)
-            for at, vector, strength in zip(sites, vectors, strengths, strict=True)
+            Edit(add(at, self._vector(model, each, at)), strength=strength)
+            for each, at, strength in zip(behaviours, sites, strengths, strict=True)
         ]
         return Plan(*edits, name=self.name)
+
+    def _vector(self, model: Model, behaviour: Contrast, site: Site) -> Vector:
+        return dosed(model, site, difference_in_means(model, behaviour, site), self.dose)
 
     def _check(self, model: Model, n: int) -> None:
         for noun, given in (("layers", self.layers), ("strengths", self.strengths)):
@@ -92,11 +91,8 @@ class BroadSkills(Method):
                 raise ConfigError(f"{self.name}: {len(given)} {noun} for {n} behaviours.")
         if len(set(self.layers)) < len(self.layers):
             raise ConfigError(f"{self.name}: layers {list(self.layers)} has one twice.")
-        if n > len(_candidates(model)):
-            raise ConfigError(
-                f"{self.name}: {n} behaviours, but {model.name} has {len(_candidates(model))} "
-                "layers for them, one each."
-            )
+        if n > (most := _n_searched(model)):
+            raise ConfigError(f"{self.name}: {n} behaviours for {most} layers of {model.name}.")
 
     def _sites(
         self, model: Model, behaviours: Sequence[Contrast], site: Site | str | None
@@ -105,15 +101,15 @@ class BroadSkills(Method):
         if self.layers:
             return [model.check_site(Site(layer, kind)) for layer in self.layers]
         chosen = [] if site is None else [model.check_site(site)]
+        free = [Site(layer, kind) for layer in range(_n_searched(model))]
         for behaviour in behaviours[len(chosen) :]:
-            free = [s for s in _candidates(model, kind) if s not in chosen]
+            free = [each for each in free if each not in chosen]
             chosen.append(_most_separable(model, behaviour, free))
         return chosen
 
 
-def _candidates(model: Model, kind: str | None = None) -> list[Site]:
-    n_layers = max(int(model.n_layers * (1 - LAST_LAYERS)), 1)
-    return [Site(layer, kind or default_site(model).kind) for layer in range(n_layers)]
+def _n_searched(model: Model) -> int:
+    return max(int(model.n_layers * (1 - LAST_LAYERS)), 1)
 
 
 def _most_separable(model: Model, behaviour: Contrast, sites: Sequence[Site]) -> Site:

@@ -26,44 +26,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.axes import Resid, Rows
+from saesteer.axes import Rows
 from saesteer.data.contrast import Contrast
-from saesteer.errors import PlanError
+from saesteer.errors import DataError, PlanError
 from saesteer.features.activations import pooled_activations
 from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.models import Model, as_model, load_model
 from saesteer.models.sites import Site
-from saesteer.steer import Always, Edit, Intervention, Plan, register_kind
+from saesteer.steer import Always, Edit, Plan
 from saesteer.steer.checks import ready
-
-
-@register_kind
-@final
-@dataclass(frozen=True, eq=False)
-class Pasted(Intervention):
-    """Another model's intervention: Δh = I(h C_to) C_back."""
-
-    to_donor: Float[Tensor, "width donor"]
-    back: Float[Tensor, "donor width"]
-    inner: Intervention
-
-    @property
-    def width(self) -> int:
-        """Size of the recipient's activations."""
-        return self.to_donor.shape[0]
-
-    def describe(self) -> str:
-        """What the donor's does, and where: `add a vector of norm 3 (pasted from resid_post.4)`."""
-        return f"{self.inner.describe()} (pasted from {self.inner.site})"
-
-    def delta(self, resid: Resid) -> Resid:
-        """The donor's change, brought back."""
-        return self.inner.delta(resid.float() @ self.to_donor) @ self.back
-
-    def to(self, device: torch.device | str) -> Intervention:
-        """The same intervention on `device`, the donor's with it."""
-        there = (t.to(device, torch.float32) for t in (self.to_donor, self.back))
-        return Pasted(self.site, *there, self.inner.to(device))
+from saesteer.steer.pasted import Pasted
 
 
 @final
@@ -94,6 +66,7 @@ class CommandV(Method):
 
         Raises:
             PlanError: the donor's plan edits prompts, or an edit of it is gated, or it has none.
+            DataError: there is nothing to read.
         """
         model = as_model(model)
         check_optional_site(model, site)
@@ -105,6 +78,8 @@ class CommandV(Method):
                 "activations only, none behind a gate."
             )
         texts = list(self.prompts) or beginnings(e.text for e in contrast.split("train").examples)
+        if not texts:
+            raise DataError(f"{self.name}: {contrast.name} has no words to read; give prompts.")
         edits = [self._pasted(donor, model, edit, texts) for edit in plan.edits]
         return Plan(*edits, strength=plan.strength, name=self.name)
 

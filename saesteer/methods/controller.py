@@ -12,9 +12,8 @@ Source: Hegazy et al. 2025 (2505.20309) and its code (GuidingGiantsWAS), from wh
 the ReLU and the last token as what is read in learning. Chosen otherwise: the code multiplies by s
 itself, which turns benign texts away from v, where its loss takes σ(s); here σ(s) in both. It may
 act at layers that a pass reaches before those it reads, with the decision of the token before; here
-only from the last layer read on, so that a cache changes nothing. Activations are brought to RMS 1
-each. It adds one raw vector at all layers. Its hidden layer has
-1,024 units, its AdamW a rate of 5e-5 over 20 epochs of batches of 4.
+only from the last layer read on, so that a cache changes nothing. Activations are brought to RMS 1.
+It adds one raw vector at all layers, with 1,024 units, AdamW at 5e-5 and 20 epochs of batches of 4.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import Pool
 from saesteer.methods.base import (
@@ -37,6 +34,7 @@ from saesteer.methods.base import (
     dosed,
     read_contrast,
     site_or_default,
+    sites_or_default,
 )
 from saesteer.methods.directions import read_sides
 from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn, seeded
@@ -52,8 +50,7 @@ class Controller(LearnedMethod):
     """A direction behind a learned controller.
 
     Attributes:
-        condition: prompts that should (1) and should not (0) trigger it, or a name; None takes the
-            behaviour's own texts.
+        condition: prompts that should (1) and should not (0) trigger it; the behaviour's for None.
         read: which token of a prompt is learned from, or how its tokens are pooled.
         inputs: layers that are read; the site's own if none.
         n_hidden: units of the hidden layer.
@@ -77,48 +74,36 @@ class Controller(LearnedMethod):
 
     def begin(self, model: Model, contrast: Contrast, site: Site | str | None) -> Fitting:
         """The direction, the prompts' activations and a random network."""
-        place = site_or_default(model, site)
-        inputs = [model.check_site(Site(i, place.kind)) for i in self.inputs] or [place]
-        vector = difference_in_means(model, contrast, place)
-        when = contrast if self.condition is None else read_contrast(self.condition)
-        sides = read_sides(model, when.split("train"), inputs, self.read)
-        rows = torch.cat([steering.levelled(sides[s].rows) for s in inputs], dim=-1)
-        data = (rows.to(model.device), sides[inputs[0]].labels.to(model.device))
-        last = max(s.layer for s in inputs)
-        sites = [Site(layer, place.kind) for layer in range(last, model.n_layers)]
-        share = None if self.dose is None else 2 * self.dose / len(sites)
-        vectors = [dosed(model, at, vector / len(sites), share) for at in sites]
-        return _Fitting(self, data, (tuple(inputs), sites), vectors)
-
-
-_Sites = tuple[tuple[Site, ...], Sequence[Site]]
-"""What is read, and where is steered."""
+        return _Fitting(self, model, contrast, site_or_default(model, site))
 
 
 @final
 class _Fitting(Fitting):
-    def __init__(
-        self,
-        method: Controller,
-        data: tuple[Rows, Tensor],
-        sites: _Sites,
-        vectors: Sequence[Vector],
-    ) -> None:
+    def __init__(self, method: Controller, model: Model, contrast: Contrast, place: Site) -> None:
         super().__init__()
-        self._name, self._vectors = method.name, vectors
-        self._inputs, self._sites = sites
-        self._rows, self._labels = data
-        self.n_rows = len(self._rows)
+        self._name = method.name
+        self._inputs = tuple(sites_or_default(model, place, method.inputs))
+        last = max(site.layer for site in self._inputs)
+        sites = [Site(layer, place.kind) for layer in range(last, model.n_layers)]
+        vector = difference_in_means(model, contrast, place) / len(sites)
+        share = None if method.dose is None else 2 * method.dose / len(sites)
+        self._acts = [add(at, dosed(model, at, vector, share)) for at in sites]
+        when = contrast if method.condition is None else read_contrast(method.condition)
+        sides = read_sides(model, when.split("train"), self._inputs, method.read)
+        rows = torch.cat([steering.levelled(sides[s].rows) for s in self._inputs], dim=-1)
+        self._rows = rows.to(model.device)
+        self._labels = sides[self._inputs[0]].labels.to(model.device)
+        self.n_rows = len(rows)
         with seeded(method.seed):
-            self.hidden = nn.Linear(self._rows.shape[1], method.n_hidden)
-            self.out = nn.Linear(method.n_hidden, 1 + len(self._sites))
-        self.to(self._rows.device)
+            self.hidden = nn.Linear(rows.shape[1], method.n_hidden)
+            self.out = nn.Linear(method.n_hidden, 1 + len(sites))
+        self.to(model.device)
 
     def loss(self, turn: Turn) -> Measured:
         """Cross entropy of the scale in nats, and what holds the weights about a half."""
-        logits = steering.network(self._rows[turn.rows], *self._parts)
+        logits = steering.network(self._rows[turn.rows], *self.parameters())
         labels = self._labels[turn.rows]
-        told = functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
+        told = nn.functional.binary_cross_entropy_with_logits(logits[:, 0], labels)
         weights = torch.sigmoid(logits[:, 1:])
         each = (weights - 0.5).abs().mean(-1) + 0.01 * weights.mean(-1)
         held = 0.1 * (each * labels).sum() / labels.sum().clamp(min=1)
@@ -127,13 +112,9 @@ class _Fitting(Fitting):
 
     def plan(self) -> Plan:
         """One edit a layer, all with the network as it stands."""
-        parts = [part.detach().cpu().clone() for part in self._parts]
+        parts = [part.detach().cpu().clone() for part in self.parameters()]
         edits = [
-            Edit(add(site, vector), schedule=steering.Controller(self._inputs, *parts, edit=index))
-            for index, (site, vector) in enumerate(zip(self._sites, self._vectors, strict=True))
+            Edit(act, schedule=steering.Controller(self._inputs, *parts, edit=index))
+            for index, act in enumerate(self._acts)
         ]
         return Plan(*edits, name=self._name)
-
-    @property
-    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.hidden.weight, self.hidden.bias, self.out.weight, self.out.bias

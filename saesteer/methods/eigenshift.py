@@ -25,6 +25,7 @@ from torch import Tensor
 from saesteer.axes import Rows
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError
+from saesteer.features.activations import finite_rows
 from saesteer.methods.base import Family, Method, Side, check_optional_site
 from saesteer.methods.scoring import teacher_forced
 from saesteer.models import Model, as_model
@@ -98,6 +99,7 @@ def _sizes(
     for start in range(0, len(examples), _BATCH):
         texts = teacher_forced(model, examples[start : start + _BATCH])
         states = model.forward(texts.tokens, base_only=True)[:, :-1].float().cpu()
+        finite_rows(states, model, "its output")
         choosing = texts.asked[:, 1:].cpu()
         rows += [
             (each[where] @ vectors).abs().mean(0)

@@ -11,9 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.data.contrast import Example
+from saesteer.features.activations import read_activations
 from saesteer.methods.projections import Projection
 from saesteer.methods.scoring import Texts, teacher_forced
 from saesteer.models import Model
+from saesteer.models.sites import Site
+
+PREFIX_WORDS = 4
 
 
 class Asked(NamedTuple):
@@ -66,3 +70,23 @@ def next_token(model: Model, asked: Asked) -> Float[Tensor, " vocab"]:
     """Log probabilities of what follows the first row's prompt."""
     logits = model.forward(asked.texts.tokens)[0]
     return logits[asked.texts.prompt_lengths[0] - 1].float().log_softmax(-1)
+
+
+def beginnings(examples: Sequence[Example], n: int) -> list[str]:
+    """The first words of n texts, each as a sentence to stand before a fact."""
+    words = [example.text.split()[:PREFIX_WORDS] for example in examples[:n]]
+    return [" ".join(each) + ". " for each in words]
+
+
+def second_moment(
+    model: Model, examples: Sequence[Example], site: Site, shrinkage: float
+) -> Float[Tensor, "width width"]:
+    """Second moment of a site's activations over texts, in fp64 on the CPU.
+
+    Args:
+        shrinkage: share of it that its mean diagonal takes, since texts may be few.
+    """
+    rows = torch.cat(read_activations(model, examples, site)).double()
+    second = rows.T @ rows / len(rows)
+    floor = second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
+    return torch.lerp(second, floor, shrinkage)

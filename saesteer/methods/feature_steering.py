@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 from torch import Tensor
-from torch.nn import functional
 
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError, FeatureError
 from saesteer.features.find import FoundFeature, find_features, max_activations
-from saesteer.methods.base import DOSE, Family, Method
+from saesteer.methods.base import DOSE, Family, Method, check_optional_site
+from saesteer.methods.directions import unit_sum
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
@@ -62,13 +62,8 @@ class FeatureSteering(Method):
         """What is steered, and how where it is not the default."""
         noun = "feature" if self.n_features == 1 else f"{self.n_features} features"
         noun = noun if self.feature is None else f"feature {self.feature}"
-        match self.mode:
-            case "add":
-                return noun
-            case "clamp":
-                return f"{noun}, clamped"
-            case "add-max":
-                return f"{noun}, plus {self.multiple:g} x max"
+        how = {"add": "", "clamp": ", clamped", "add-max": f", plus {self.multiple:g} x max"}
+        return noun + how[self.mode]
 
     def find(self, model: Model | Any, contrast: Contrast) -> list[FoundFeature]:
         """The features this method would steer by, best first; reads train and validation only.
@@ -86,18 +81,14 @@ class FeatureSteering(Method):
             )
         return found[: self.n_features]
 
-    def fit(
-        self,
-        model: Model | Any,
-        contrast: Contrast,
-        site: Site | str | None = None,  # noqa: ARG002
-    ) -> Plan:
+    def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
         """The features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
 
         Raises:
             FeatureError: `feature` lies outside the SAE, or has no maximum to count in.
         """
         model = as_model(model)
+        check_optional_site(model, site)
         place = model.check_site(self.sae.site)
         features = self._features(model, contrast)
         if self.mode == "add":
@@ -112,12 +103,6 @@ class FeatureSteering(Method):
         if self.feature is not None:
             return list(self.sae.check_features([self.feature]))
         return [found.index for found in self.find(model, contrast)]
-
-
-def unit_sum(sae: SAE, features: Sequence[int]) -> Tensor:
-    """Unit vector `[d_model]` along the sum of the features' unit decoder rows, fp32 on the CPU."""
-    rows = sae.w_dec[list(sae.check_features(features))].detach().float().cpu()
-    return functional.normalize(functional.normalize(rows, dim=-1).sum(0), dim=0)
 
 
 def _peaks(model: Model, sae: SAE, contrast: Contrast, features: Sequence[int]) -> Tensor:

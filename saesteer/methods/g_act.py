@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saesteer.axes import Resid, Rows
+from saesteer.axes import Rows
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.features.activations import Pool, pooled_activations
@@ -34,32 +34,8 @@ from saesteer.methods.base import DOSE, Family, Method, dosed, sites_or_default
 from saesteer.methods.directions import logistic_weights
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.steer import Intervention, Plan, generated, register_kind
-
-
-@register_kind
-@final
-@dataclass(frozen=True, eq=False)
-class AddChosen(Intervention):
-    """h + v_j, j the largest of the probe's logits at h."""
-
-    vectors: Float[Tensor, "k width"]
-    weight: Float[Tensor, "k width"]
-    bias: Float[Tensor, " k"]
-
-    @property
-    def width(self) -> int:
-        """Size of the vectors."""
-        return self.vectors.shape[1]
-
-    def describe(self) -> str:
-        """`add one of 4 vectors`."""
-        return f"add one of {len(self.vectors)} vectors"
-
-    def delta(self, resid: Resid) -> Resid:
-        """The chosen vector at each position."""
-        logits = resid.float() @ self.weight.T + self.bias
-        return self.vectors[logits.argmax(-1)]
+from saesteer.steer import Plan, generated
+from saesteer.steer.chosen import AddChosen
 
 
 @final

@@ -171,9 +171,10 @@ class MethodLearner:
         with frozen(self.model), torch.enable_grad():
             measured = self.fitting.loss(turn)
             if not bool(measured.loss.isfinite()):
+                advice = "lower lr" if self.step_count else "check the model's weights"
                 raise DataError(
                     f"{self.method.name}: the loss is {float(measured.loss.detach())} at step "
-                    f"{self.step_count}; lower lr."
+                    f"{self.step_count}; {advice}."
                 )
             measured.loss.backward()
         self.fitting.before_update()

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.features.activations import TextBatch, finite_rows, pooled, text_batches
-from saesteer.methods.base import ROUNDING, Family, Method, check_optional_site
+from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.methods.directions import Sides
+from saesteer.methods.transport import sites_of, transport
 from saesteer.models import Model, as_model, install
 from saesteer.models.hooks import Handle, remove
 from saesteer.models.sites import Site
@@ -63,11 +63,10 @@ class LinearAcT(Method):
         texts = contrast.split("train").examples
         (batch,) = text_batches(model, texts, len(texts))
         positive = torch.tensor([texts[row].label == 1 for row in batch.rows])
-        sites = [Site(layer, kind) for layer in range(model.n_layers) for kind in self.kinds]
         maps: dict[Site, Intervention] = {}
         handles: list[Handle] = []
         try:
-            for place in sorted((model.check_site(s) for s in sites), key=lambda s: s.order):
+            for place in sites_of(model, self.kinds):
                 fit = _mapper(model, place, batch, positive, maps)
                 handles.append(install(model.layout.point(place), fit))
             with torch.no_grad():
@@ -94,32 +93,3 @@ def _mapper(
         return (resid.float() + moved).to(resid.dtype)
 
     return fit
-
-
-def transport(sides: Sides) -> tuple[Vector, Vector]:
-    """ω and β `[width]` from the negatives to the positives."""
-    n_levels = max(map(len, sides))
-    source, target = (quantiles(side, n_levels) for side in (sides.negative, sides.positive))
-    start, end = source.mean(0), target.mean(0)
-    spread = (source - start).square().sum(0)
-    slope = ((source - start) * (target - end)).sum(0) / spread
-    varies = spread > (ROUNDING * start).square() * n_levels
-    slope = torch.where(varies & slope.isfinite(), slope, 1.0)
-    return slope.float(), (end - slope * start).float()
-
-
-def quantiles(rows: Rows, n_levels: int) -> torch.Tensor:
-    """Each column's quantiles at evenly spaced levels: the sorted rows, if there are as many."""
-    ordered = rows.double().sort(0).values
-    at = torch.linspace(0, len(ordered) - 1, n_levels, dtype=torch.float64)
-    low = at.floor().long().clamp(max=len(ordered) - 1)
-    high = (low + 1).clamp(max=len(ordered) - 1)
-    return torch.lerp(ordered[low], ordered[high], (at - low)[:, None])
-
-
-def wasserstein(
-    rows: Float[Tensor, "n width"], target: Float[Tensor, "m width"]
-) -> Float[Tensor, ""]:
-    """Mean over coordinates of the squared 1-D Wasserstein-2 distance between two samples."""
-    wanted = quantiles(target, len(rows)).to(rows.device, torch.float32)
-    return (rows.sort(0).values - wanted).square().mean()

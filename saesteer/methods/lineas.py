@@ -32,8 +32,8 @@ from saesteer.features.activations import text_batches
 from saesteer.methods.base import Family, check_optional_site
 from saesteer.methods.directions import read_sides
 from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Rate, Turn, shrunk
-from saesteer.methods.linear_act import wasserstein
 from saesteer.methods.scoring import text_means
+from saesteer.methods.transport import mean_variance, sites_of, wasserstein
 from saesteer.models import Model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, affine
@@ -64,9 +64,7 @@ class LinEAS(LearnedMethod):
     def begin(self, model: Model, contrast: Contrast, site: Site | str | None) -> Fitting:
         """Maps that change nothing, whatever `site` is."""
         check_optional_site(model, site)
-        sites = [Site(layer, kind) for layer in range(model.n_layers) for kind in self.kinds]
-        sites = sorted((model.check_site(s) for s in sites), key=lambda s: s.order)
-        return _Fitting(self, model, contrast.split("train"), sites)
+        return _Fitting(self, model, contrast.split("train"), sites_of(model, self.kinds))
 
 
 @final
@@ -82,8 +80,7 @@ class _Fitting(Fitting):
         self.n_rows = len(self._texts)
         sides = read_sides(model, texts, sites, "mean")
         self._targets = [sides[site].positive for site in sites]
-        tiny = torch.finfo(torch.float32).tiny
-        self._units = [float(t.var(0, correction=0).mean().clamp(min=tiny)) for t in self._targets]
+        self._units = [mean_variance(rows, texts.name) for rows in self._targets]
         widths = [model.layout.width(site) for site in sites]
         self.slopes = nn.ParameterList([torch.ones(w, device=model.device) for w in widths])
         self.shifts = nn.ParameterList([torch.zeros(w, device=model.device) for w in widths])

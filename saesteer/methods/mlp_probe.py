@@ -1,4 +1,4 @@
-"""A probe with one hidden layer, as the numbers that it is; fitted by scikit-learn.
+"""A probe with one hidden layer, fitted by scikit-learn, and an edit that climbs it.
 
 logit(h) = w₂ · relu(W₁ (h − centre) / scale + b₁) + b₂. Activations are centred and brought to RMS
 1 by one scale for all coordinates, so that the L2 penalty means the same at every site.
@@ -6,6 +6,7 @@ logit(h) = w₂ · relu(W₁ (h − centre) / scale + b₁) + b₂. Activations 
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import final
@@ -13,13 +14,16 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
-from saesteer.axes import Vector
+from saesteer.axes import Resid, Vector
 from saesteer.methods.directions import Sides, rms_of
-from saesteer.steer import register_kind
+from saesteer.steer import Intervention, register_kind
 
 PENALTY = 0.1
 """L2 penalty (scikit-learn's `alpha`): what keeps a few dozen texts from being learnt by heart."""
+UNREACHED = 1e9
+"""A goal that no logit meets, finite so that a plan's file can hold it."""
 
 
 @register_kind
@@ -52,6 +56,38 @@ class MlpProbe:
 
     def _hidden(self, h: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch hidden"]:
         return (h - self.centre) / self.scale @ self.w_in.T + self.b_in
+
+
+@register_kind
+@final
+@dataclass(frozen=True, eq=False)
+class ProbeAscent(Intervention):
+    """Steps of one length up the probe's gradient until its logit reaches `goal`."""
+
+    probe: MlpProbe
+    step: float
+    n_steps: int
+    goal: float
+
+    @property
+    def width(self) -> int:
+        """Size of the activations that the probe reads."""
+        return self.probe.w_in.shape[1]
+
+    def describe(self) -> str:
+        """`step until a probe says 0.9`, or `step 5 times up a probe`."""
+        if self.goal >= UNREACHED:
+            return f"step {self.n_steps} times up a probe"
+        return f"step until a probe says {1 / (1 + math.exp(-self.goal)):.2g}"
+
+    def delta(self, resid: Resid) -> Resid:
+        """The sum of the steps; none where the probe says it already."""
+        start = moved = resid.float()
+        for _ in range(self.n_steps):
+            missing = (self.probe.logit(moved) < self.goal)[..., None]
+            way = functional.normalize(self.probe.gradient(moved), dim=-1)
+            moved = moved + torch.where(missing, self.step * way, 0.0)
+        return moved - start
 
 
 def fit_mlp(sides: Sides, n_hidden: int, seed: int = 0) -> MlpProbe:

@@ -11,8 +11,7 @@ Source: Dahlke et al. 2025, Mixture of Tunable Experts (2502.11096). There exper
 one token of paired prompts; here over all tokens of each group's texts, which needs no template.
 There a suppressed expert is never chosen and a stimulated one always is; a logit moved further than
 any seen comes to the same. Of experts whose share is the same in both groups none is taken. In
-bfloat16 the large change of x costs some of its last bits, so other experts' logits shift by about
-0.4 % of b.
+bfloat16 the large change of x costs some of its last bits: others' logits shift by 0.4 % of b.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError
-from saesteer.features.activations import TextBatch, text_batches
+from saesteer.features.activations import TextBatch, finite_rows, text_batches
 from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.models import Model, as_model, record
 from saesteer.models.sites import Site
@@ -110,7 +109,7 @@ def _uses(model: Model, examples: tuple[Example, ...], places: list[Site]) -> di
         for place in places:
             weight = model.layout.router_weight(place).float()
             keep = partial(_logits, weight=weight, batch=batch)
-            logits = record(model, batch.tokens, [place], keep)[place]
+            logits = finite_rows(record(model, batch.tokens, [place], keep)[place], model, place)
             chosen = logits.topk(n_chosen, dim=-1).indices.flatten()
             sums[place] += torch.bincount(chosen, minlength=len(weight)).cpu()
             peaks[place] = max(peaks[place], float(logits.abs().max()))

@@ -25,7 +25,7 @@ from saesteer.errors import ContrastError
 from saesteer.features.find import find_features
 from saesteer.features.output_score import output_scores
 from saesteer.methods.base import DOSE, Family, Method, check_optional_site
-from saesteer.methods.feature_steering import unit_sum
+from saesteer.methods.directions import unit_sum
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes import check_width

@@ -26,8 +26,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-from jaxtyping import Float
-from torch import Tensor
 from torch.nn import functional
 
 from saesteer.data.contrast import Contrast, Example
@@ -42,7 +40,6 @@ from saesteer.methods.base import (
     site_or_default,
 )
 from saesteer.models import Model, as_model
-from saesteer.models.record import record
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, add, generated
 
@@ -108,15 +105,6 @@ class PersonaVectors(Method):
                     if text.strip() and (self.judge is None or (self.judge(text) > 0.5) == label)
                 ]
         return Contrast(tuple(found), name=f"{self.name}: responses")
-
-
-def prompt_projections(
-    model: Model | Any, readout: ProbeReadout, prompts: Sequence[Any]
-) -> Float[Tensor, " prompts"]:
-    """A monitor's number for each prompt (texts or chats): its projection at the last token."""
-    model = as_model(model)
-    resid = record(model, model.tokenize(prompts), [readout.site])[readout.site]
-    return resid[:, -1].float().cpu() @ readout.weight + readout.bias
 
 
 def _prompt(model: Model, instruction: str, question: str) -> str:

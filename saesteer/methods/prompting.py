@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, final
 
 from saesteer.data.contrast import Contrast
-from saesteer.methods.base import Family, Method
-from saesteer.models.model import Model
+from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, PromptEdit
 
@@ -60,11 +60,12 @@ class Prompting(Method):
 
     def fit(
         self,
-        model: Model | Any,  # noqa: ARG002
+        model: Model | Any,
         contrast: Contrast,
-        site: Site | str | None = None,  # noqa: ARG002
+        site: Site | str | None = None,
     ) -> Plan:
-        """A plan that edits prompts and touches no activation; `site` is not used."""
+        """A plan that edits prompts and touches no activation, whatever `site` is."""
+        check_optional_site(as_model(model), site)
         words = self.words(contrast)
         match self.place:
             case "prefix":

@@ -14,7 +14,13 @@ import torch
 from saesteer.data.contrast import Contrast
 from saesteer.errors import FeatureError
 from saesteer.features.find import latent_stats
-from saesteer.methods.base import Family, Method, difference_in_means, of_norm
+from saesteer.methods.base import (
+    Family,
+    Method,
+    check_optional_site,
+    difference_in_means,
+    of_norm,
+)
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
@@ -63,13 +69,14 @@ class RandomFeature(Method):
         self,
         model: Model | Any,
         contrast: Contrast,
-        site: Site | str | None = None,  # noqa: ARG002
+        site: Site | str | None = None,
     ) -> Plan:
         """The feature's direction as a plan, added where CAA adds its vector; see `Method.fit`.
 
         It acts at the SAE's site, which is the only one that its decoder rows belong to.
         """
         model = as_model(model)
+        check_optional_site(model, site)
         place = model.check_site(self.sae.site)
         row = self.sae.w_dec[self.draw(model, contrast)].detach().float().cpu()
         norm = self.norm

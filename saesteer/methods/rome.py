@@ -27,17 +27,14 @@ from torch.nn import functional
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ContrastError
-from saesteer.features.activations import read_activations
+from saesteer.methods import facts
 from saesteer.methods.base import Family, default_site
-from saesteer.methods.facts import asked_after, at_subject, next_token, read_keys
 from saesteer.methods.learned import Fitting, LearnedMethod, Measured, Turn
 from saesteer.methods.projections import Projection, projection
 from saesteer.methods.scoring import log_likelihood
 from saesteer.models import Model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan
-
-_PREFIX_WORDS = 4
 
 
 @final
@@ -94,26 +91,22 @@ class _Fitting(Fitting):
     ) -> None:
         super().__init__()
         self._method, self._model, self._projection, self.n_rows = method, model, writes, 1
-        words = [e.text.split()[:_PREFIX_WORDS] for e in train.examples if e is not fact]
-        prefixes = ["", *(" ".join(each) + ". " for each in words[: method.n_prefixes])]
-        self._fact = asked_after(model, fact, prefixes, method.subject)
+        prefixes = facts.beginnings([e for e in train.examples if e is not fact], method.n_prefixes)
+        self._fact = facts.asked_after(model, fact, ["", *prefixes], method.subject)
         bare = method.subject or fact.prompt or fact.text
-        self._bare = asked_after(model, Example(fact.text, 1, prompt=bare), [""], None)
+        self._bare = facts.asked_after(model, Example(fact.text, 1, prompt=bare), [""], None)
         with torch.no_grad():
-            self._key, self._value = read_keys(model, writes, self._fact)
-            self._before = next_token(model, self._bare)
-        rows = torch.cat(read_activations(model, train.examples, writes.reads)).double()
-        second = rows.T @ rows / len(rows)
-        floor = second.diagonal().mean() * torch.eye(len(second), dtype=second.dtype)
-        self._second = torch.lerp(second, floor, method.shrinkage)
+            self._key, self._value = facts.read_keys(model, writes, self._fact)
+            self._before = facts.next_token(model, self._bare)
+        self._second = facts.second_moment(model, train.examples, writes.reads, method.shrinkage)
         self.delta = nn.Parameter(torch.zeros(len(self._value), device=model.device))
 
     def loss(self, turn: Turn) -> Measured:  # noqa: ARG002
         """Negative log likelihood of the new object, drift of the subject, and size of δ."""
-        with self._projection.adding(at_subject(self._fact, self.delta)):
+        with self._projection.adding(facts.at_subject(self._fact, self.delta)):
             told = -log_likelihood(self._model, self._fact.texts).mean()
-        with self._projection.adding(at_subject(self._bare, self.delta)):
-            now = next_token(self._model, self._bare)
+        with self._projection.adding(facts.at_subject(self._bare, self.delta)):
+            now = facts.next_token(self._model, self._bare)
         drift = functional.kl_div(now, self._before, log_target=True, reduction="sum")
         size = self.delta.square().sum() / self._value.square().sum()
         whole = told + self._method.kl_weight * drift + self._method.decay * size

@@ -22,11 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, final
 
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
-from saesteer.axes import Resid
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ContrastError
 from saesteer.features.activations import pooled_activations
@@ -34,40 +31,10 @@ from saesteer.methods.base import ROUNDING, Family, Method, Side, check_optional
 from saesteer.methods.heads import head_sites
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.steer import Intervention, Plan, generated, register_kind
+from saesteer.steer import Plan, generated
+from saesteer.steer.reversal import Reversal
 
-NORM_EXPONENT = 0.4
-SIMILARITY_EXPONENT = 0.6
 N_QUOTED = 3
-
-
-@register_kind
-@final
-@dataclass(frozen=True, eq=False)
-class Reversal(Intervention):
-    """h − scale · v, head by head, at the norm that h had; see the module."""
-
-    vector: Float[Tensor, "heads d_head"]
-    negative: Float[Tensor, "heads d_head"]
-
-    @property
-    def width(self) -> int:
-        """All heads side by side."""
-        return self.vector.numel()
-
-    def describe(self) -> str:
-        """`turn 9 heads away`."""
-        return f"turn {len(self.vector)} heads away"
-
-    def delta(self, resid: Resid) -> Resid:
-        """The turned activation less the activation."""
-        resid = resid.float()
-        heads = resid.unflatten(-1, self.vector.shape)
-        alike = functional.cosine_similarity(heads, self.negative, dim=-1).relu()
-        scale = (1 + self.vector.norm(dim=-1)) ** NORM_EXPONENT * (1 + alike) ** SIMILARITY_EXPONENT
-        moved = (heads - scale[..., None] * self.vector).flatten(-2)
-        kept = resid.norm(dim=-1, keepdim=True)
-        return functional.normalize(moved, dim=-1) * kept - resid
 
 
 @final

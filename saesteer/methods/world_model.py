@@ -22,54 +22,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
-import torch
-from torch.nn import functional
-
-from saesteer.axes import Resid
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.features.activations import Pool
 from saesteer.methods.base import Family, Method, sites_or_default
 from saesteer.methods.directions import Sides, read_sides
-from saesteer.methods.mlp_probe import MlpProbe, fit_mlp
+from saesteer.methods.mlp_probe import UNREACHED, ProbeAscent, fit_mlp
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.steer import Intervention, Plan, generated, register_kind
-
-UNREACHED = 1e9
-"""A goal that no logit meets, finite so that a plan's file can hold it."""
-
-
-@register_kind
-@final
-@dataclass(frozen=True, eq=False)
-class ProbeAscent(Intervention):
-    """Steps of one length up the probe's gradient until its logit reaches `goal`."""
-
-    probe: MlpProbe
-    step: float
-    n_steps: int
-    goal: float
-
-    @property
-    def width(self) -> int:
-        """Size of the activations that the probe reads."""
-        return self.probe.w_in.shape[1]
-
-    def describe(self) -> str:
-        """`step until a probe says 0.9`, or `step 5 times up a probe`."""
-        if self.goal >= UNREACHED:
-            return f"step {self.n_steps} times up a probe"
-        return f"step until a probe says {1 / (1 + math.exp(-self.goal)):.2g}"
-
-    def delta(self, resid: Resid) -> Resid:
-        """The sum of the steps; none where the probe says it already."""
-        start = moved = resid.float()
-        for _ in range(self.n_steps):
-            missing = (self.probe.logit(moved) < self.goal)[..., None]
-            way = functional.normalize(self.probe.gradient(moved), dim=-1)
-            moved = moved + torch.where(missing, self.step * way, 0.0)
-        return moved - start
+from saesteer.steer import Plan, generated
 
 
 @final

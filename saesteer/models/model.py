@@ -118,6 +118,18 @@ class Model:
             raise DataError("a prompt without tokens: give at least one word of text.")
         return pad_rows(rows, self.pad_id, padding_side).to(self.device)
 
+    def need_tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            ModelError: it has none.
+        """
+        if self.tokenizer is None:
+            raise ModelError(
+                f"{self.name} has no tokenizer; pass one to load_model(tokenizer=...)."
+            )
+        return self.tokenizer
+
     @property
     def has_chat_template(self) -> bool:
         """Whether chats can be put to it."""
@@ -240,13 +252,10 @@ class Model:
         return prompt
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        if self.tokenizer is None:
-            raise ModelError(
-                f"{self.name} has no tokenizer; pass one to load_model(tokenizer=...)."
-            )
+        tokenizer = self.need_tokenizer()
         if isinstance(prompt, str):
-            return list(self.tokenizer(prompt)["input_ids"])
-        return list(self.tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
+            return list(tokenizer(prompt)["input_ids"])
+        return list(tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
 
 
 def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:

@@ -31,6 +31,7 @@ _LENS_KINDS = {
 }
 _LENS = re.compile(r"blocks\.(\d+)\.(.+)")
 _OWN = re.compile(r"([a-z_]+)\.(\d+)(?:\.(\d+))?")
+_FORM = f"write KIND.LAYER such as resid_post.9, with KIND one of {', '.join(KINDS)}"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,15 @@ class Site:
     layer: int
     kind: str
     head: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the kind.
+
+        Raises:
+            SiteError: none of `KINDS`, or a head of something else than `head_out`.
+        """
+        if self.kind not in KINDS or (self.head is not None and self.kind != "head_out"):
+            raise SiteError(f"{str(self)!r} is not a site; {_FORM}.")
 
     def __str__(self) -> str:
         head = "" if self.head is None else f".{self.head}"
@@ -73,7 +83,4 @@ class Site:
         own = _OWN.fullmatch(ref)
         if own and own[1] in KINDS and (own[3] is None or own[1] == "head_out"):
             return Site(int(own[2]), own[1], None if own[3] is None else int(own[3]))
-        raise SiteError(
-            f"{ref!r} is not a site; write KIND.LAYER such as resid_post.9, "
-            f"with KIND one of {', '.join(KINDS)}."
-        )
+        raise SiteError(f"{ref!r} is not a site; {_FORM}.")

@@ -9,6 +9,7 @@ A rule file:
       lively:  {vector: lively.safetensors, site: resid_post.9, threshold: 0.2}
       likely:  {probe: likely.safetensors, site: resid_post.9, threshold: 0.0}
       medical: {concept: concepts/medical}         # a folder of `saesteer concepts fit`
+    open: [casual]                                 # optional: may be unknown; true for every atom
     rules: |
       careful :- pain, not casual.
     acts:
@@ -18,7 +19,7 @@ A rule file:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -28,9 +29,11 @@ from saesteer.rules.acts import Act, read_acts
 from saesteer.rules.compile import BooleanProgram
 from saesteer.rules.concept_fields import check_since, read_concept
 from saesteer.rules.fields import Fields
-from saesteer.rules.grounded import GroundedProgram, compile_any
+from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.miss import NearMiss, near_miss
-from saesteer.rules.names import check_defined, check_heads
+from saesteer.rules.names import check_defined, check_heads, leave_open
+from saesteer.rules.open_world import check_open, judge
+from saesteer.rules.opened import OpenProgram, compile_open
 from saesteer.rules.proof import Proof, closure, prove
 from saesteer.rules.source import read_source
 from saesteer.rules.stratify import stratify
@@ -61,17 +64,22 @@ class RuleBook:
     name: str = "rules"
 
     def __post_init__(self) -> None:
-        """Refuse what can't be ordered into strata."""
+        """Refuse what can't be ordered into strata, or left open."""
         stratify(self.program)
+        if self.program.open:
+            check_open(self.program)
 
     @classmethod
-    def parse(cls, text: str) -> RuleBook:
+    def parse(cls, text: str, open: Iterable[str] = ()) -> RuleBook:
         """Rules alone, without concepts: every atom that no rule derives is a possible fact.
 
+        Args:
+            open: atoms that may be unknown, as under `open:` in a rule file.
+
         Raises:
-            RuleError: with line and column.
+            RuleError: with line and column, or open atoms without a clear meaning.
         """
-        return cls(parse(text))
+        return cls(replace(parse(text), open=tuple(map(Atom.parse, open))))
 
     @classmethod
     def read(cls, path: str | Path) -> RuleBook:
@@ -96,12 +104,22 @@ class RuleBook:
         return _book(raw, Path(folder), name, Origin())
 
     def closure(self, facts: Iterable[str]) -> set[str]:
-        """Every atom that holds when exactly these facts are given.
+        """Every atom that holds when exactly these facts are given; surely, if some are open.
 
         Raises:
             RuleError: a fact that is no atom.
         """
         return {str(atom) for atom in closure(self.program, map(Atom.parse, facts))}
+
+    def unknown(self, facts: Iterable[str]) -> set[str]:
+        """Every atom that is neither true nor false then; none without open atoms.
+
+        Raises:
+            RuleError: a fact that is no atom.
+        """
+        if not self.program.open:
+            return set()
+        return set(map(str, judge(self.program, map(Atom.parse, facts)).unknown))
 
     def prove(self, atom: str, facts: Iterable[str]) -> Proof | None:
         """A derivation of `atom` from these facts, or None if it does not follow.
@@ -122,9 +140,12 @@ class RuleBook:
         came = closure(self.program, map(Atom.parse, facts))
         return near_miss(self.program, came, Atom.parse(atom))
 
-    def compile(self) -> BooleanProgram | GroundedProgram:
-        """The tensor program, or clingo's for rules with variables; concepts come first."""
-        return compile_any(self.program, [Atom.parse(c.name) for c in self.concepts])
+    def compile(self) -> BooleanProgram | GroundedProgram | OpenProgram:
+        """The tensor program, or one that asks clingo, for variables and open atoms.
+
+        Concepts come first.
+        """
+        return compile_open(self.program, [Atom.parse(c.name) for c in self.concepts])
 
     def plan(self, sae: SAE | None = None, *, force: Mapping[str, bool] | None = None) -> Plan:
         """Each act open where its head holds; they share one evaluation a pass.
@@ -224,21 +245,34 @@ def _book(raw: object, folder: Path, name: str, origin: Origin) -> RuleBook:
     if not isinstance(text, str):
         fields.fault("rules", text, "rules as text, under 'rules: |'")
         text = ""
+    unsettled = _open(fields, faults)
     acting = Fields(fields.raw("acts", None) or {}, "acts", faults).left
     check_since(concepts, faults)
     acts = [a for k, v in acting.items() for a in read_acts(_head(k, faults), v, folder, faults)]
     fields.finish()
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(faults)) + ".")
-    program = parse(text, origin)
-    check_defined(program, [concept.name for concept in concepts])
+    names = [concept.name for concept in concepts]
+    program = leave_open(parse(text, origin), unsettled, names)
+    check_defined(program, names)
     check_heads(program, [_head(key, faults) for key in acting])
     return RuleBook(program, tuple(concepts), tuple(acts), sae, name)
 
 
-def _head(key: object, faults: list[str]) -> Atom:
+def _open(fields: Fields, faults: list[str]) -> list[Atom] | None:
+    """The atoms under `open:`, None for all of them."""
+    given = fields.raw("open", False)
+    if isinstance(given, bool):
+        return None if given else []
+    if not isinstance(given, list):
+        fields.fault("open", given, "true, false or a list of atoms")
+        return []
+    return [_head(name, faults, "open") for name in given]
+
+
+def _head(key: object, faults: list[str], where: str = "acts") -> Atom:
     try:
         return Atom.parse(str(key))
     except RuleError as error:
-        faults.append(f"acts: {str(error).rstrip('.')}")
+        faults.append(f"{where}: {str(error).rstrip('.')}")
         return Atom("unnamed")

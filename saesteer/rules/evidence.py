@@ -10,14 +10,15 @@ from torch import Tensor
 from saesteer.features.concepts import Concept
 from saesteer.rules.grounded import reads_strength, strength_facts, thousandths
 from saesteer.rules.proof import Leaf
-from saesteer.rules.terms import Atom, Program
+from saesteer.rules.terms import Atom, Program, is_strength
 
 
 class Evidence(NamedTuple):
     """What one pass found, `[batch, pos, n]` each; every field is noted for the trace.
 
     `scores` and what they rest on have a column per concept, `facts` and `atoms` one per atom, and
-    `alarms` one per constraint. `atoms` leaves out what is not decided before the prompt's end.
+    `alarms` one per constraint. `atoms` leaves out what is not decided before the prompt's end, and
+    `unknown` (with open atoms only) too.
     """
 
     scores: Tensor
@@ -26,6 +27,12 @@ class Evidence(NamedTuple):
     facts: Tensor
     atoms: Tensor
     alarms: Tensor
+    unknown: Tensor | None = None
+
+
+def concept_of(atom: Atom) -> str:
+    """The concept that an atom is about: itself, or what a strength is of."""
+    return str(atom.args[0]) if is_strength(atom) else str(atom)
 
 
 def strengths_of(

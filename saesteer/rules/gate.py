@@ -30,21 +30,24 @@ from saesteer.features.trees import SlicedTree, TreeReadout
 from saesteer.models.sites import Site
 from saesteer.rules.causal_scores import CAUSAL
 from saesteer.rules.compile import BooleanProgram
-from saesteer.rules.evidence import Evidence, leaves_of, strengths_of
+from saesteer.rules.evidence import Evidence, concept_of, leaves_of, strengths_of
 from saesteer.rules.gate_tensors import PROMPT, Compiled, with_aggregate
-from saesteer.rules.grounded import GroundedProgram, compile_any
+from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.memory import RuleState, Seen
 from saesteer.rules.miss import NearMiss, near_miss
+from saesteer.rules.opened import OpenProgram, compile_open
 from saesteer.rules.prompt_scores import Scored, aggregate, token_scores
 from saesteer.rules.proof import LeafOf, Proof, closure, prove
 from saesteer.rules.syntax import nearest
-from saesteer.rules.terms import Atom, Comparison, Literal, Program, Rule, Term, is_strength
+from saesteer.rules.terms import Atom, Comparison, Literal, Program, Rule, Term
 from saesteer.steer.frame import Frame
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 if TYPE_CHECKING:
     from saesteer.rules.book import RuleBook
     from saesteer.saes.sae import SAE
+
+NOT_YET = "not decided before the prompt's end"
 
 
 @register_kind
@@ -62,7 +65,7 @@ class RuleGate:
     concepts: tuple[Concept, ...]
     readers: tuple[ConceptReader, ...]
     forced: tuple[tuple[str, bool], ...] = ()
-    logic: BooleanProgram | GroundedProgram = field(init=False, repr=False)
+    logic: BooleanProgram | GroundedProgram | OpenProgram = field(init=False, repr=False)
     key: str = field(init=False, repr=False)
     _remembers: tuple[bool, ...] = field(init=False, repr=False)
     _on: dict[torch.device, Compiled] = field(init=False, default_factory=dict, repr=False)
@@ -79,12 +82,13 @@ class RuleGate:
             if name not in known:
                 hint = nearest(name, known)
                 raise RuleError(f"{name!r} can't be forced: it is no concept{hint or '.'}")
-        object.__setattr__(self, "logic", compile_any(self.program, names))
+        object.__setattr__(self, "logic", compile_open(self.program, names))
         remembers = (bool(with_aggregate(self.concepts, kind)) for kind in (PROMPT, CAUSAL))
         object.__setattr__(self, "_remembers", tuple(remembers))
         told = [(c.name, str(c.readout), c.threshold, c.span, c.aggregate) for c in self.concepts]
         held = [id(tensor) for reader in self.readers for tensor in reader.tensors]
-        key = repr((str(self.program), told, held, self.forced))  # text: hashed once, asked often
+        rules = (str(self.program), self.program.open)
+        key = repr((rules, told, held, self.forced))  # text: hashed once, asked often
         object.__setattr__(self, "key", key)
 
     @classmethod
@@ -138,7 +142,8 @@ class RuleGate:
             state.write(frame, frame.memo[key][1])
         found: Evidence = frame.memo[key][0]
         for kind, tensor in found._asdict().items():
-            frame.note(kind, tensor)
+            if tensor is not None:
+                frame.note(kind, tensor)
         frame.note("decode", frame.decode)
         return found
 
@@ -146,8 +151,11 @@ class RuleGate:
         """Why `atom` holds or not at `[row, index]` of a pass's evidence."""
         came, leaf_of = self._found(evidence, row, index)
         if atom in came and not evidence["atoms"][row, index, self.logic.atoms.index(str(atom))]:
-            return Proof(str(atom), holds=False, note="not decided before the prompt's end")
-        return prove(self.program, came, atom, leaf_of)
+            return Proof(str(atom), holds=False, note=NOT_YET)
+        proof = prove(self.program, came, atom, leaf_of)
+        if proof.unknown and not evidence["unknown"][row, index, self.logic.atoms.index(str(atom))]:
+            return Proof(str(atom), holds=False, note=NOT_YET)
+        return proof
 
     def why_not(
         self, evidence: Mapping[str, Any], row: int, index: int, atom: Atom
@@ -182,7 +190,7 @@ class RuleGate:
         found = leaves_of(self.concepts, evidence, row, index)
         leaves = {leaf.concept: leaf for leaf in found if leaf.concept not in forced}
         given += strengths_of(self.program, self.concepts, evidence, row, index)
-        return closure(self.program, given), lambda a: leaves.get(_concept_of(a))
+        return closure(self.program, given), lambda a: leaves.get(concept_of(a))
 
     def _evaluate(
         self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
@@ -194,14 +202,10 @@ class RuleGate:
             given = (given | on.forced_on) & ~on.forced_off
         given = given if frame.whole else given & decided
         facts = pad(given, (0, len(self.logic.atoms) - len(self.concepts)))
-        atoms, alarms = on.logic.settle(facts, scored.scores)
-        if frame.prompt_lengths is not None and seen.totals is not None:
-            ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
-            atoms = atoms & torch.where(on.late_atoms, ended, decided)
-            alarms = alarms & torch.where(on.late_alarms, ended, decided)
-        if not frame.whole:
-            atoms, alarms = atoms & decided, alarms & decided
-        return Evidence(*scored, facts, atoms, alarms), seen
+        if on.denied is not None:
+            facts[..., on.denied] = decided
+        found = on.conclude(facts, scored.scores, frame, late=seen.totals is not None)
+        return Evidence(*scored, facts, *found), seen
 
     def _scores(
         self,
@@ -285,11 +289,6 @@ class HeadGate:
         proof = self.rules.prove(evidence, row, index, Atom.parse(self.atom))
         alarms = self.rules.alarms(evidence, row, index) if self.names_alarms else []
         return "\n".join([*proof.lines(), *(f"alarm: {rule}" for rule in alarms)])
-
-
-def _concept_of(atom: Atom) -> str:
-    """The concept that an atom is about: itself, or what a strength is of."""
-    return str(atom.args[0]) if is_strength(atom) else str(atom)
 
 
 for _kind in (Term, Comparison, Atom, Literal, Rule, Program):

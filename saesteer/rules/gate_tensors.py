@@ -14,8 +14,10 @@ from saesteer.rules.causal_scores import CAUSAL
 from saesteer.rules.compile import BooleanProgram
 from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.late import Waiting
+from saesteer.rules.opened import Judged, OpenProgram, judge_any
 from saesteer.rules.prompt_scores import Kinds
-from saesteer.rules.terms import Atom, Program
+from saesteer.rules.terms import Atom, Program, contrary
+from saesteer.steer.frame import Frame
 
 PROMPT = ("prompt",)
 
@@ -30,7 +32,7 @@ class Compiled(NamedTuple):
 
     `order` puts the readers' columns into the concepts' order (None: they are), `prompt` and
     `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark what
-    waits for the prompt's end.
+    waits for the prompt's end. `denied` are the columns of -p for every open p that is forced off.
     """
 
     readers: tuple[ConceptReader, ...]
@@ -40,11 +42,31 @@ class Compiled(NamedTuple):
     causal: Int[Tensor, " n_causal"]
     resets: Int[Tensor, " n_causal"]
     kinds: Kinds
-    logic: BooleanProgram | GroundedProgram
+    logic: BooleanProgram | GroundedProgram | OpenProgram
     forced_on: Bool[Tensor, " n_concepts"]
     forced_off: Bool[Tensor, " n_concepts"]
+    denied: Int[Tensor, " n_denied"] | None
     late_atoms: Bool[Tensor, " n_atoms"]
     late_alarms: Bool[Tensor, " n_constraints"]
+
+    def conclude(self, facts: Tensor, scores: Tensor, frame: Frame, *, late: bool) -> Judged:
+        """What follows from the facts of a pass, nothing of it before it is decided.
+
+        Args:
+            late: whether some concepts are taken over the prompt.
+        """
+        atoms, alarms, unknown = judge_any(self.logic, facts, scores)
+        decided, at_atoms, at_alarms = frame.valid[..., None], None, None
+        if frame.prompt_lengths is not None and late:
+            ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
+            at_atoms = torch.where(self.late_atoms, ended, decided)
+            at_alarms = torch.where(self.late_alarms, ended, decided)
+        elif not frame.whole:
+            at_atoms = at_alarms = decided
+        if at_atoms is not None and at_alarms is not None:
+            atoms, alarms = atoms & at_atoms, alarms & at_alarms
+            unknown = None if unknown is None else unknown & at_atoms
+        return Judged(atoms, alarms, unknown)
 
     @staticmethod
     def on(
@@ -52,7 +74,7 @@ class Compiled(NamedTuple):
         program: Program,
         concepts: Sequence[Concept],
         readers: Sequence[ConceptReader],
-        logic: BooleanProgram | GroundedProgram,
+        logic: BooleanProgram | GroundedProgram | OpenProgram,
         forced: Mapping[str, bool],
     ) -> Compiled:
         """Everything on one device."""
@@ -61,6 +83,9 @@ class Compiled(NamedTuple):
         late = Waiting.of(program, [names[i] for i in prompt])
         columns = [i for reader in readers for i in reader.concepts]
         resets = [names.index(concepts[i].of) if concepts[i].of else i for i in causal]
+
+        off = [atom for atom in program.open if forced.get(str(atom)) is False]
+        denied = [logic.atoms.index(str(contrary(atom))) for atom in off]
 
         def numbers(values: Sequence[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.long).to(device)
@@ -79,6 +104,7 @@ class Compiled(NamedTuple):
             logic=logic.to(device),
             forced_on=flags([forced.get(name) is True for name in names]),
             forced_off=flags([forced.get(name) is False for name in names]),
+            denied=numbers(denied) if denied else None,
             late_atoms=flags([late.has(Atom.parse(atom)) for atom in logic.atoms]),
             late_alarms=flags([any(late.has(b.atom) for b in r.body) for r in logic.watched]),
         )

@@ -22,6 +22,9 @@ from saesteer.rules.terms import Atom, Binding, Comparison, Program, Rule, Term
 GROUND_LIMIT = 250_000
 """Instances that one program may have; grounding so many takes about a second and 200 MB."""
 
+STRONG = "__strong"
+"""`-p(a)` for clingo: `__strong(p(a))`, which no rule can say, since terms don't nest."""
+
 Domains = Mapping[Atom, list[set[Term]]]
 
 
@@ -69,8 +72,8 @@ def solve(program: Program, facts: Iterable[Atom]) -> frozenset[Atom]:
     facts = list(facts)
     check_size(program, facts)
     control = clingo.Control(["--models=2"], logger=lambda *_: None)
-    control.add("base", [], "".join(f"{rule}\n" for rule in program.rules))
-    control.add("base", [], "".join(f"{fact}.\n" for fact in facts))
+    control.add("base", [], "".join(f"{for_clingo(rule)}\n" for rule in program.rules))
+    control.add("base", [], "".join(f"{_positive_name(fact)}.\n" for fact in facts))
     control.ground([("base", [])])
     models: list[frozenset[Atom]] = []
     control.solve(on_model=lambda model: models.append(_atoms(model)))
@@ -247,9 +250,23 @@ def _shown(n: int) -> str:
 
 
 def _atoms(model: clingo.Model) -> frozenset[Atom]:
-    return frozenset(map(_atom, model.symbols(atoms=True)))
+    return frozenset(map(atom_of, model.symbols(atoms=True)))
 
 
-def _atom(symbol: clingo.Symbol) -> Atom:
+def atom_of(symbol: clingo.Symbol) -> Atom:
+    """The atom that clingo calls so."""
+    strong = symbol.name == STRONG
+    symbol = symbol.arguments[0] if strong else symbol
     args = tuple(Term(str(argument)) for argument in symbol.arguments)
-    return Atom(symbol.name, symbol.negative, args)
+    return Atom(symbol.name, strong, args)
+
+
+def for_clingo(rule: Rule) -> Rule:
+    """The rule with `-p` as an atom of its own; clingo would drop an answer with `p` and `-p`."""
+    head = None if rule.head is None else _positive_name(rule.head)
+    body = tuple(replace(b, atom=_positive_name(b.atom)) for b in rule.body)
+    return replace(rule, head=head, body=body)
+
+
+def _positive_name(atom: Atom) -> Atom:
+    return Atom(STRONG, args=(Term(str(replace(atom, strong=False))),)) if atom.strong else atom

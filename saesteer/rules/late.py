@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import final
 
 from saesteer.rules.grounded import reads_strength
+from saesteer.rules.open_world import completion_rules, given_as
 from saesteer.rules.stratify import downstream, schema_of
 from saesteer.rules.terms import STRENGTH, Atom, Program, Term
 
@@ -24,6 +25,9 @@ class Waiting:
         """What rests on these concepts, through `not` or without, or on their strengths."""
         by_schema = not program.is_ground
         sources = [Atom.parse(name) for name in concepts]
+        if program.open:
+            sources += [given_as(program, atom) for atom in sources]
+            program = completion_rules(program)
         if by_schema:
             sources = [atom.schema for atom in sources]
             program, written = schema_of(program), program

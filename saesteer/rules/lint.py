@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from saesteer.rules.open_world import both_sides
 from saesteer.rules.terms import Atom, Program, Rule, is_strength
 
 
@@ -34,7 +35,7 @@ def _unused(program: Program, given: list[Atom], acting: set[Atom]) -> Iterator[
 
 def _dead(program: Program, given: list[Atom]) -> Iterator[str]:
     """Rules whose body contradicts itself, or rests on what nothing can make true."""
-    possible, grown = {atom.schema for atom in given}, True
+    possible, grown = {a.schema for a in (*given, *both_sides(program))}, True
     while grown:
         able = [r for r in program.rules if _reachable(r, possible)]
         new = {r.head.schema for r in able if r.head is not None}

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, final
 
-from saesteer.rules.proof import Leaf, LeafOf, closure, rules_for
+from saesteer.rules.open_world import as_written, doubled, judge
+from saesteer.rules.proof import Leaf, LeafOf, closure, facts_in, rules_for
 from saesteer.rules.stratify import stratify
 from saesteer.rules.terms import STRENGTH, Atom, Comparison, Program, Rule, Term, is_strength
 
@@ -72,20 +73,23 @@ class NearMiss:
     rule: Rule | None
     changes: tuple[Change, ...]
     enough: bool
+    unknown: bool = False
 
     def __str__(self) -> str:
         """The atom, the rule, and one line a change."""
+        verdict = "is unknown" if self.unknown else "does not hold"
         if not self.changes:
-            return f"{self.atom} does not hold, and no change of a concept or fact would derive it"
+            return f"{self.atom} {verdict}, and no change of a concept or fact would derive it"
         by = "" if self.rule is None else f", nearest by {self.rule}  (line {self.rule.line})"
-        lines = [f"{self.atom} does not hold{by}", *(f"- {change}" for change in self.changes)]
+        lines = [f"{self.atom} {verdict}{by}", *(f"- {change}" for change in self.changes)]
         return "\n".join(lines + ["- and this would undo it elsewhere"] * (not self.enough))
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON values."""
         rule = None if self.rule is None else str(self.rule)
         changes = [change.as_dict() for change in self.changes]
-        return {"atom": self.atom, "rule": rule, "changes": changes, "enough": self.enough}
+        told = {"atom": self.atom, "rule": rule, "changes": changes, "enough": self.enough}
+        return told | {"unknown": True} if self.unknown else told
 
 
 Changes = Mapping[Atom, Change]
@@ -100,16 +104,28 @@ def near_miss(
     """What is missing for `atom`, given what `closure` returned; None if it holds."""
     if atom in came:
         return None
-    stratify(program)
-    search = _Search(program, came, leaf_of)
+    search = _Search(*_bounds(program, came), leaf_of)
     ways = [(rule, search.meet(rule, frozenset({(atom, True)}))) for rule in search.rules_for(atom)]
     ways += [(None, search.own(atom, holds=True))]
     found = [(rule, way) for rule, way in ways if way]
+    unknown = bool(program.open) and atom in judge(program, facts_in(came)).unknown
     if not found:
-        return NearMiss(str(atom), None, (), enough=False)
+        return NearMiss(str(atom), None, (), False, unknown)
     tried = [(not _enough(program, came, atom, way), _cost(way), rule, way) for rule, way in found]
     fails, _, rule, way = min(tried, key=lambda one: one[:2])
-    return NearMiss(str(atom), rule, tuple(way.values()), enough=not fails)
+    rule = rule if rule is None else as_written(rule)
+    return NearMiss(str(atom), rule, tuple(way.values()), not fails, unknown)
+
+
+def _bounds(
+    program: Program, came: Mapping[Atom, Rule | None]
+) -> tuple[Program, Mapping[Atom, Rule | None]]:
+    """What is searched: with open atoms, what is certain and what may be, side by side."""
+    stratify(program)
+    if not program.open:
+        return program, came
+    both = doubled(program)
+    return both, closure(both, facts_in(came))
 
 
 @final
@@ -225,7 +241,7 @@ def _cost(way: Changes) -> tuple[int, float]:
 
 
 def _enough(program: Program, came: Mapping[Atom, Rule | None], goal: Atom, way: Changes) -> bool:
-    facts = {atom for atom, rule in came.items() if rule is None}
+    facts = facts_in(came)
     for atom, change in way.items():
         if change.moves:
             value = Term(str(int(atom.args[1].text) + change.moves))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from saesteer.errors import RuleError
+from saesteer.rules.open_world import both_sides, check_open
 from saesteer.rules.syntax import nearest
-from saesteer.rules.terms import STRENGTH, Atom, Program, is_strength
+from saesteer.rules.terms import STRENGTH, Atom, Program, contrary, is_strength
 
 
 def check_defined(program: Program, concepts: Iterable[str]) -> None:
@@ -16,7 +18,7 @@ def check_defined(program: Program, concepts: Iterable[str]) -> None:
         RuleError: with line, column, and the nearest name.
     """
     names = [Atom.parse(name) for name in concepts]
-    known = {*names, *program.heads}
+    known = {*names, *program.heads, *both_sides(program)}
     shapes = {atom.schema for atom in known if atom.args}
     for rule in program.statements:
         for literal in rule.body:
@@ -43,6 +45,27 @@ def _check_strength(atom: Atom, concepts: Iterable[Atom], place: str) -> None:
             f"{place}: {STRENGTH}({named}, ...) reads no concept{hint or '.'} "
             "Its first argument is the name of one under concepts:."
         )
+
+
+def leave_open(program: Program, names: Sequence[Atom] | None, concepts: Iterable[str]) -> Program:
+    """The program with some of its atoms open; None for all of them.
+
+    Raises:
+        RuleError: what is no concept or head, or can't be open (see `open_world`).
+    """
+    known = [*map(Atom.parse, concepts), *program.heads]
+    chosen = [atom for atom in known if not atom.strong] if names is None else names
+    for atom in chosen:
+        if atom not in known and contrary(atom) not in known:
+            hint = nearest(str(atom), map(str, known))
+            raise RuleError(
+                f"{program.source}: open: {atom} is neither a concept nor the head of a rule"
+                f"{hint or '.'} Only these can be open."
+            )
+    made = replace(program, open=tuple(dict.fromkeys(chosen)))
+    if made.open:
+        check_open(made)
+    return made
 
 
 def check_heads(program: Program, heads: Iterable[Atom]) -> None:

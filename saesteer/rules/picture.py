@@ -52,7 +52,8 @@ def _rows(step: Mapping[str, Any], depth: int) -> list[tuple[int, Mapping[str, A
 
 
 def _words(step: Mapping[str, Any]) -> tuple[str, str]:
-    told = step["literal"] if step["holds"] else f"{step['literal']}: does not hold"
+    verdict = "is unknown" if step.get("unknown") else "does not hold"
+    told = step["literal"] if step["holds"] else f"{step['literal']}: {verdict}"
     leaf = step.get("leaf")
     if leaf is None:
         return told, step.get("rule") or step.get("note", "")

@@ -58,7 +58,7 @@ class Leaf:
 @final
 @dataclass(frozen=True)
 class Proof:
-    """One step: a literal, whether it holds, and what that rests on.
+    """One step: a literal, whether it holds (or is unknown), and what that rests on.
 
     Exactly one of these explains it: `leaf` (a concept), `rule` with its body as `children` (a
     derived atom), neither with `children` (no rule held: one child per rule, its first failing
@@ -71,6 +71,7 @@ class Proof:
     leaf: Leaf | None = None
     children: tuple[Proof, ...] = ()
     note: str = ""
+    unknown: bool = False
 
     def __str__(self) -> str:
         """The tree, one line a step."""
@@ -96,6 +97,8 @@ class Proof:
     def as_dict(self) -> dict[str, Any]:
         """The tree as JSON values."""
         out: dict[str, Any] = {"literal": self.literal, "holds": self.holds}
+        if self.unknown:
+            out["unknown"] = True
         if self.rule is not None:
             out |= {"rule": str(self.rule), "line": self.rule.line}
         if self.leaf is not None:
@@ -105,11 +108,12 @@ class Proof:
         return out | {"because": [child.as_dict() for child in self.children]}
 
     def _headline(self) -> str:
-        verdict = "holds" if self.holds else "does not hold"
+        verdict = "holds" if self.holds else "is unknown" if self.unknown else "does not hold"
+        told = f", {self.note}" if self.note else ""
         if self.leaf is not None:
-            return f"{self.literal} {verdict}: {self.leaf}"
+            return f"{self.literal} {verdict}{told}: {self.leaf}"
         if self.rule is not None:
-            return f"{self.literal} {verdict}: {self.rule}  (line {self.rule.line})"
+            return f"{self.literal} {verdict}{told}: {self.rule}  (line {self.rule.line})"
         return f"{self.literal} {verdict}" + (f": {self.note}" if self.note else "")
 
 
@@ -119,9 +123,15 @@ LeafOf = Callable[[Atom], "Leaf | None"]
 def closure(program: Program, facts: Iterable[Atom]) -> dict[Atom, Rule | None]:
     """Every atom that follows from the facts, with the rule that derived it first (None: a fact).
 
+    With open atoms, what surely follows.
+
     Raises:
         RuleError: a cycle through negation, or a grounding that could get too large.
     """
+    if program.open:
+        from saesteer.rules.open_proof import close_open
+
+        return close_open(program, facts)
     came: dict[Atom, Rule | None] = dict.fromkeys(facts)
     if not program.is_ground:
         from saesteer.rules.ground import instances, solve
@@ -149,7 +159,16 @@ def prove(
     Args:
         leaf_of: what a concept's truth rests on; None for an atom that is no concept.
     """
+    if program.open:
+        from saesteer.rules.open_proof import prove_open
+
+        return prove_open(program, facts_in(came), atom, leaf_of)
     return _Prover(program, came, leaf_of).prove(Literal(atom))
+
+
+def facts_in(came: Mapping[Atom, Rule | None]) -> set[Atom]:
+    """What `closure` was given."""
+    return {atom for atom, rule in came.items() if rule is None}
 
 
 def rules_for(program: Program, came: Mapping[Atom, Rule | None], atom: Atom) -> list[Rule]:

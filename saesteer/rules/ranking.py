@@ -14,7 +14,7 @@ from saesteer.models.sites import Site
 from saesteer.steer.control import OncePerRow, Step
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Explains, FollowsRows, Gate
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 
 @final

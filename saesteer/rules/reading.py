@@ -40,6 +40,18 @@ class RuleReading:
         }
 
     @property
+    def unknown(self) -> dict[str, tuple[int, ...]]:
+        """For every atom that is unknown somewhere, the token positions where it is."""
+        if "unknown" not in self.evidence:
+            return {}
+        rows = self.evidence["unknown"][0].tolist()
+        found = {
+            atom: tuple(t for t, row in enumerate(rows) if row[column])
+            for column, atom in enumerate(self.gate.logic.atoms)
+        }
+        return {atom: positions for atom, positions in found.items() if positions}
+
+    @property
     def alarms(self) -> dict[str, tuple[int, ...]]:
         """For every constraint that is violated somewhere, the token positions where it is."""
         raised: dict[str, list[int]] = {}
@@ -76,7 +88,7 @@ class RuleReading:
     def as_dict(self) -> dict[str, Any]:
         """Tokens, scores, positions and proofs as JSON values; a score of nothing is null."""
         scores = self.evidence["scores"][0].tolist()
-        return {
+        told = {
             "tokens": list(self.tokens),
             "scores": {
                 concept.name: [_finite(row[i]) for row in scores]
@@ -86,11 +98,14 @@ class RuleReading:
             "alarms": {rule: list(positions) for rule, positions in self.alarms.items()},
             "proofs": [{"token": t, **proof.as_dict()} for t, proof in self.proofs()],
         }
+        unknown = {atom: list(positions) for atom, positions in self.unknown.items()}
+        return told | {"unknown": unknown} if self.gate.program.open else told
 
     def __str__(self) -> str:
         """Each atom with its tokens, the alarms, then a proof of every derived atom that holds."""
         width = max((len(atom) for atom in self.holds), default=0)
         lines = [f"{atom:<{width}}  {self._spell(at)}" for atom, at in self.holds.items()]
+        lines += [f"unknown  {atom}  {self._spell(at)}" for atom, at in self.unknown.items()]
         lines += [f"alarm  {rule}  {self._spell(at)}" for rule, at in self.alarms.items()]
         for t, proof in self.proofs():
             lines += ["", f"at token {t} {self.tokens[t]!r}", *proof.lines()]
@@ -125,7 +140,8 @@ def read_prompt(
         special_ids=model.special_ids.tolist(),
     )
     readings = record(model, batch, gate.sites) if gate.sites else {}
-    evidence = gate.evaluate(readings, frame, gate.new_state())._asdict()
+    found = gate.evaluate(readings, frame, gate.new_state())._asdict()
+    evidence = {kind: tensor for kind, tensor in found.items() if tensor is not None}
     tokens = tuple(model.tokenizer.decode([token]) for token in ids[0].tolist())
     return RuleReading(tokens, gate, evidence | {"decode": model.tokenizer.decode})
 

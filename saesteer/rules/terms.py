@@ -183,10 +183,14 @@ class Rule:
 @final
 @dataclass(frozen=True)
 class Program:
-    """Rules and constraints in the order they were written; `source` opens messages about them."""
+    """Rules and constraints in the order they were written; `source` opens messages about them.
+
+    `open` atoms may be unknown: see `open_world`.
+    """
 
     statements: tuple[Rule, ...]
     source: str = field(default="rules", compare=False)
+    open: tuple[Atom, ...] = ()
 
     def __str__(self) -> str:
         """The text that parses to this program."""
@@ -227,13 +231,20 @@ class Program:
 
     @property
     def atoms(self) -> tuple[Atom, ...]:
-        """Every atom in use, in order of appearance."""
+        """Every atom in use, in order of appearance; p and -p of every open p come last."""
         seen: dict[Atom, None] = {}
         for statement in self.statements:
             seen.update(dict.fromkeys(literal.atom for literal in statement.body))
             if statement.head is not None:
                 seen[statement.head] = None
+        for atom in self.open:
+            seen.update(dict.fromkeys((atom, contrary(atom))))
         return tuple(seen)
+
+
+def contrary(atom: Atom) -> Atom:
+    """`-p` for `p`, `p` for `-p`."""
+    return Atom(atom.name, not atom.strong, atom.args)
 
 
 def is_strength(atom: Atom) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 from torch import Tensor
@@ -97,7 +98,7 @@ def check_features(features: Sequence[int], d_sae: int, name: str) -> tuple[int,
             raise FeatureError(
                 f"feature {feature} does not exist; SAE {name} has features 0–{d_sae - 1}."
             )
-    return tuple(int(f) for f in features)
+    return tuple(index(f) for f in features)
 
 
 def site_of(hook: object, head: Any, name: str) -> Site:

@@ -43,7 +43,13 @@ class FeatureSlice:
     bias: Float[Tensor, " k"] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Fold the input offset into `bias`, once."""
+        """Fold the input offset into `bias`, once.
+
+        Raises:
+            DimensionError: another number of columns than of features.
+        """
+        shape = (*self.b_dec.shape, len(self.features))
+        check_shapes(f"slice at {self.site}", {"w_enc": (self.w_enc, shape)})
         object.__setattr__(self, "bias", self.b_enc - self.b_dec @ self.w_enc)
 
     @property

@@ -16,6 +16,7 @@ from saesteer.steer.intervention import (
     affine,
     project_out,
 )
+from saesteer.steer.kinds import register_kind
 from saesteer.steer.kl_dials import KlDials
 from saesteer.steer.latch import Latched, latched
 from saesteer.steer.low_rank import low_rank
@@ -24,7 +25,6 @@ from saesteer.steer.probe_falls import ProbeFalls, TakeBackAndSteer
 from saesteer.steer.prompts import PromptEdit
 from saesteer.steer.schedule import ReadingSchedule, Schedule, constant, decay, dial, key_of, linear
 from saesteer.steer.session import unsteered
-from saesteer.steer.store import register_kind
 from saesteer.steer.trace import Trace
 from saesteer.steer.weights import WeightEdit
 from saesteer.steer.where import Where, all, chat, first, generated, last, positions, prompt, spans

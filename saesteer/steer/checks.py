@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from saesteer.errors import DimensionError, PlanError
 from saesteer.models import Model, check_change
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
-from saesteer.steer.feature_edits import Replace
+from saesteer.steer.feature_edits import FeatureEdit, Replace
 from saesteer.steer.intervention import AddScaled, Intervention
 from saesteer.steer.norms import typical_norm
 from saesteer.steer.session import unsteered
+from saesteer.steer.topk_reader import TopKReader
 
 if TYPE_CHECKING:
     from saesteer.steer.plan import Plan
@@ -69,5 +72,7 @@ def ready(intervention: Intervention, model: Model) -> Intervention:
         case AddScaled(typical_norm=None) | Replace(typical_norm=None):
             with unsteered(model):
                 return replace(intervention, typical_norm=typical_norm(model, intervention.site))
+        case FeatureEdit(reader=TopKReader() as reader) if model.dtype == torch.bfloat16:
+            return replace(intervention, reader=replace(reader, rank_in="bfloat16"))
         case _:
             return intervention

@@ -20,7 +20,7 @@ from saesteer.axes import TokenMask
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import ColumnHistory
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 Over = Literal["mean", "last"]
 

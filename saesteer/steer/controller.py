@@ -14,8 +14,8 @@ from torch.nn import functional
 from saesteer.axes import Resid, TokenFloat
 from saesteer.errors import DimensionError
 from saesteer.models.sites import Site
+from saesteer.steer.kinds import register_kind
 from saesteer.steer.schedule import ReadingSchedule
-from saesteer.steer.store import register_kind
 
 
 @register_kind

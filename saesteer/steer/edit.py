@@ -34,6 +34,8 @@ class Edit:
         if self.gate is None:
             object.__setattr__(self, "gate", Always())
         parts = {"intervention": Intervention, "where": Where, "gate": Gate}
+        if self.schedule is not None and not isinstance(self.schedule, ReadingSchedule):
+            parts["schedule"] = Schedule
         for name, kind in parts.items():
             if not isinstance(getattr(self, name), kind):
                 got = type(getattr(self, name)).__name__

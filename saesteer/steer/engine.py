@@ -25,7 +25,8 @@ from saesteer.steer.edit import Edit
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
-from saesteer.steer.records import Event, Evidence, PassRecord, SiteRecord, norm
+from saesteer.steer.late_norms import norm
+from saesteer.steer.records import Event, Evidence, PassRecord, SiteRecord
 from saesteer.steer.schedule import DialRow
 from saesteer.steer.session import Visit
 from saesteer.steer.steady import Cover, SteadySite
@@ -49,6 +50,11 @@ class _Pass:
     opened: dict[int, Tensor] = field(default_factory=dict)
     covers: dict[int, Cover] = field(default_factory=dict)
     worked: dict[Any, Any] = field(default_factory=dict)
+
+    def cover(self, where: Where, frame: Frame) -> Cover:
+        """Where a choice of positions takes in the pass; asked once of each."""
+        cover = self.covers[id(where)] = Cover.of(where, frame)
+        return cover
 
 
 @final
@@ -96,7 +102,7 @@ class Attachment:
 
     def begin(self, frame: Frame, cache: Any) -> None:
         """Open a record, and find what the gates remember of this text."""
-        record = PassRecord.of(frame)
+        record = PassRecord.of(frame, self.trace.late)
         if not frame.aside:
             self.trace.passes.append(record)
         frame.memo[self] = _Pass(record, self._states(frame, cache))
@@ -119,19 +125,12 @@ class Attachment:
         steady = self._steady.get(site)
         if steady is None or site in self._reads:
             return functools.partial(self._visit, site)
-        return functools.partial(self._steer, steady)
-
-    def _steer(self, steady: SteadySite, resid: Tensor, frame: Frame) -> Tensor | None:
-        now: _Pass | None = frame.memo.get(self)
-        if now is None:
-            return None  # attached while this pass was under way
-        cover = now.covers.get(id(steady.where)) or self._cover(steady.where, frame, now)
-        return steady.steer(resid, cover, now.record)
+        return functools.partial(steady.visit, self)
 
     def _visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
         now: _Pass | None = frame.memo.get(self)
         if now is None:
-            return None
+            return None  # attached while this pass was under way
         if site in self._reads:
             now.readings[site] = resid.detach() if resid.requires_grad else resid
         acts = self._acts.get(site)
@@ -189,16 +188,11 @@ class Attachment:
 
     def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
         where = edit.where
-        cover = now.covers.get(id(where)) or self._cover(where, frame, now)
+        cover = now.covers.get(id(where)) or now.cover(where, frame)
         if isinstance(edit.gate, Always):
             return cover.mask
         opened = self._open(edit.gate, frame, now)
         return opened if cover.full else cover.mask & opened
-
-    def _cover(self, where: Where, frame: Frame, now: _Pass) -> Cover:
-        """Where a choice of positions takes in a pass; asked once of each."""
-        cover = now.covers[id(where)] = Cover.of(where, frame)
-        return cover
 
     @torch.no_grad()
     def _open(self, gate: Gate, frame: Frame, now: _Pass) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import weakref
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import torch
@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.axes import Resid
-from saesteer.errors import PlanError
+from saesteer.errors import DimensionError, PlanError
 from saesteer.saes import Crosscoder, Transcoder
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer.amounts import Unit, Values, amounts
-from saesteer.steer.intervention import Intervention, is_outlier
+from saesteer.steer.intervention import Intervention, check_typical, is_outlier
 from saesteer.steer.topk_reader import TopKReader
 
 Readings = Float[Tensor, "batch pos k"]
@@ -51,6 +51,22 @@ class FeatureEdit(Intervention):
 
     reader: FeatureSlice | TopKReader
     stamp: SaeStamp
+
+    def __post_init__(self) -> None:
+        """Check that every feature has its number.
+
+        Raises:
+            PlanError: no features, or one of them twice.
+            DimensionError: another number of numbers than of features.
+        """
+        check_once(self.reader.features)
+        k = len(self.reader.features)
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if isinstance(value, Tensor) and value.shape != (k,):
+                raise DimensionError(
+                    f"{entry.name} has shape {list(value.shape)}, expected [{k}], one a feature."
+                )
 
     @property
     def width(self) -> int:
@@ -176,6 +192,10 @@ class Replace(Intervention):
     stamp: SaeStamp
     typical_norm: float | None = None
 
+    def __post_init__(self) -> None:
+        """Check the norm; see `check_typical`."""
+        check_typical(self.typical_norm, "replace")
+
     @property
     def width(self) -> int:
         """The SAE's d_model."""
@@ -263,6 +283,16 @@ def replace_by(sae: SAE, typical_norm: float | None = None) -> Replace:
     return Replace(sae.site, sae.to(dtype=torch.float32), SaeStamp.of(sae), typical_norm)
 
 
+def check_once(features: Sequence[int]) -> None:
+    """Features that are edited together.
+
+    Raises:
+        PlanError: none, or one of them twice.
+    """
+    if not features or len(set(features)) < len(features):
+        raise PlanError(f"features {list(features)}: give one or more, each of them once.")
+
+
 def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
     if isinstance(sae, Transcoder | Crosscoder):
         raise PlanError(
@@ -271,8 +301,7 @@ def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
             "coder.direction(...))."
         )
     chosen = sae.check_features([features] if isinstance(features, int) else list(features))
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise PlanError(f"features {list(chosen)}: give one or more, each of them once.")
+    check_once(chosen)
     if sae.activation == "topk":
         return TopKReader(sae.to(dtype=torch.float32), chosen)
     return sae.slice(chosen).to(dtype=torch.float32)

@@ -186,6 +186,11 @@ def read_frame(
         raise PlanError("a forward pass without input_ids and inputs_embeds can't be steered.")
     if any(kwargs[name] is not None for name in _PACKED.intersection(kwargs)):
         raise PlanError("packed rows (continuous batching, padding-free) can't be steered.")
+    if tokens.ndim != (2 if tokens is ids else 3):
+        raise PlanError(
+            f"a pass over {list(tokens.shape)} can't be steered; expected ids [batch, pos] or "
+            "embeddings [batch, pos, d_model]."
+        )
     begin = _past_length(cache_in(kwargs)) if start is None else start
     batch, n = tokens.shape[:2]
     valid, logical, whole = positions(kwargs, batch, n, begin, tokens.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import final
 
 import torch
@@ -21,6 +22,7 @@ class Ids:
     def __init__(self, *sets: Sequence[int] | Tensor) -> None:
         self.sets = tuple(tuple(sorted({int(i) for i in ids})) for ids in sets)
         self._any = frozenset(i for ids in self.sets for i in ids)
+        self._none = (None,) * len(self.sets)
         self._tables: dict[torch.device, Tensor] = {}
 
     def among(self, tokens: TokenIds) -> tuple[TokenMask | None, ...]:
@@ -28,10 +30,10 @@ class Ids:
 
         That is so for a decoding step on the CPU; elsewhere looking would wait for the device.
         """
-        if tokens.device.type == "cpu" and tokens.numel() <= FEW:
-            seen = {i for row in tokens.tolist() for i in row}
+        if tokens.is_cpu and tokens.numel() <= FEW:
+            seen = chain.from_iterable(tokens.tolist())
             if self._any.isdisjoint(seen):
-                return (None,) * len(self.sets)
+                return self._none
         return self(tokens)
 
     def __call__(self, tokens: TokenIds) -> tuple[TokenMask, ...]:

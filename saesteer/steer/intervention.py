@@ -7,6 +7,7 @@ whatever the model's dtype. No answer depends on other rows or positions.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, final
@@ -83,11 +84,17 @@ def finite(tensor: Tensor, who: str) -> Tensor:
     """`tensor` detached, copied and in fp32.
 
     Raises:
-        PlanError: it holds NaN or infinity.
+        PlanError: it holds NaN, infinity or what fp32 makes infinite, or no real floats at all.
     """
-    if not bool(torch.isfinite(tensor).all()):
+    if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.is_meta:
+        raise PlanError(
+            f"{who}: got a tensor of {tensor.dtype}, {tensor.layout} on {tensor.device}, expected "
+            "a dense one of floats; convert it with .to_dense() or .float()."
+        )
+    found = tensor.detach().to(torch.float32, copy=True)
+    if not bool(torch.isfinite(found).all()):
         raise PlanError(f"{who}: the tensor holds NaN or infinity; check how it was computed.")
-    return tensor.detach().to(torch.float32, copy=True)
+    return found
 
 
 def is_outlier(norms: Tensor, typical_norm: float | None, who: str) -> Tensor:
@@ -103,6 +110,16 @@ def is_outlier(norms: Tensor, typical_norm: float | None, who: str) -> Tensor:
             f"{who} has no typical_norm yet; attaching its plan measures it, or set it."
         )
     return norms > OUTLIER_FACTOR * typical_norm
+
+
+def check_typical(norm: float | None, who: str) -> None:
+    """A site's typical ‖h‖, where one is given.
+
+    Raises:
+        PlanError: it is not above 0, or infinite.
+    """
+    if norm is not None and not 0 < norm < math.inf:
+        raise PlanError(f"{who}: typical_norm is {norm}, expected the site's median ‖h‖.")
 
 
 @final
@@ -137,6 +154,10 @@ class AddScaled(Intervention):
 
     vector: Float[Tensor, " width"]
     typical_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the norm; see `check_typical`."""
+        check_typical(self.typical_norm, "add_scaled")
 
     @property
     def width(self) -> int:
@@ -258,8 +279,13 @@ def project_out(site: Site | str, vector: Tensor) -> ProjectOut:
     """Remove the direction `[width]`, or the span of the rows `[k, width]`.
 
     Raises:
+        DimensionError: neither shape, or no rows.
         PlanError: the rows are zero or linearly dependent, or not finite.
     """
+    if vector.ndim not in (1, 2) or not vector.numel():
+        raise DimensionError(
+            f"project_out: got shape {list(vector.shape)}, expected [width] or [k, width]."
+        )
     rows = finite(torch.atleast_2d(vector), "project_out")
     if int(torch.linalg.matrix_rank(rows)) < rows.shape[0]:
         raise PlanError(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.steer.control import Control, Step
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 
 @register_kind

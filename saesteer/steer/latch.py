@@ -14,7 +14,7 @@ from saesteer.errors import PlanError
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import ColumnHistory, Explains, FollowsRows, Gate
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 
 @final

@@ -12,7 +12,7 @@ from saesteer.axes import Resid
 from saesteer.errors import DimensionError
 from saesteer.models.sites import Site
 from saesteer.steer.intervention import Intervention, as_vector, finite
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 
 @register_kind

@@ -11,6 +11,7 @@ import weakref
 from torch import nn
 
 from saesteer.errors import PlanError
+from saesteer.features.activations import finite_rows
 from saesteer.metrics.outliers import median_norm
 from saesteer.models import Model, Site, TokenBatch, record
 
@@ -30,7 +31,8 @@ def typical_norm(model: Model, site: Site) -> float:
     """Median ‖h‖ at `site` over a built-in text, in the model's own scale.
 
     Raises:
-        PlanError: the model has no tokenizer, or gives no finite norm.
+        PlanError: the model has no tokenizer, or nothing at the site.
+        DataError: it gives NaN or infinity there.
     """
     if model.tokenizer is None:
         raise PlanError(
@@ -41,7 +43,8 @@ def typical_norm(model: Model, site: Site) -> float:
     if site not in known:
         whole = model.tokenize(_TEXT)
         batch = TokenBatch(whole.input_ids[:, :_LENGTH], whole.attention_mask[:, :_LENGTH])
-        median = float(median_norm(record(model, batch, [site])[site], batch.attention_mask))
+        resid = finite_rows(record(model, batch, [site])[site], model, site)
+        median = float(median_norm(resid, batch.attention_mask))
         if not median > 0:
             raise PlanError(
                 f"{model.name}: the typical norm at {site} is {median}; set it by hand."

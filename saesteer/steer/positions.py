@@ -6,6 +6,7 @@ case, one new token behind a mask that is all ones or padded, is answered in as 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,18 +29,26 @@ def positions(
     mask = full_mask(kwargs.get("attention_mask"))
     whole = mask is None
     if mask is None:
-        valid = torch.ones(batch, n, dtype=torch.bool, device=device)
+        valid = _all_real(batch, n, device)
         logical = _columns(start, batch, n, device)
     elif mask.ndim == 2:
         valid, logical = _from_padding_mask(mask.to(device), n, start + n)
     else:
         columns = _columns(start, 1, n, device)
         valid, logical = _from_attention_mask(mask.to(device), columns, start + n, given)
+    if len(valid) not in (1, batch):
+        raise PlanError(f"the attention mask has {len(valid)} rows, expected the pass's {batch}.")
     if len(valid) != batch:
         valid, logical = valid.expand(batch, n), logical.expand(batch, n)
     if given is not None and n > 1:
         _refuse_packed(given.to(device).expand(batch, n), valid)
     return valid, logical, whole or (device.type == "cpu" and bool(valid.all()))
+
+
+@functools.lru_cache(maxsize=8)
+def _all_real(batch: int, n: int, device: torch.device) -> Tensor:
+    """True everywhere; nobody writes into it."""
+    return torch.ones(batch, n, dtype=torch.bool, device=device)
 
 
 def _columns(start: int, batch: int, n: int, device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from saesteer.models.sites import Site
 from saesteer.steer.control import Control, Step
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import ColumnHistory
-from saesteer.steer.store import register_kind
+from saesteer.steer.kinds import register_kind
 
 
 @register_kind

@@ -6,16 +6,16 @@ that are read are made from these when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, final
 
-import torch
 from torch import Tensor
 
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Gate
+from saesteer.steer.late_norms import LateNorms, settle
 
 
 @final
@@ -54,6 +54,10 @@ class Added(NamedTuple):
     deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
 
 
+Waiting = tuple[Added, Tensor, Tensor]
+"""What was added, to which activation, and the mask."""
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Evidence:
@@ -89,10 +93,11 @@ class PassRecord:
     """One forward pass: its positions, what was done at each site, and what gates noted.
 
     Attributes:
+        late: the passes whose norms wait.
         edited: sites with edits that depend on something.
-        added: sites where one vector is added, with the mask and ‖h‖; None: `table`'s next row.
-        kept: activations whose norms wait for the end of the pass; None once it is over.
-        table: their norms, one row each.
+        added: sites where one vector is added, with ‖h‖ and the mask.
+        waiting: such sites with h itself, whose norm is still to be taken.
+        over: whether the pass is; a block that the backward pass runs again adds nothing.
         evidence: what gates noted.
     """
 
@@ -101,17 +106,18 @@ class PassRecord:
     logical: Tensor
     start: int
     prompt_lengths: Tensor | None
+    late: LateNorms
     edited: dict[Site, SiteRecord] = field(default_factory=dict)
-    added: list[tuple[Added, Tensor, Tensor | None]] = field(default_factory=list)
-    kept: list[Tensor] | None = field(default_factory=list)
-    table: Tensor | Sequence[Tensor] = ()
+    added: list[tuple[Added, Tensor, Tensor]] = field(default_factory=list)
+    waiting: list[Waiting] = field(default_factory=list)
+    over: bool = False
     evidence: list[Evidence] = field(default_factory=list)
 
     @staticmethod
-    def of(frame: Frame) -> PassRecord:
+    def of(frame: Frame, late: LateNorms) -> PassRecord:
         """An empty record of a pass."""
         lengths = frame.prompt_lengths
-        return PassRecord(frame.input_ids, frame.live, frame.logical, frame.start, lengths)
+        return PassRecord(frame.input_ids, frame.live, frame.logical, frame.start, lengths, late)
 
     def noted(self) -> Iterator[tuple[Gate, dict[str, Any]]]:
         """Each gate with the notes it goes by; gates that share an evaluation share its notes."""
@@ -119,21 +125,20 @@ class PassRecord:
         return ((seen.gate, seen.notes or shared) for seen in self.evidence)
 
     def close(self) -> None:
-        """The pass is over: take the norms that were put off, all in one where they fit."""
-        kept, self.kept = self.kept, None
-        if not kept:
-            return
-        one = kept[0]
-        fit = len(kept) > 1 and all(h.shape == one.shape and h.device == one.device for h in kept)
-        self.table = norm(torch.stack(kept)) if fit else [norm(h) for h in kept]
+        """The pass is over."""
+        self.over = True
+        if self.waiting:
+            self.late.add(self)
 
     @property
     def sites(self) -> dict[Site, SiteRecord]:
         """What was done at each edited site, in the order in which a pass reaches them."""
-        self.close()
-        found, rows = dict(self.edited), iter(self.table)
-        for added, mask, size in self.added:
-            known = next(rows) if size is None else size
+        if self.waiting:
+            self.late.settle()
+        if self.waiting:  # the pass is under way
+            settle([self])
+        found = dict(self.edited)
+        for added, known, mask in self.added:
             record = SiteRecord(known, mask.to(known.device), added.norm, added.deeds)
             found.setdefault(added.site, record)  # one recomputed for the backward pass counts once
         return dict(sorted(found.items(), key=lambda entry: (entry[0].order, str(entry[0]))))
@@ -162,9 +167,3 @@ class PassRecord:
                 own = record.mask if mask is None else mask
                 found.append(Deed(edit, site, own, size.expand(own.shape)))
         return found
-
-
-def norm(tensor: Tensor) -> Tensor:
-    """‖·‖ over the last axis in fp32, outside any graph."""
-    plain = tensor.detach() if tensor.requires_grad else tensor
-    return torch.linalg.vector_norm(plain.float(), dim=-1)

@@ -26,10 +26,10 @@ def scored_prompt(lengths: Lengths | None, dials: Sequence[DialRow] | None = Non
         if dials is not None:
             raise PlanError("dials are those of generated rows; give their prompt_lengths too.")
         return None
-    found = torch.atleast_1d(torch.as_tensor(lengths, dtype=torch.long))
-    if found.ndim != 1 or not len(found) or int(found.min()) < 1:
+    found = torch.atleast_1d(torch.as_tensor(lengths))
+    if found.ndim != 1 or not len(found) or found.is_floating_point() or int(found.min()) < 1:
         raise PlanError(f"prompt_lengths {lengths}: give tokens per row, 1 or more each.")
-    prompt = Prompt(found)
+    prompt = Prompt(found.long())
     if dials is not None:
         if len(found) not in (1, len(dials)) or not dials:
             raise PlanError(

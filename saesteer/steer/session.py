@@ -225,31 +225,38 @@ class SiteHook:
     def __init__(self, session: Session, site: Site) -> None:
         self._session, self._site = session, site
         self._visits: list[tuple[Visitor, Visit]] = []
+        self._only: Visit | None = None
+        self._local = session._local
         point = session.model.layout.point(site)
         self._handle = install(point, self, prepend=True)
 
     def add(self, visitor: Visitor) -> None:
         """Let one more plan visit the site."""
-        self._visits.append((visitor, visitor.at(self._site)))
+        self._take([*self._visits, (visitor, visitor.at(self._site))])
 
     def drop(self, visitor: Visitor) -> bool:
         """Forget a plan; False when none is left and the hook is gone."""
-        self._visits = [visit for visit in self._visits if visit[0] is not visitor]
+        self._take([visit for visit in self._visits if visit[0] is not visitor])
         if not self._visits:
             self._handle.remove()
         return bool(self._visits)
+
+    def _take(self, visits: list[tuple[Visitor, Visit]]) -> None:
+        self._visits, self._only = visits, visits[0][1] if len(visits) == 1 else None
 
     def __call__(self, resid: Tensor) -> Tensor | None:
         """Show the activation to each plan in turn."""
         session = self._session
         if session._paused or not self._visits:
             return None
-        frame = session.frame
+        frame = getattr(self._local, "frame", None) or session.frame
         if resid.shape[:2] != frame.valid.shape:
             raise PlanError(
                 f"{self._site}: got shape {list(resid.shape)}, expected "
                 f"{list(frame.valid.shape)} and a width; this model's site has no rows to steer."
             )
+        if self._only is not None:
+            return self._only(resid, frame)
         current = resid
         for _, visit in self._visits:
             new = visit(current, frame)

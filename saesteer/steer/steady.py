@@ -6,15 +6,15 @@ and one norm for the trace. The choice of positions is made once per pass, and w
 every position, which is what decoding mostly is, nothing is masked either. Seeing that it does is
 free on the CPU only; elsewhere the host would wait for the device, so there it is never asked.
 
-Norms of small activations are taken together when the pass is over. A module's output that a hook
-has replaced is nobody's any more, so it can wait unchanged; an input is still its caller's, who may
+Norms of small activations are put off and taken many at a time. A module's output that a hook has
+replaced is nobody's any more, so it can wait unchanged; an input is still its caller's, who may
 write into it, so there the norm is taken at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor
@@ -22,11 +22,12 @@ from torch import Tensor
 from saesteer.models import Site
 from saesteer.steer.acts import Act, narrow
 from saesteer.steer.frame import Frame
-from saesteer.steer.records import Added, PassRecord, norm
+from saesteer.steer.late_norms import norm
+from saesteer.steer.records import Added, PassRecord
 from saesteer.steer.where import Where
 
 FEW = 2**16
-"""Numbers in an activation up to which it may be kept until the pass is over."""
+"""Numbers in an activation up to which it may wait."""
 
 
 class Cover(NamedTuple):
@@ -44,16 +45,28 @@ class Cover(NamedTuple):
         return Cover(mask, full=mask.device.type == "cpu" and bool(mask.all()))
 
 
+class Pass(Protocol):
+    """What a site needs of its plan's notes on a pass."""
+
+    record: PassRecord
+    covers: dict[int, Cover]
+
+    def cover(self, where: Where, frame: Frame) -> Cover:
+        """Where a choice of positions takes in the pass; asked once of each."""
+        ...
+
+
 @final
 class SteadySite:
     """The acts of one site, added up once per device.
 
     Args:
-        waits: whether an activation stays as it is after the hook, until the pass is over.
+        waits: whether an activation stays as it is after the hook.
     """
 
     def __init__(self, site: Site, acts: Sequence[Act], where: Where, *, waits: bool) -> None:
         self.site, self.where, self.waits = site, where, waits
+        self._key = id(where)
         self._acts = tuple(acts)
         self._sums: dict[torch.device, Added] = {}
 
@@ -63,20 +76,31 @@ class SteadySite:
         where = acts[0].edit.where
         return all(act.is_steady and act.edit.where == where for act in acts)
 
-    def steer(self, resid: Tensor, cover: Cover, record: PassRecord) -> Tensor:
-        """The activation with the vector added; positions outside the cover stay bit for bit."""
+    def visit(self, owner: object, resid: Tensor, frame: Frame) -> Tensor | None:
+        """The activation with the vector added; positions outside the cover stay bit for bit.
+
+        It runs at every site of every step, with nothing of it left in the processor's caches, so
+        each call in it costs ten times what it seems to.
+
+        Args:
+            owner: whose notes on the pass these are; nothing is done where it has none, as it was
+                attached while this pass was under way.
+        """
+        now: Pass | None = frame.memo.get(owner)
+        if now is None:
+            return None
         added = self._sums.get(resid.device) or self._place(resid.device)
-        kept = record.kept
-        if kept is not None:
-            wait = self.waits and resid.numel() <= FEW
-            if wait:
-                kept.append(resid.detach() if resid.requires_grad else resid)
-            record.added.append((added, cover.mask, None if wait else norm(resid)))
-        if resid.dtype == torch.float32:
-            new = resid + added.vector
-        else:
-            wide = resid.float()
-            new = narrow(wide + added.vector, wide, resid.dtype)
+        cover = now.covers.get(self._key) or now.cover(self.where, frame)
+        record = now.record
+        if not record.over:
+            plain = resid.detach() if resid.requires_grad else resid
+            if self.waits and plain.numel() <= FEW:
+                record.waiting.append((added, plain, cover.mask))
+            else:
+                record.added.append((added, norm(plain), cover.mask))
+        new = resid + added.vector  # in fp32, whatever the activation is in
+        if new.dtype != resid.dtype:
+            new = narrow(new, resid, resid.dtype)
         if cover.full:
             return new
         return torch.where(cover.mask.to(resid.device)[..., None], new, resid)

@@ -6,14 +6,11 @@ the other file under keys that the manifest names. No path is ever read from a m
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,13 +19,11 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from saesteer.errors import OutputError, PlanError, SaesteerError
-from saesteer.models import Model, Site
-from saesteer.saes.sae import SAE, FeatureSlice
-from saesteer.steer import feature_edits, intervention, schedule, where
+from saesteer.models import Model
 from saesteer.steer.checks import check_plan
-from saesteer.steer.control import Backtrack, Control, Refuse, Stop
+from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
-from saesteer.steer.gate import Always
+from saesteer.steer.kinds import check_type, is_kind, kind_of, made
 from saesteer.steer.prompts import PromptEdit
 from saesteer.steer.weights import WeightEdit
 
@@ -38,62 +33,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
 _ACTS = ("edits", "weight_edits", "controls", "prompt_edits")
-
-_OWN_MODULE = re.compile(r"saesteer(\.[a-z_]+)+")
-"""Modules that a manifest may cause to be imported: this package's own, and no others."""
-
-_KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        intervention.Add,
-        intervention.AddScaled,
-        intervention.ProjectOut,
-        intervention.Affine,
-        intervention.AffineEach,
-        feature_edits.Clamp,
-        feature_edits.Scale,
-        feature_edits.Ablate,
-        feature_edits.FeatureAdd,
-        feature_edits.FeatureShift,
-        feature_edits.Replace,
-        feature_edits.SaeStamp,
-        feature_edits.TopKReader,
-        where.PromptTokens,
-        where.Generated,
-        where.Last,
-        where.Everywhere,
-        where.First,
-        where.Positions,
-        where.Spans,
-        where.ChatRole,
-        schedule.Constant,
-        schedule.Decay,
-        schedule.Linear,
-        schedule.Dial,
-        Always,
-        Edit,
-        WeightEdit,
-        Stop,
-        Refuse,
-        Backtrack,
-        PromptEdit,
-        FeatureSlice,
-        SAE,
-        Site,
-    )
-}
-
-
-def register_kind(kind: type) -> type:
-    """Let plans hold values of a frozen dataclass defined elsewhere; usable as a decorator.
-
-    Raises:
-        PlanError: no dataclass, or a name that is taken.
-    """
-    if not dataclasses.is_dataclass(kind) or _KINDS.get(kind.__name__, kind) is not kind:
-        raise PlanError(f"{kind.__name__} can't be registered: no dataclass, or its name is taken.")
-    _KINDS[kind.__name__] = kind
-    return kind
+_HEAD = {"name": str, "strength": float, "stamp": dict, **dict.fromkeys(_ACTS, list)}
+"""Types of what a manifest holds at its top."""
 
 
 def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
@@ -111,9 +52,9 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
         "prompt_edits": [_pack(edit, tensors) for edit in plan.prompt_edits],
         "stamp": stamp_of(model) if model is not None else plan.stamp,
     }
-    if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
-        raise OutputError(f"{folder} exists and is no saved plan; choose another folder.")
     try:
+        if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
+            raise OutputError(f"{folder} exists and is no saved plan; choose another folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".plan-") as scratch:
             made = Path(scratch) / "plan"
@@ -133,6 +74,8 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
 
     body, tensors = _read(folder)
     try:
+        for key in body.keys() & _HEAD.keys():
+            check_type(body[key], _HEAD[key], key)
         acts = [_unpack(part, tensors) for kind in _ACTS for part in body.get(kind, ())]
         if not all(isinstance(act, Edit | WeightEdit | Control | PromptEdit) for act in acts):
             raise ValueError("it lists something that is no edit")
@@ -208,10 +151,9 @@ def _pack(value: Any, tensors: _Tensors) -> Any:
             return [_pack(part, tensors) for part in value]
         case dict():
             return {"kind": "json", "value": value}
-    name = type(value).__name__
-    if _KINDS.get(name) is not type(value):
+    if not is_kind(value):
         raise PlanError(
-            f"a {name} can't be saved in a plan; save what it was made from "
+            f"a {type(value).__name__} can't be saved in a plan; save what it was made from "
             "(a rule book's YAML), or register its kind."
         )
     packed = {
@@ -219,7 +161,8 @@ def _pack(value: Any, tensors: _Tensors) -> Any:
         for entry in dataclasses.fields(value)
         if entry.init
     }
-    return {"kind": name, "module": type(value).__module__, "fields": packed}
+    kind = type(value)
+    return {"kind": kind.__name__, "module": kind.__module__, "fields": packed}
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -231,22 +174,12 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
         case {"kind": "json", "value": dict(held)}:
             return held
         case {"kind": str(name), "fields": dict(packed)}:
-            kind = _kind(name, value.get("module"))
-            return kind(**{key: _unpack(part, tensors) for key, part in packed.items()})
+            kind = kind_of(name, value.get("module"))
+            return made(kind, {key: _unpack(part, tensors) for key, part in packed.items()})
         case dict():
             raise ValueError(f"unknown entry {sorted(value)}")
         case _:
             return value
-
-
-def _kind(name: str, module: Any) -> type:
-    """A registered kind; one of this package that is not there yet is registered by its module."""
-    if name not in _KINDS and isinstance(module, str) and _OWN_MODULE.fullmatch(module):
-        with contextlib.suppress(ModuleNotFoundError):
-            importlib.import_module(module)
-    if name not in _KINDS:
-        raise ValueError(f"unknown kind {name!r}")
-    return _KINDS[name]
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -18,6 +18,7 @@ from saesteer.errors import PlanError
 from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
 from saesteer.steer.gate import Explains, Proves, proving
+from saesteer.steer.late_norms import LateNorms
 from saesteer.steer.records import Deed, Event, PassRecord
 from saesteer.steer.schedule import DialRow
 
@@ -33,6 +34,7 @@ class Trace:
         events: what controls of decoding did, in order.
         dials: what each generated row's dials stood at, in order, for `Plan.on(dials=...)`; of
             plans that control decoding only.
+        late: norms of activations that nobody has asked for yet.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Trace:
         self.passes: list[PassRecord] = []
         self.events: list[Event] = []
         self.dials: list[DialRow] = []
+        self.late = LateNorms()
         self._decode = decode
 
     def clear(self) -> None:
         """Forget everything so far."""
+        self.late.settle()
         self.passes.clear()
         self.events.clear()
         self.dials.clear()

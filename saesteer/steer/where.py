@@ -7,6 +7,7 @@ when `special` is set, or when they are the very position that was asked for.
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,6 +99,15 @@ class First(Where):
 
     n: int = 1
 
+    def __post_init__(self) -> None:
+        """Check the number.
+
+        Raises:
+            PlanError: it is less than 1.
+        """
+        if self.n < 1:
+            raise PlanError(f"first({self.n}) chooses nothing; n must be 1 or more.")
+
     def _choose(self, frame: Frame) -> TokenMask:
         return self._plain(frame, frame.logical < self.n)
 
@@ -108,6 +118,18 @@ class Positions(Where):
     """Positions counted from the row's first real token, special ones included."""
 
     indices: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the positions.
+
+        Raises:
+            PlanError: none, or a negative one.
+        """
+        if not self.indices or min(self.indices) < 0:
+            raise PlanError(
+                f"positions({list(self.indices)}): give indices of 0 or more; "
+                "for the prompt's end use last() or generated()."
+            )
 
     def _choose(self, frame: Frame) -> TokenMask:
         chosen = torch.zeros_like(frame.valid)
@@ -124,6 +146,18 @@ class Spans(Where):
     text: str = ""
     nth: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check what is looked for.
+
+        Raises:
+            PlanError: no text, or `nth` below 0.
+        """
+        if not self.text or (self.nth is not None and self.nth < 0):
+            raise PlanError(
+                f"spans({self.text!r}, {self.nth}): give the text to look for, and nth of 0 or "
+                "more."
+            )
+
     def _choose(self, frame: Frame) -> TokenMask:
         return self._plain(frame, span_mask(frame, self.text, self.nth))
 
@@ -134,6 +168,15 @@ class ChatRole(Where):
     """The prompt's messages of one role, without what the template puts around them."""
 
     role: str = "user"
+
+    def __post_init__(self) -> None:
+        """Check the role.
+
+        Raises:
+            PlanError: another one.
+        """
+        if self.role not in ROLES:
+            raise PlanError(f"chat({self.role!r}): expected one of {', '.join(ROLES)}.")
 
     def _choose(self, frame: Frame) -> TokenMask:
         reader = frame.decode
@@ -178,8 +221,6 @@ def first(n: int, *, special: bool = False) -> Where:
     Raises:
         PlanError: n is less than 1.
     """
-    if n < 1:
-        raise PlanError(f"first({n}) chooses nothing; n must be 1 or more.")
     return First(special, n)
 
 
@@ -189,13 +230,7 @@ def positions(indices: Sequence[int]) -> Where:
     Raises:
         PlanError: none given, or a negative one.
     """
-    chosen = tuple(int(i) for i in indices)
-    if not chosen or min(chosen) < 0:
-        raise PlanError(
-            f"positions({list(indices)}): give indices of 0 or more; "
-            "for the prompt's end use last() or generated()."
-        )
-    return Positions(False, chosen)
+    return Positions(False, tuple(operator.index(i) for i in indices))
 
 
 def spans(text: str, nth: int | None = None, *, special: bool = False) -> Where:
@@ -207,8 +242,6 @@ def spans(text: str, nth: int | None = None, *, special: bool = False) -> Where:
     Raises:
         PlanError: the text is empty, or `nth` below 0.
     """
-    if not text or (nth is not None and nth < 0):
-        raise PlanError(f"spans({text!r}, {nth}): give the text to look for, and nth of 0 or more.")
     return Spans(special, text, nth)
 
 
@@ -218,6 +251,4 @@ def chat(role: str, *, special: bool = False) -> Where:
     Raises:
         PlanError: another role.
     """
-    if role not in ROLES:
-        raise PlanError(f"chat({role!r}): expected one of {', '.join(ROLES)}.")
     return ChatRole(special, role)

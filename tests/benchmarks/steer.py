@@ -21,6 +21,7 @@ from typing import Any
 
 import rivals
 import torch
+from memory import memory_rows
 from timing import Progress, spread
 from torch import Tensor
 
@@ -57,8 +58,10 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return {
         "rows": rows,
         "left_out": left_out,
+        "memory": memory(args),
         "setting": {
             "overhead": "fraction of an unsteered step; medians of parts, then over the parts",
+            "memory": "share of the model's own, at its peak while decoding and while attached",
             "steps": args.steps,
             "clock": args.clock,
             "parts": N_PARTS,
@@ -107,8 +110,8 @@ def contenders(
     model = load_model(args.model, device="cpu", dtype=dtype)
     sae, clock = load_sae(SAE_NAME), CLOCKS[args.clock]
     found = {name: stepper(twin(model), batch, clock, stack) for name in ("unsteered", "a/a")}
-    for name, plan in plans(sae).items():
-        found[name] = stepper(twin(model), batch, clock, stack, plan)
+    for name, make in plans(sae).items():
+        found[name] = stepper(twin(model), batch, clock, stack, make())
     for name, put in rival_hooks(sae).items():
         if args.against == "none":
             left_out[name] = "--against none"
@@ -123,16 +126,22 @@ def contenders(
     return found
 
 
-def plans(sae: SAE) -> dict[str, ss.Plan]:
-    """Our contenders; vectors are small against ‖h‖ of some 130, so that texts stay texts."""
+def plans(sae: SAE) -> dict[str, Callable[[], ss.Plan]]:
+    """What makes our contenders; vectors are small against ‖h‖ of some 130: texts stay texts."""
     vectors = directions()
     full = replace(sae, activation="topk", k=TOP_K)
     return {
-        "add-1": ss.Plan(ss.add(f"resid_post.{LAYERS[0]}", vectors[LAYERS[0]])),
-        "add-16": ss.Plan(*(ss.add(f"resid_post.{i}", v) for i, v in vectors.items())),
-        "clamp-64-rules-20": rule_book().plan(sae),
-        "full-encode": ss.Plan(ss.clamp(full, 7, 2.0)),
+        "add-1": lambda: ss.Plan(ss.add(f"resid_post.{LAYERS[0]}", vectors[LAYERS[0]])),
+        "add-16": lambda: ss.Plan(*(ss.add(f"resid_post.{i}", v) for i, v in vectors.items())),
+        "clamp-64-rules-20": lambda: rule_book().plan(sae),
+        "full-encode": lambda: ss.Plan(ss.clamp(full, 7, 2.0)),
     }
+
+
+def memory(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What each of our plans adds to the model's memory, one row in fp32."""
+    model, sae = load_model(args.model, device="cpu", dtype="float32"), load_sae(SAE_NAME)
+    return memory_rows(model, PROMPT, plans(sae))
 
 
 def directions() -> dict[int, Tensor]:

@@ -71,6 +71,9 @@ def test_steering_a_decoding_step(tmp_path, real_model):
         overhead = row["overhead"]
         assert -1 < overhead["min"] <= overhead["median"] <= overhead["max"]
     assert set(result["left_out"]) >= {"repeng", "steering-vectors", "encode-decode"}
+    added = {row["name"]: row for row in result["memory"]}
+    vectors = 16 * 576 * 4 / 538e6  # of which each is held at least once
+    assert vectors < added["add-16"]["held"] <= added["add-16"]["peak"] < 0.01
 
 
 @pytest.mark.full

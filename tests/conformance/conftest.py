@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from law_record import VARIABLE, LawRecord
 from laws import clamp_plan, latch_plan
+from refusals import Place
 
 from saesteer.models import Model
 from saesteer.steer import Plan
@@ -31,3 +32,10 @@ def plan_for(request: pytest.FixtureRequest, tiny_sae: Any) -> Callable[[Model],
         return clamp_plan(model, tiny_sae(model, "resid_post.2"))
 
     return make
+
+
+@pytest.fixture
+def place(tiny_model: Any, tiny_sae: Any, tmp_path: Path) -> Place:
+    """A tiny Llama, an SAE of it and a folder, for bad input."""
+    model = tiny_model("llama")
+    return Place(model, tiny_sae(model, "resid_post.2"), tmp_path)

@@ -140,3 +140,20 @@ def fresh(model: Model) -> Model:
     copied = Model(hf, model.tokenizer, model.name, layout_of(hf))
     hf.__dict__["_saesteer_model"] = copied
     return copied
+
+
+def hooks(model: Model) -> list[tuple[str, list[int]]]:
+    """Every hook of every module, by identity, in order."""
+    found = []
+    for name, module in model.hf.named_modules():
+        for kind in ("_forward_hooks", "_forward_pre_hooks"):
+            found.append((name + kind, [id(fn) for fn in getattr(module, kind).values()]))
+    return found
+
+
+def state(model: Model) -> tuple[Any, ...]:
+    """What a plan or a fit might leave behind on a model."""
+    flags = [
+        (m.training, [p.requires_grad for p in m.parameters(False)]) for m in model.hf.modules()
+    ]
+    return hooks(model), sorted(model.hf.__dict__), list(model.prompt_edits), flags

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import ARCHES, PROMPTS, clamp_plan, direction, fresh, generate, same
+from laws import ARCHES, PROMPTS, clamp_plan, direction, fresh, generate, same, state
 
 from saesteer import steer
 from saesteer.errors import PlanError
@@ -24,19 +24,6 @@ def model(request: pytest.FixtureRequest, tiny_model: Any) -> Model:
 
 def adding(model: Model, seed: int = 1, size: float = 8.0, site: str = "resid_post.2") -> Plan:
     return Plan(steer.add(site, size * direction(model, seed, site)))
-
-
-def hooks(model: Model) -> list[tuple[str, list[int]]]:
-    """Every hook of every module, by identity, in order."""
-    found = []
-    for name, module in model.hf.named_modules():
-        for kind in ("_forward_hooks", "_forward_pre_hooks"):
-            found.append((name + kind, [id(fn) for fn in getattr(module, kind).values()]))
-    return found
-
-
-def state(model: Model) -> tuple[Any, ...]:
-    return hooks(model), sorted(model.hf.__dict__), list(model.prompt_edits)
 
 
 def test_strength_zero_is_the_plain_model_bit_for_bit(model: Model, tiny_sae: Any) -> None:

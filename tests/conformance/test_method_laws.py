@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from laws import PROMPTS, Run, generate, same
+from laws import PROMPTS, Run, generate, same, state
 from method_cases import CASES, FAST_ARCHES, fitted, grid
 from torch import Tensor
 
@@ -98,15 +98,15 @@ def test_no_strength_is_no_plan_bit_for_bit(case: Case) -> None:
 
 
 def test_nothing_stays_after_an_exception(case: Case) -> None:
-    before = hooks(case.model)
+    before = state(case.model)
 
     def fail(_ids: Any, _scores: Any) -> Any:
-        assert hooks(case.model) != before
+        assert state(case.model) != before
         raise KeyError
 
     with pytest.raises(KeyError), case.plan.on(case.model):
         generate(case.model, PROMPTS, new=NEW, logits_processor=[fail])
-    assert hooks(case.model) == before
+    assert state(case.model) == before
     same(case.plain, generate(case.model, PROMPTS, new=NEW), tolerance=0)
 
 
@@ -147,9 +147,3 @@ def alike(a: Any, b: Any) -> bool:
         names = [field.name for field in fields(a) if field.init]
         return type(a) is type(b) and all(alike(getattr(a, n), getattr(b, n)) for n in names)
     return a == b
-
-
-def hooks(model: Model) -> list[int]:
-    """Hooks on every module, and the names on the model itself."""
-    counts = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.hf.modules()]
-    return [*counts, len(model.hf.__dict__)]

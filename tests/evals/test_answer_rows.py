@@ -32,6 +32,16 @@ def test_a_word_that_only_begins_like_the_answer_is_wrong(said):
 
 
 @pytest.mark.parametrize(
+    ("said", "answer", "right"),
+    [("No", "No", True), ("no", "No", True), ("No", "Not", False), ("A", "A", True),
+     ("N", "No", False), ("Not", "No", False), ("", "No", False)],
+)  # fmt: skip
+def test_an_answer_of_two_letters_can_be_right(said, answer, right):
+    asked = Question("q", "A b.", "A b?", ("Yes", answer), answer)
+    assert Answered(asked, said, answer).right == right
+
+
+@pytest.mark.parametrize(
     ("said", "verdict", "parted"),
     [("Tru", "True", False), ("rue", "True", True), ("T", "True", True), ("x", None, False)],
 )

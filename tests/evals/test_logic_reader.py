@@ -13,6 +13,7 @@ from saesteer.evals.logic_reader import (
     LabelledReading,
     Link,
     ReadText,
+    _named,
     fit_reader,
     random_sae,
     sum_mentions,
@@ -52,7 +53,7 @@ def text(seed: int, n: int = 8) -> LabelledReading:
         roles.append(tuple(kinds))
         pairs.append((f"{seed}-{one}", f"{seed}-{two}"))
     return LabelledReading(
-        ReadText(torch.stack(rows), tuple(sentences)), tuple(roles), tuple(pairs)
+        ReadText((torch.stack(rows),), tuple(sentences)), tuple(roles), tuple(pairs)
     )
 
 
@@ -81,22 +82,22 @@ def trained():
 
 @pytest.mark.parametrize("space", ["sae", "dense"])
 def test_statements_about_names_never_seen_are_read_back(trained, space):
-    reader = fit_reader(trained, SITE, planted_sae() if space == "sae" else None)
+    reader = fit_reader(trained, SITE, (planted_sae(),) if space == "sae" else ())
     for seed in range(100, 106):
         fresh = text(seed)
         assert spelled(reader.read(fresh.text), fresh) == truth(fresh)
 
 
 def test_shuffled_activations_say_something_else(trained):
-    reader = fit_reader(trained, SITE, planted_sae())
+    reader = fit_reader(trained, SITE, (planted_sae(),))
     fresh = text(100)
     moved = shuffled(fresh.text, 0)
-    assert torch.equal(moved.resid.sort(0).values, fresh.text.resid.sort(0).values)
+    assert torch.equal(moved.resid[0].sort(0).values, fresh.text.resid[0].sort(0).values)
     assert reader.read(moved) != reader.read(fresh.text)
 
 
 def test_a_sentence_without_a_relation_is_not_read(trained):
-    reader = fit_reader(trained, SITE, planted_sae())
+    reader = fit_reader(trained, SITE, (planted_sae(),))
     fresh = text(100)
     first = fresh.text.sentences[0]
     cut = replace(fresh.text, sentences=(first[:2], *fresh.text.sentences[1:]))
@@ -110,19 +111,54 @@ def test_a_role_that_never_occurs_can_not_be_fitted(trained):
         for t in trained
     ]
     with pytest.raises(ContrastError, match="one label"):
-        fit_reader(bare, SITE, planted_sae())
+        fit_reader(bare, SITE, (planted_sae(),))
 
 
 def test_a_mention_is_the_sum_of_its_tokens():
     rows = torch.eye(WIDTH)[:4] * 3
-    for sae in (None, planted_sae()):
-        found = sum_mentions(rows, [[0, 2], [1]], sae)
+    for saes in ((), (planted_sae(),)):
+        found = sum_mentions([rows], [[0, 2], [1]], saes)
         assert torch.equal(found, torch.stack([rows[0] + rows[2], rows[1]]))
+
+
+def test_mentions_of_several_sites_stand_side_by_side():
+    early, late = torch.eye(WIDTH)[:3] * 3, torch.eye(WIDTH)[5:8] * 3
+    for saes in ((), (planted_sae(), planted_sae())):
+        found = sum_mentions([late, early], [[0], [1, 2]], saes)
+        assert torch.equal(found[:, :WIDTH], torch.stack([late[0], late[1] + late[2]]))
+        assert torch.equal(found[:, WIDTH:], torch.stack([early[0], early[1] + early[2]]))
+
+
+def test_names_that_one_site_can_not_tell_apart_are_told_by_another(trained):
+    def blurred(labelled):
+        """Roles stay at the first site, names move to a second one."""
+        (rows,) = labelled.text.resid
+        roles, names = rows.clone(), rows.clone()
+        roles[:, 4:], names[:, :4] = rows[:, 4:].mean(1, keepdim=True), 0
+        return replace(labelled, text=replace(labelled.text, resid=(roles, names)))
+
+    reader = fit_reader([blurred(t) for t in trained], SITE, (planted_sae(), planted_sae()))
+    fresh = blurred(text(100))
+    assert spelled(reader.read(fresh.text), fresh) == truth(fresh)
+
+
+def test_without_fillers_names_are_read_the_same(trained):
+    labelled = trained[0]
+    bare = labelled.without_fillers()
+    assert len(bare.text.resid[0]) < len(labelled.text.resid[0])
+    for one, other in zip(_mentions(labelled), _mentions(bare), strict=True):
+        assert torch.equal(one, other)
+
+
+def _mentions(labelled):
+    named = _named(labelled, ())
+    assert named.names == tuple(name for pair in labelled.names for name in pair)
+    return named.mentions.dense(WIDTH)
 
 
 def test_a_random_sae_fires_as_often_and_is_of_other_directions(trained):
     sae = planted_sae()
-    resid = torch.cat([t.text.resid for t in trained])
+    resid = torch.cat([t.text.resid[0] for t in trained])
     other = random_sae(sae, resid)
     share, expected = ((s.encode(resid) > 0).float().mean() for s in (other, sae))
     assert share == pytest.approx(expected, rel=0.25)

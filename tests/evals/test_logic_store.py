@@ -11,38 +11,39 @@ from saesteer.saes import SAE
 from .test_logic_reader import SITE, planted_sae, text
 
 
-def readers() -> tuple[dict[str, StatementReader], SAE]:
-    sae, texts = planted_sae(), [text(seed) for seed in range(12)]
-    other = random_sae(sae, texts[0].text.resid)
-    spaces = {"activation-reasoning": sae, "random-sae": other, "dense-probe": None}
-    return {name: fit_reader(texts, SITE, space) for name, space in spaces.items()}, sae
+def readers() -> tuple[dict[str, StatementReader], tuple[SAE, ...]]:
+    saes, texts = (planted_sae(),), [text(seed) for seed in range(12)]
+    other = (random_sae(saes[0], texts[0].text.resid[0]),)
+    spaces = {"activation-reasoning": saes, "random-sae": other, "dense-probe": ()}
+    return {name: fit_reader(texts, SITE, space) for name, space in spaces.items()}, saes
 
 
 def test_kept_readers_read_the_same(tmp_path: Path):
-    made, sae = readers()
-    save_readers(made, tmp_path / "kept", sae)
-    again = load_readers(tmp_path / "kept", sae)
+    made, saes = readers()
+    save_readers(made, tmp_path / "kept", saes)
+    again = load_readers(tmp_path / "kept", saes)
     assert list(again) == list(made)
-    assert again["activation-reasoning"].sae is sae
+    assert again["activation-reasoning"].saes is saes
+    assert again["dense-probe"].saes == ()
     for name, reader in made.items():
         for seed in (40, 41, 42):
             assert again[name].read(text(seed).text) == reader.read(text(seed).text)
 
 
 def test_a_second_run_does_not_fit_and_a_damaged_folder_is_fitted_again(tmp_path: Path):
-    made, sae = readers()
+    made, saes = readers()
     fits = []
 
     def fit() -> dict[str, StatementReader]:
         fits.append(1)
         return made
 
-    folder = readers_folder(tmp_path, sae, n_fit=12, seed=0)
-    load_or_fit(folder, sae, fit)
-    load_or_fit(folder, sae, fit)
+    folder = readers_folder(tmp_path, saes, n_fit=12, seed=0)
+    load_or_fit(folder, saes, fit)
+    load_or_fit(folder, saes, fit)
     assert len(fits) == 1
     (folder / "tensors.safetensors").write_bytes(b"no tensors")
-    load_or_fit(folder, sae, fit)
+    load_or_fit(folder, saes, fit)
     assert len(fits) == 2
 
 
@@ -52,8 +53,8 @@ def test_other_settings_or_another_sae_have_another_folder(tmp_path: Path):
     sae = planted_sae()
     other = replace(sae, w_enc=sae.w_enc * 2)
     folders = {
-        readers_folder(tmp_path, one, n_fit=n, seed=seed)
+        readers_folder(tmp_path, (one,), n_fit=n, seed=seed)
         for one, n, seed in ((sae, 1, 0), (sae, 2, 0), (sae, 1, 1), (other, 1, 0))
     }
     assert len(folders) == 4
-    assert readers_folder(tmp_path, planted_sae(), n_fit=1, seed=0) in folders
+    assert readers_folder(tmp_path, (planted_sae(),), n_fit=1, seed=0) in folders

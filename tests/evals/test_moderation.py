@@ -66,7 +66,7 @@ def share_right(reader) -> float:
     pairs, resid = planted(60, 5000)
     task = ModerationReader((reader,), {})
     found = [
-        task.conclude(ReadText(r, SPANS), p.question("x"))
+        task.conclude(ReadText((r,), SPANS), p.question("x"))
         for p, r in zip(pairs, resid, strict=True)
     ]
     assert all(one.proof is not None for one in found)
@@ -88,10 +88,10 @@ def test_scores_are_the_mean_over_the_spans_tokens(pooled):
     reader = fit_pair_reader(rows, SITE, sae)
     resid = activations(True, 9)
     turned = torch.cat([resid[:3].flip(0), resid[3:].flip(0)])
-    assert reader.facts(ReadText(resid, SPANS)) == reader.facts(ReadText(turned, SPANS))
+    assert reader.facts(ReadText((resid,), SPANS)) == reader.facts(ReadText((turned,), SPANS))
     calm = activations(False, 9)
     calm[:, :2] = 0
-    assert reader.facts(ReadText(calm, SPANS)) == set()
+    assert reader.facts(ReadText((calm,), SPANS)) == set()
 
 
 def test_a_doubtful_reply_is_unsafe_only_where_the_request_asks_for_harm():

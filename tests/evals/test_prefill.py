@@ -42,11 +42,14 @@ def test_cached_answers_equal_generated_ones(tiny_model, arch):
 
 def test_rows_are_the_prompts_activations_without_padding_and_last_token(tiny_model):
     model = tiny_model("llama")
-    rows = prefill(model, PROMPTS, SITE).rows()
+    sites = [SITE, Site.parse("resid_post.0")]
+    rows = prefill(model, PROMPTS, *sites).rows()
     for prompt, row in zip(PROMPTS, rows, strict=True):
-        alone = record(model, model.tokenize(prompt), [SITE])[SITE][0, :-1]
-        assert row.shape == alone.shape
-        torch.testing.assert_close(row, alone, rtol=1e-3, atol=1e-3)
+        alone = record(model, model.tokenize(prompt), sites)
+        for site, found in zip(sites, row, strict=True):
+            expected = alone[site][0, :-1]
+            assert found.shape == expected.shape
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_token_positions_overlap_their_spans(tiny_model):

@@ -60,7 +60,7 @@ def asked(country: str) -> Question:
 
 
 def read(country: str, seed: int) -> ReadText:
-    return ReadText(train(FLAGS[country], seed).resid, SENTENCES)
+    return ReadText((train(FLAGS[country], seed).resid,), SENTENCES)
 
 
 def test_every_flag_is_read_and_proved_from_its_wagons(reader):
@@ -71,9 +71,9 @@ def test_every_flag_is_read_and_proved_from_its_wagons(reader):
 
 
 def test_an_outlier_that_scores_higher_than_any_wagon_is_not_taken_for_one(reader):
-    resid = read("Italy", 1).resid
+    (resid,) = read("Italy", 1).resid
     resid[0] = 100 * torch.ones(WIDTH)
-    text = ReadText(resid, ((0,), *SENTENCES))
+    text = ReadText((resid,), ((0,), *SENTENCES))
     assert reader.conclude(text, asked("Italy")).word == "Italy"
 
 
@@ -87,12 +87,12 @@ def test_at_other_positions_the_same_activations_say_nothing(reader):
 
 
 def test_fewer_than_three_sentences_give_no_verdict(reader):
-    resid = read("Italy", 1).resid
+    (resid,) = read("Italy", 1).resid
     assert (
-        reader.conclude(ReadText(resid, SENTENCES[:2] + SENTENCES[-1:]), asked("Italy")).word
+        reader.conclude(ReadText((resid,), SENTENCES[:2] + SENTENCES[-1:]), asked("Italy")).word
         is None
     )
-    beyond = ReadText(resid, ((1, 2, 3), (4, 99), (), (200,)))
+    beyond = ReadText((resid,), ((1, 2, 3), (4, 99), (), (200,)))
     assert reader.conclude(beyond, asked("Italy")).word is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import FrozenInstanceError, is_dataclass, replace
-from inspect import isabstract
+from inspect import getsourcefile, isabstract
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,11 @@ def method(name: str, tiny_sae: Callable[..., SAE], model: Model) -> Method:
 def test_the_list_of_methods_is_whole() -> None:
     found = {kind.__name__ for kind in kinds(Method) if not isabstract(kind)}
     assert found == set(NAMES)
+
+
+def test_a_method_is_one_short_file(name: str) -> None:
+    file = Path(str(getsourcefile(METHODS[name])))
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_methods_are_frozen_values(method: Method) -> None:

@@ -11,7 +11,8 @@ from saesteer.errors import FeatureError
 from saesteer.features import find_features
 from saesteer.features.find import latent_stats
 from saesteer.methods import FeatureSteering, RandomFeature
-from saesteer.methods.feature_steering import CLAMP_MULTIPLE, unit_sum
+from saesteer.methods.directions import unit_sum
+from saesteer.methods.feature_steering import CLAMP_MULTIPLE
 from saesteer.models import Model, Site, record
 from saesteer.saes import SAE
 from saesteer.steer import Plan

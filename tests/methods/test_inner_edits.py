@@ -17,12 +17,13 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError, ContrastError, PlanError, SiteError
 from saesteer.features import pooled_activations
 from saesteer.methods import BindingIDs, CommandV, RefusalCliff, ToxificationReversal, WorldModel
-from saesteer.methods.command_v import Pasted, converter
+from saesteer.methods.command_v import converter
 from saesteer.methods.directions import logistic_direction, read_sides
 from saesteer.methods.refusal_cliff import contributions
-from saesteer.methods.toxification_reversal import Reversal
 from saesteer.models import Model, Site, record
 from saesteer.steer import Plan, PromptCondition
+from saesteer.steer.pasted import Pasted
+from saesteer.steer.reversal import Reversal
 
 SITE = Site.parse("resid_post.2")
 D_HEAD = 8

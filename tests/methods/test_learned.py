@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     learner = LoReFT(n_steps=5).learner(model, letters)
     with torch.no_grad():
         next(learner.fitting.parameters()).fill_(float("nan"))
-    with pytest.raises(DataError, match=r"LoReFT: the loss is nan at step 0; lower lr"):
+    with pytest.raises(DataError, match=r"LoReFT: the loss is nan at step 0; check the model"):
         learner.step(learner.turn())
     assert all(p.requires_grad for p in model.hf.parameters())
     assert not any(m._forward_hooks for m in model.hf.modules())

@@ -16,8 +16,8 @@ from saesteer.features.separation import auroc
 from saesteer.methods import Controller, LinEAS, LoReFT, RandomDirection, ReFTr1, RePS
 from saesteer.methods.learned import shrunk
 from saesteer.methods.learning_edits import TakeOut, TopKAdd
-from saesteer.methods.linear_act import wasserstein
 from saesteer.methods.scoring import log_likelihood, teacher_forced
+from saesteer.methods.transport import wasserstein
 from saesteer.models import Model, Site
 from saesteer.steer import Plan, generated
 from saesteer.steer.norms import typical_norm

@@ -15,7 +15,7 @@ from saesteer.features import find_features
 from saesteer.features.lens import lens_weights
 from saesteer.features.output_score import AMPLIFY, LENS_TOKENS, output_scores, score_of
 from saesteer.methods import OutputScore
-from saesteer.methods.feature_steering import unit_sum
+from saesteer.methods.directions import unit_sum
 from saesteer.models import Model, install, record
 from saesteer.saes import SAE
 

@@ -13,12 +13,13 @@ from torch.nn import functional
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError, SiteError
 from saesteer.features import pooled_activations
+from saesteer.features.readouts import prompt_projections
 from saesteer.methods import GACT, BroadSkills, PersonaVectors, difference_in_means
 from saesteer.methods.directions import read_sides, separation
-from saesteer.methods.g_act import AddChosen, cluster_probe
-from saesteer.methods.persona_vectors import prompt_projections
+from saesteer.methods.g_act import cluster_probe
 from saesteer.models import Model, Site, record
 from saesteer.steer import Plan
+from saesteer.steer.chosen import AddChosen
 
 SITE = Site.parse("resid_post.1")
 TRAIT = PersonaVectors(
@@ -166,7 +167,7 @@ def test_bad_behaviours_are_refused(model: Model, letters: Contrast) -> None:
         ({"layers": [1, 2]}, "2 layers for 1 behaviours"),
         ({"strengths": [1, 2]}, "2 strengths for 1 behaviours"),
         ({"others": [other()], "layers": [1, 1]}, r"layers \[1, 1\] has one twice"),
-        ({"others": [other()] * 3}, "4 behaviours, but tiny-llama has 3 layers"),
+        ({"others": [other()] * 3}, "4 behaviours for 3 layers of tiny-llama"),
     ):
         with pytest.raises(ConfigError, match=message):
             BroadSkills(**settings).fit(model, letters)

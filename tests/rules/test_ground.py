@@ -119,6 +119,18 @@ def test_comparisons_closed_paths_and_strengths() -> None:
     assert "grave" not in book.closure({"strength(pain,700)"})
 
 
+def test_an_atom_and_its_contrary_both_hold_and_raise_an_alarm() -> None:
+    book = RuleBook.parse("p(X) :- q(X). -p(X) :- r(X), not s. -r(k).")
+    assert book.closure({"q(a)", "r(a)"}) == {"q(a)", "r(a)", "p(a)", "-p(a)", "-r(k)"}
+    logic = compile_any(book.program, [Atom.parse("q(a)"), Atom.parse("r(a)")])
+    mask = torch.zeros(1, 2, len(logic.atoms), dtype=torch.bool)
+    mask[0, 1, :2] = True
+    _, alarms = logic.settle(mask)
+    raised = [str(logic.watched[i]) for i in alarms[0, 1].nonzero().flatten().tolist()]
+    assert raised == [":- p(X0), -p(X0)."]
+    assert not alarms[0, 0].any()
+
+
 def test_why_not_names_the_comparison_that_failed() -> None:
     program = parse("grave :- strength(pain,S), S > 700.\nok(X) :- a(X,Y), not b(Y).")
     came = closure(program, map(Atom.parse, ["strength(pain,650)", "a(k,m)", "b(m)"]))

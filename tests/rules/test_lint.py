@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from saesteer.rules.lint import lint
 from saesteer.rules.syntax import Atom, parse
+
+
+def test_what_is_open_may_be_false_without_a_rule_for_it() -> None:
+    program = replace(parse("act :- -a, b."), open=(Atom("a"),))
+    assert not [line for line in lint(program, ["a", "b"], [Atom("act")]) if "never" in line]
 
 
 @pytest.mark.parametrize(

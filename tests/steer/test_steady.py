@@ -104,13 +104,13 @@ def test_only_outputs_wait_for_the_end_of_the_pass(tiny_model: Any) -> None:
     assert waits == {"resid_post.0": True, "head_out.1": False, "resid_post.1": True}
 
 
-def test_nothing_is_kept_of_a_pass_that_is_over(tiny_model: Any) -> None:
+def test_no_activation_is_kept_once_its_norm_is_known(tiny_model: Any) -> None:
     model = tiny_model("llama")
     with _plan(steer.all()).on(model) as trace, torch.no_grad():
         model.hf(**_batch())
     (record,) = trace.passes
-    assert record.kept is None
-    assert len(record.table) == 2
+    assert len(record.norms) == 3
+    assert not record.waiting
 
 
 def test_a_few_tokens_without_special_ones_are_not_looked_up() -> None:

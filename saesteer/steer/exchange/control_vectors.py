@@ -71,7 +71,8 @@ def _text(reader: Any, key: str) -> str:
 def _block(name: str) -> Site | None:
     """The site of `direction.N`; None for a tensor of another name."""
     kind, _, layer = name.partition(".")
-    return Site(int(layer), "resid_post") if kind == "direction" and layer.isdigit() else None
+    numbered = kind == "direction" and layer.isdecimal() and str(int(layer)) == layer
+    return Site(int(layer), "resid_post") if numbered else None
 
 
 def _tensor(tensor: Any, path: Path) -> torch.Tensor:

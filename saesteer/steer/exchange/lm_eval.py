@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from saesteer.axes import Vector
 from saesteer.errors import PlanError
 from saesteer.models import Model, Site
 from saesteer.saes import SAE, load_sae
 from saesteer.steer.edit import Edit
-from saesteer.steer.exchange.vectors import constant_vectors
+from saesteer.steer.exchange.vectors import constant_vectors, one_vector
 from saesteer.steer.feature_edits import FeatureAdd
 from saesteer.steer.intervention import Intervention, add
 from saesteer.steer.low_rank import low_rank
@@ -31,6 +31,7 @@ COLUMNS = (
     *("loader", "action", "sparse_model", "hookpoint", "feature_index"),
     *("steering_coefficient", "head_index", "sae_id", "description"),
 )
+_NEEDED = {"sparse_model", "feature_index", "steering_coefficient"}
 _MODULE = re.compile(r"(?:layers|h)\.(\d+)(?:\.(mlp|self_attn|attention|attn))?")
 _PARTS = {None: "resid_post", "mlp": "mlp_out"}
 
@@ -50,8 +51,10 @@ def read_csv(path: Path, _site: Site | None) -> Plan:
         raise PlanError(f"{path} can't be read as CSV: {error}") from error
     for number, row in enumerate(rows, 2):
         who = f"{path} line {number}"
-        if missing := {"sparse_model", "feature_index", "steering_coefficient"} - set(row):
+        if missing := _NEEDED - {key for key, cell in row.items() if cell is not None}:
             raise PlanError(f"{who}: columns {sorted(missing)} are missing.")
+        if None in row:
+            raise PlanError(f"{who}: it has more cells than the table has columns.")
         edits.append(_edit(_from_sae(row, who), who))
     if not edits:
         raise PlanError(f"{path} has no rows.")
@@ -67,8 +70,6 @@ def plan_of(held: Mapping[Any, Any], path: Path) -> Plan:
     edits = []
     for module, told in held.items():
         who = f"{path}: {module}"
-        if not isinstance(told.get("steering_vector"), Tensor):
-            raise PlanError(f"{who}: steering_vector is no tensor.")
         edits.append(_edit({**told, "site": site_of(str(module))}, who))
     return Plan(*edits, name=path.stem)
 
@@ -140,23 +141,33 @@ def module_of(site: Site, model: Model | None) -> str:
 def _edit(told: Mapping[str, Any], who: str) -> Edit:
     if told.get("head_index") not in (None, ""):
         raise PlanError(f"{who}: head_index is set; single heads of its kind are no sites here.")
-    site, vector = told["site"], told["steering_vector"].float()
+    site, vector = told["site"], one_vector(told.get("steering_vector"), f"{who}: steering_vector")
+    given = told.get("steering_coefficient")
     try:
-        coefficient = float(told.get("steering_coefficient") or 1.0)
-    except (TypeError, ValueError):
-        raise PlanError(f"{who}: steering_coefficient is no number.") from None
+        coefficient = 1.0 if given in (None, "") else float(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise PlanError(f"{who}: steering_coefficient is {given!s:.40}, no number.") from None
     match told.get("action") or "add":
         case "add":
             act: Intervention = add(site, vector * coefficient)
         case "clamp":
             unit = vector / vector.norm()
-            bias = told.get("bias")
-            offset = 0.0 if bias is None else float(unit @ bias.float())
+            offset = float(unit @ _bias(told.get("bias"), vector, who))
             held = torch.tensor([coefficient + offset])
             act = low_rank(site, -unit[None], held, unit[None])
         case other:
             raise PlanError(f"{who}: action {other!r}, expected add or clamp.")
     return Edit(act, where=all(special=True))
+
+
+def _bias(given: Any, vector: Vector, who: str) -> Vector:
+    """Where a clamp measures from: zeros where a file does not say."""
+    if given is None:
+        return torch.zeros_like(vector)
+    bias = one_vector(given, f"{who}: bias")
+    if bias.shape != vector.shape:
+        raise PlanError(f"{who}: bias has width {len(bias)}, its steering_vector {len(vector)}.")
+    return bias
 
 
 def _from_sae(row: Mapping[str, str], who: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def read(path: Path, site: Site | None) -> Plan:
             return _single(vector, path, site)
         case {"layer_activations": dict(vectors), **rest}:
             return _by_layer(vectors, str(rest.get("layer_type", "decoder_block")), path)
-        case dict(held) if held and all(isinstance(key, int) for key in held):
+        case dict(held) if held and all(type(key) is int for key in held):
             return _by_layer(held, "decoder_block", path)
         case dict(held) if held and all(isinstance(v, Mapping) for v in held.values()):
             return lm_eval.plan_of(held, path)
@@ -71,12 +71,15 @@ def _load(path: Path) -> Any:
         raise PlanError(f"{path} has entries outside its own folder; it was not opened.")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
+        tensors = list(_tensors(held))
     except Exception as error:  # torch and its unpickler raise many kinds
         raise PlanError(
             f"{path} can't be read as tensors alone, and nothing else is loaded: "
             f"{_first_line(error)} Of steering-vectors' objects, save vector.layer_activations."
         ) from error
-    if any(t.numel() * t.element_size() > size for t in _tensors(held)):
+    if any(t.is_meta or t.layout != torch.strided for t in tensors):
+        raise PlanError(f"{path} has a tensor that is sparse or holds no values; it was not used.")
+    if any(t.numel() * t.element_size() > size for t in tensors):
         raise PlanError(f"{path} has a tensor larger than the file; it was not used.")
     return held
 

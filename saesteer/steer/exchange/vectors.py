@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,15 +58,22 @@ def added_everywhere(
     """
     if not vectors:
         raise PlanError(f"{who} holds no vectors.")
-    acts = []
+    acts, where = [], where or all(special=True)
     for site, vector in vectors.items():
-        if vector.ndim != 1 or not vector.is_floating_point():
-            raise PlanError(
-                f"{who}: {site} has {vector.dtype} of shape {list(vector.shape)}, "
-                "expected one vector of floats."
-            )
-        acts.append(Edit(Add(site, finite(vector, who)), where=where or all(special=True)))
+        acts.append(Edit(Add(site, one_vector(vector, f"{who}: {site}")), where=where))
     return Plan(*acts, name=name)
+
+
+def one_vector(given: Any, who: str) -> Vector:
+    """A vector that a file holds, in fp32.
+
+    Raises:
+        PlanError: it is none, or not of finite floats.
+    """
+    if not isinstance(given, Tensor) or given.ndim != 1 or not given.is_floating_point():
+        told = f"{given.dtype} of shape {list(given.shape)}" if isinstance(given, Tensor) else given
+        raise PlanError(f"{who} has {told!s:.60}, expected one vector of floats.")
+    return finite(given, who)
 
 
 def _constant(edit: Edit, format_name: str) -> Tensor:
