@@ -17,7 +17,7 @@ import torch
 
 from saesteer.config.answers import AnswerConfig
 from saesteer.errors import TaskError
-from saesteer.evals.answer_rows import Answered, answer_row
+from saesteer.evals.answer_rows import Answered, answer_row, share
 from saesteer.evals.answer_task import READERS, SHUFFLED, AnswerReader, AnswerTask, Tick, with_words
 from saesteer.evals.logic_reader import random_sae
 from saesteer.evals.moderation_data import (
@@ -36,10 +36,10 @@ from saesteer.evals.moderation_reader import (
     PooledPairs,
     fit_pair_reader,
 )
-from saesteer.evals.prefill import token_positions
+from saesteer.evals.prefill import read_texts, token_positions
 from saesteer.evals.questions import Question
-from saesteer.metrics.intervals import balanced_interval, share_interval
-from saesteer.models import Model, load_model, pad_rows, record
+from saesteer.metrics.intervals import balanced_interval
+from saesteer.models import Model, load_model
 from saesteer.saes.sae import SAE
 
 BATCH = 16
@@ -142,11 +142,11 @@ class ModerationTask(AnswerTask):
         harmless = [one for one in found if one.question.group == HARMLESS]
         row = answer_row(self.kind, name, family, of_file, reads=reads)
         row |= _balanced("balanced_accuracy", of_file, [one.right for one in of_file])
-        row |= _share("over_refusal", [one.said == WORDS[0] for one in harmless])
+        row |= share("over_refusal", [one.said == WORDS[0] for one in harmless])
         if reads:
             verdicts = [one.verdict == one.question.answer for one in of_file]
             row |= _balanced("verdict_balanced_accuracy", of_file, verdicts)
-            row |= _share("verdict_over_refusal", [one.verdict == WORDS[0] for one in harmless])
+            row |= share("verdict_over_refusal", [one.verdict == WORDS[0] for one in harmless])
         return row
 
     def control_rows(self, questions: Sequence[Question]) -> list[dict[str, Any]]:  # noqa: ARG002
@@ -163,12 +163,10 @@ def read_spans(
     found: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * len(asked)
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
-        ids = [list(model.tokenizer(asked[n].context)["input_ids"]) for n in chosen]
-        batch = pad_rows(ids, model.pad_id, side="right").to(model.device)
-        resid = record(model, batch, [sae.site])[sae.site].cpu()
-        for row, n in enumerate(chosen):
+        read = read_texts(model, [asked[n].context for n in chosen], sae.site)
+        for n, (resid,) in zip(chosen, read, strict=True):
             request, reply = token_positions(model, asked[n].context, asked[n].sentences())
-            found[n] = resid[row, list(request)].clone(), resid[row, list(reply)].clone()
+            found[n] = resid[list(request)], resid[list(reply)]
         tick(f"read {start + len(chosen)} of {len(pairs)} pairs")
     return [spans for spans in found if spans is not None]
 
@@ -202,8 +200,3 @@ def _balanced(name: str, found: Sequence[Answered], hits: Sequence[bool]) -> dic
         return {name: None, f"{name}_ci": None}
     interval = balanced_interval(sides[0], sides[1])
     return {name: interval.mean, f"{name}_ci": [interval.low, interval.high]}
-
-
-def _share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
-    found = share_interval(hits)
-    return {name: found.mean, f"{name}_ci": [found.low, found.high]}

@@ -43,15 +43,15 @@ def answer_row(
 ) -> dict[str, Any]:
     """One method's row; `reads` adds its verdicts and where they and the words part."""
     right = [one.right for one in answered]
-    row = {"task": task, "method": method, "family": family, **_share("accuracy", right)}
+    row = {"task": task, "method": method, "family": family, **share("accuracy", right)}
     row["by_hops"] = _by_hops(answered)
     row["by_group"] = _shares([(one.question.group, one.right) for one in answered])
     twins = [one.right for one in answered if one.question.twin_of is not None]
-    row["twins"] = {**_share("accuracy", twins), "n": len(twins)} if twins else None
+    row["twins"] = {**share("accuracy", twins), "n": len(twins)} if twins else None
     likeliest = [one.likeliest == one.question.answer for one in answered]
-    row |= _share("accuracy_among_options", likeliest)
+    row |= share("accuracy_among_options", likeliest)
     if reads:
-        row |= _share("verdict_accuracy", [a.verdict == a.question.answer for a in answered])
+        row |= share("verdict_accuracy", [a.verdict == a.question.answer for a in answered])
         parted = sum(a.parted for a in answered)
         row |= {"parted": parted, "n_open": sum(a.verdict is None for a in answered)}
     return row | {"n_problems": len(answered)}
@@ -77,13 +77,14 @@ def _shares(hits: Sequence[tuple[str, bool]]) -> dict[str, Any]:
     for name, hit in hits:
         groups.setdefault(name, []).append(hit)
     return {
-        name: {**_share("accuracy", groups[name]), "n": len(groups[name])}
+        name: {**share("accuracy", groups[name]), "n": len(groups[name])}
         for name in sorted(groups)
         if name
     }
 
 
-def _share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+def share(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+    """The share of hits under a name, and its interval."""
     found = share_interval(hits)
     return {name: found.mean, f"{name}_ci": [found.low, found.high]}
 

@@ -13,7 +13,7 @@ from saesteer.errors import TaskError
 from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.answer_task import READERS, AnswerReader, AnswerTask, Tick
 from saesteer.evals.logic_reader import random_sae
-from saesteer.evals.prefill import token_positions
+from saesteer.evals.prefill import read_texts, token_positions
 from saesteer.evals.questions import Question
 from saesteer.evals.train_problems import (
     HUB,
@@ -26,7 +26,7 @@ from saesteer.evals.train_problems import (
 )
 from saesteer.evals.train_reader import LabelledTrain, fit_train_reader
 from saesteer.evals.train_words import FLAGS
-from saesteer.models import Model, load_model, pad_rows, record
+from saesteer.models import Model, load_model
 from saesteer.saes.sae import SAE
 
 N_GENERATED = 150
@@ -134,14 +134,12 @@ def labelled_trains(
     """Activations of trains at the SAE's site, with where their colours are told."""
     for start in range(0, len(trains), BATCH):
         chosen = trains[start : start + BATCH]
-        ids = [list(model.tokenizer(train.text)["input_ids"]) for train in chosen]
-        batch = pad_rows(ids, model.pad_id, side="right").to(model.device)
-        resid = record(model, batch, [sae.site])[sae.site].cpu()
+        read = read_texts(model, [train.text for train in chosen], sae.site)
         yield [
             LabelledTrain(
-                resid[row, : len(ids[row])],
+                resid,
                 tuple(at[-1] for at in token_positions(model, train.text, train.told)),
                 train.colours,
             )
-            for row, train in enumerate(chosen)
+            for train, (resid,) in zip(chosen, read, strict=True)
         ]

@@ -19,9 +19,9 @@ from saesteer.evals.logic_reader import (
     random_sae,
 )
 from saesteer.evals.logic_words import Style
-from saesteer.evals.prefill import token_positions
+from saesteer.evals.prefill import read_texts, token_positions
 from saesteer.evals.questions import Question, question_of
-from saesteer.models import Model, Site, pad_rows, record
+from saesteer.models import Model, Site
 
 STYLES: tuple[tuple[Style, float], ...] = (("published", 0.1), ("like", 0.2), ("invented", 0.7))
 """Shares of the kinds of names that readers are fitted on: new sounds are the harder part."""
@@ -76,25 +76,14 @@ def labelled_readings(
     for start, stop in pairwise([*starts, len(problems)]):
         stretch = sorted(problems[start:stop], key=lambda one: len(one.context))
         for first in range(0, len(stretch), batch_size):
-            yield _read(model, sites, stretch[first : first + batch_size])
-
-
-def _read(
-    model: Model, sites: Sequence[Site], problems: Sequence[Problem]
-) -> list[LabelledReading]:
-    asked = [question_of(problem.to_dict()) for problem in problems]
-    ids = [list(model.tokenizer(question.prompt)["input_ids"]) for question in asked]
-    batch = pad_rows(ids, model.pad_id, side="right").to(model.device)
-    read = record(model, batch, sites)
-    resid = [read[site].cpu() for site in sites]
-    return [
-        _labelled(model, one, question, [rows[row, : len(ids[row])] for rows in resid])
-        for row, (one, question) in enumerate(zip(problems, asked, strict=True))
-    ]
+            chosen = stretch[first : first + batch_size]
+            asked = [question_of(problem.to_dict()) for problem in chosen]
+            read = read_texts(model, [question.prompt for question in asked], *sites)
+            yield [_labelled(model, *each) for each in zip(chosen, asked, read, strict=True)]
 
 
 def _labelled(
-    model: Model, problem: Problem, question: Question, resid: Sequence[torch.Tensor]
+    model: Model, problem: Problem, question: Question, resid: tuple[torch.Tensor, ...]
 ) -> LabelledReading:
     spans = question.sentences()
     statements = [*problem.statements, problem.question]
@@ -104,7 +93,7 @@ def _labelled(
         for (start, _), statement, sentence in zip(spans, statements, sentences, strict=True)
     ]
     names = tuple((statement.subject, statement.object) for statement in statements)
-    return LabelledReading(ReadText(tuple(resid), tuple(sentences)), tuple(roles), names)
+    return LabelledReading(ReadText(resid, tuple(sentences)), tuple(roles), names)
 
 
 def _roles(

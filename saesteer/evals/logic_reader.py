@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -21,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.evals.pooled import random_coder
-from saesteer.features.concepts import Concept, concept_readers
+from saesteer.features.concepts import Concept, ConceptReader, concept_readers
 from saesteer.features.fitting import ReadoutKind, fit_readout, score_rows
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
 from saesteer.features.sparse_rows import SparseRows
@@ -111,9 +112,15 @@ class StatementReader:
         )
         return [None if part is None else next(links) for part in parts]
 
+    @cached_property
+    def reader(self) -> ConceptReader:
+        """What reads the roles, all at once."""
+        (reader,) = concept_readers(self.concepts, self.saes[0] if self.saes else None)
+        return reader
+
     def roles(self, resid: Activations) -> list[int]:
         """The role of every token: the concept furthest above its threshold, or a name."""
-        (reader,) = concept_readers(self.concepts, self.saes[0] if self.saes else None)
+        reader = self.reader
         cuts = torch.tensor([self.concepts[i].threshold for i in reader.concepts])
         margins = torch.full((len(resid), len(ROLES)), 0.0)
         margins[:, list(reader.concepts)] = reader.scores(resid[None])[0] - cuts

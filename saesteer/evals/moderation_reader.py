@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, partial
 from itertools import product
 from typing import final
 
@@ -23,8 +23,8 @@ from saesteer.evals.answer_task import Verdict
 from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.moderation_data import WORDS
 from saesteer.evals.questions import Question
-from saesteer.features.concepts import Concept, ProbeReadout, Readout, concept_readers
-from saesteer.features.fitting import decoded_readout, logistic, score_rows
+from saesteer.features.concepts import Concept, ConceptReader, concept_readers
+from saesteer.features.fitting import decoded_readout, score_rows
 from saesteer.models import Site
 from saesteer.rules import RuleBook
 from saesteer.saes.sae import SAE
@@ -67,9 +67,15 @@ class PairReader:
     concepts: tuple[Concept, ...]
     sae: SAE | None
 
+    @cached_property
+    def reader(self) -> ConceptReader:
+        """What reads them, all at once."""
+        (reader,) = concept_readers(self.concepts, self.sae)
+        return reader
+
     def facts(self, text: ReadText) -> set[str]:
         """The concepts that hold."""
-        (reader,) = concept_readers(self.concepts, self.sae)
+        reader = self.reader
         request, reply = (text.resid[0][list(at)] for at in text.sentences)
         held: set[str] = set()
         for column, place in enumerate(reader.concepts):
@@ -110,16 +116,15 @@ def fit_pair_reader(
     Raises:
         ContrastError: pairs of one label only, all in all or outside one of the inner folds.
     """
-    reply = _fit(pairs.reply, pairs.unsafe, site, sae, seed)
-    request = _fit(pairs.request, pairs.unsafe, site, sae, seed)
+    fit = partial(decoded_readout, site=site, sae=sae, n_features=N_FEATURES, c=C, seed=seed)
+    reply, request = fit(pairs.reply, pairs.unsafe), fit(pairs.request, pairs.unsafe)
     unseen = torch.zeros(2, len(pairs.unsafe))
     for fold in pairs.fold.unique().tolist():
         out, rest = pairs.fold == fold, pairs.rows(pairs.fold != fold)
         for which, (fit_on, score) in enumerate(
             ((rest.reply, pairs.reply), (rest.request, pairs.request))
         ):
-            readout = _fit(fit_on, rest.unsafe, site, sae, seed)
-            unseen[which, out] = score_rows(readout, score[out])
+            unseen[which, out] = score_rows(fit(fit_on, rest.unsafe), score[out])
     high, low, asked = choose_cuts(unseen[0], unseen[1], pairs.unsafe)
     concepts = (
         Concept(HARMFUL, reply, high, "prompt", "mean"),
@@ -145,13 +150,3 @@ def choose_cuts(
 
 def _grid(reply: Tensor, request: Tensor) -> Sequence[tuple[Tensor, tuple[float, ...]]]:
     return ((reply, HIGH), (reply, LOW), (request, ASKED))
-
-
-def _fit(rows: Tensor, unsafe: Tensor, site: Site, sae: SAE | None, seed: int) -> Readout:
-    """A readout of pooled latents, or of pooled activations where there is no SAE."""
-    if sae is None:
-        return ProbeReadout(site, *logistic(rows, unsafe, seed, C))
-    usual = rows.square().mean(0).sqrt()
-    return decoded_readout(
-        rows @ sae.w_dec, usual, unsafe, sae.w_dec, n_features=N_FEATURES, c=C, seed=seed
-    )

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.axes import Resid
-from saesteer.models import Model, Site, TokenBatch, installed
+from saesteer.models import Model, Site, TokenBatch, installed, record
 from saesteer.steer import Plan
 
 
@@ -86,6 +86,17 @@ def prefill(model: Model, prompts: Sequence[str], *sites: Site) -> Prefill:
 
 def _keep(seen: dict[Site, Tensor], site: Site, resid: Tensor) -> None:
     seen[site] = resid
+
+
+def read_texts(
+    model: Model, texts: Sequence[str], *sites: Site
+) -> list[tuple[Float[Tensor, "pos width"], ...]]:
+    """Each text's activations at every site, in the model's dtype on the CPU, in one pass."""
+    batch = model.tokenize(list(texts), padding_side="right")
+    read = record(model, batch, sites)
+    resid = [read[site].cpu() for site in sites]
+    lengths = batch.lengths.tolist()
+    return [tuple(rows[row, :n] for rows in resid) for row, n in enumerate(lengths)]
 
 
 def token_positions(

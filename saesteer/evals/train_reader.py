@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, partial
 from typing import final
 
 import torch
@@ -21,8 +21,8 @@ from saesteer.evals.answer_task import Verdict
 from saesteer.evals.logic_reader import Activations, ReadText
 from saesteer.evals.questions import Question
 from saesteer.evals.train_words import COLOURS, FLAGS
-from saesteer.features.concepts import Concept, ProbeReadout, Readout, concept_readers
-from saesteer.features.fitting import decoded_readout, logistic, score_rows
+from saesteer.features.concepts import Concept, ConceptReader, Readout, concept_readers
+from saesteer.features.fitting import decoded_readout, score_rows
 from saesteer.features.thresholds import calibrate, choose_threshold
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Site
@@ -75,8 +75,14 @@ class TrainReader:
         country = next(c for c in question.words if c.lower() in book.closure(facts))
         return Verdict(country, str(book.program), book.prove(country.lower(), facts))
 
-    def _scores(self, resid: Activations) -> Float[Tensor, "pos concepts"]:
+    @cached_property
+    def reader(self) -> ConceptReader:
+        """What reads the concepts, all at once."""
         (reader,) = concept_readers(self.concepts, self.sae)
+        return reader
+
+    def _scores(self, resid: Activations) -> Float[Tensor, "pos concepts"]:
+        reader = self.reader
         scores = torch.zeros(len(resid), len(self.concepts))
         scores[:, list(reader.concepts)] = reader.scores(resid[None])[0].float()
         return scores
@@ -131,17 +137,17 @@ def fit_train_reader(
     Raises:
         ContrastError: a colour that never occurs, or never among the wagons that calibrate.
     """
+    fit = partial(decoded_readout, site=site, sae=sae, n_features=N_FEATURES, c=C, seed=seed)
     told = torch.cat([train.resid[list(train.told)] for train in trains]).float()
     tokens = torch.cat([told, _others(trains, seed)])
     rows = tokens if sae is None else sae.encode(tokens)
     is_told = torch.arange(len(rows)) < len(told)
-    readout = _fit(rows, is_told, site, sae, seed)
-    concepts, sure = [_concept(TOLD, readout, rows, is_told)], []
+    concepts, sure = [_concept(TOLD, fit(rows, is_told), rows, is_told)], []
     names = [colour for train in trains for colour in train.colours]
     wagons, kept_out = rows[: len(told)], torch.arange(len(told)) % 5 == 4
     for colour in COLOURS:
         positive = torch.tensor([name == colour for name in names])
-        readout = _fit(wagons[~kept_out], positive[~kept_out], site, sae, seed)
+        readout = fit(wagons[~kept_out], positive[~kept_out])
         new, truth = wagons[kept_out], positive[kept_out]
         concepts.append(_concept(colour, readout, new, truth))
         sure.append(calibrate(score_rows(readout, new), truth))
@@ -163,13 +169,3 @@ def _away(train: LabelledTrain) -> list[int]:
 
 def _concept(name: str, readout: Readout, rows: Tensor, positive: Tensor) -> Concept:
     return Concept(name, readout, choose_threshold(score_rows(readout, rows), positive))
-
-
-def _fit(rows: Tensor, positive: Tensor, site: Site, sae: SAE | None, seed: int) -> Readout:
-    """A readout of latents, or of activations where there is no SAE."""
-    if sae is None:
-        return ProbeReadout(site, *logistic(rows, positive, seed, C))
-    usual = rows.square().mean(0).sqrt()
-    return decoded_readout(
-        rows @ sae.w_dec, usual, positive, sae.w_dec, n_features=N_FEATURES, c=C, seed=seed
-    )

@@ -20,6 +20,7 @@ from saesteer.features.concepts import CosineReadout, FeatureReadout, ProbeReado
 from saesteer.features.separation import cohens_d
 from saesteer.features.trees import TreeReadout, fit_tree, tree_on
 from saesteer.models.sites import Site
+from saesteer.saes.sae import SAE
 
 ReadoutKind = Literal["feature", "features", "tree", "cosine", "probe"]
 SPARSE_KINDS: tuple[ReadoutKind, ...] = ("feature", "features", "tree")
@@ -90,30 +91,35 @@ def most_separating(rows: Rows, positive: Labels, n: int) -> list[int]:
 
 
 def decoded_readout(
-    decoded: Float[Tensor, "rows d_model"],
-    usual: Float[Tensor, " d_sae"],
+    rows: Rows,
     positive: Labels,
-    w_dec: Float[Tensor, "d_sae d_model"],
+    site: Site,
+    sae: SAE | None,
     *,
     n_features: int,
     c: float,
-    seed: int = 0,
-) -> FeatureReadout:
-    """Feature weights that lie along one direction of the decoder: `w_f = w_dec[f] · v`.
+    seed: int,
+) -> Readout:
+    """Feature weights that lie along one direction of the decoder, or, without an SAE, a probe.
+
+    `w_f = w_dec[f] · v`.
 
     `v` is fitted on what the SAE decodes to, so that d_model numbers are learned instead of d_sae;
     features that were never on while fitting are still read, by where they point.
 
     Args:
-        decoded: latents times `w_dec`, maybe pooled.
-        usual: root mean square of each latent; the `n_features` of largest `|w_f| · usual_f` stay.
+        rows: latents, or activations where there is no SAE; maybe pooled.
+        n_features: so many stay, those of largest weight times root mean square of the latent.
         c: inverse strength of the regularisation.
 
     Raises:
         ContrastError: rows of one label only.
     """
-    direction, _ = logistic(decoded, positive, seed, c)
-    weights = w_dec.float().cpu() @ direction
+    if sae is None:
+        return ProbeReadout(site, *logistic(rows, positive, seed, c))
+    usual = rows.square().mean(0).sqrt()
+    direction, _ = logistic(rows @ sae.w_dec, positive, seed, c)
+    weights = sae.w_dec.float().cpu() @ direction
     chosen = (weights.abs() * usual).topk(min(n_features, len(weights))).indices
     return FeatureReadout(tuple(chosen.tolist()), tuple(weights[chosen].tolist()))
 

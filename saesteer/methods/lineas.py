@@ -38,7 +38,7 @@ from saesteer.models import Model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, affine
 from saesteer.steer import all as everywhere
-from saesteer.steer.intervention import AffineEach
+from saesteer.steer.affine_maps import AffineEach
 
 
 @final

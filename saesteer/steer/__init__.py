@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saesteer.steer.affine_maps import affine
 from saesteer.steer.condition import PromptCondition, condition_score
 from saesteer.steer.control import Backtrack, Control, Refuse, Step, Stop
 from saesteer.steer.edit import Edit
@@ -9,13 +10,7 @@ from saesteer.steer.feature_edits import ablate, clamp, feature_add, feature_shi
 from saesteer.steer.feature_edits import replace_by as replace
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, ColumnHistory, Explains, FollowsRows, Gate
-from saesteer.steer.intervention import (
-    Intervention,
-    add,
-    add_scaled,
-    affine,
-    project_out,
-)
+from saesteer.steer.intervention import Intervention, add, add_scaled, project_out
 from saesteer.steer.kinds import register_kind
 from saesteer.steer.kl_dials import KlDials
 from saesteer.steer.latch import Latched, latched

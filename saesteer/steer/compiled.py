@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from saesteer.errors import PlanError
 from saesteer.models import Model, Site, as_model, install, remove
 from saesteer.steer.acts import narrow
+from saesteer.steer.affine_maps import Affine, AffineEach
 from saesteer.steer.calls import read_prompt
 from saesteer.steer.checks import check_edit, ready
 from saesteer.steer.edit import Edit, finite_strength
 from saesteer.steer.feature_edits import Ablate, Clamp, FeatureAdd, FeatureEdit, FeatureShift, Scale
 from saesteer.steer.gate import Always
 from saesteer.steer.graph_frame import graph_frame
-from saesteer.steer.intervention import Add, AddScaled, Affine, AffineEach, Intervention, ProjectOut
+from saesteer.steer.intervention import Add, AddScaled, Intervention, ProjectOut
 from saesteer.steer.low_rank import LowRank
 from saesteer.steer.schedule import Constant, Decay, Linear
 from saesteer.steer.scored import Lengths, refuse_compiled, scored_prompt

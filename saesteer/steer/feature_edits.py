@@ -7,7 +7,6 @@ latent lives depends on all the others, so there the whole encoder runs.
 
 from __future__ import annotations
 
-import weakref
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,26 +22,10 @@ from saesteer.saes import Crosscoder, Transcoder
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer.amounts import Unit, Values, amounts
 from saesteer.steer.intervention import Intervention, check_typical, is_outlier
+from saesteer.steer.sae_stamp import SaeStamp
 from saesteer.steer.topk_reader import TopKReader
 
 Readings = Float[Tensor, "batch pos k"]
-_FINGERPRINTS: weakref.WeakKeyDictionary[SAE, str] = weakref.WeakKeyDictionary()
-
-
-@final
-@dataclass(frozen=True)
-class SaeStamp:
-    """Which SAE an edit was made from."""
-
-    name: str
-    fingerprint: str
-
-    @staticmethod
-    def of(sae: SAE) -> SaeStamp:
-        """The stamp of `sae`; its weights are hashed once."""
-        if sae not in _FINGERPRINTS:
-            _FINGERPRINTS[sae] = sae.fingerprint()
-        return SaeStamp(sae.name, _FINGERPRINTS[sae])
 
 
 @dataclass(frozen=True, eq=False)

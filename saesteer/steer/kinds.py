@@ -21,7 +21,7 @@ from torch import Tensor
 from saesteer.errors import PlanError
 from saesteer.models import Site
 from saesteer.saes.sae import SAE, FeatureSlice
-from saesteer.steer import feature_edits, intervention, schedule, where
+from saesteer.steer import affine_maps, feature_edits, intervention, sae_stamp, schedule, where
 from saesteer.steer.control import Backtrack, Refuse, Stop
 from saesteer.steer.edit import Edit
 from saesteer.steer.gate import Always
@@ -37,15 +37,15 @@ _KINDS: dict[str, type] = {
         intervention.Add,
         intervention.AddScaled,
         intervention.ProjectOut,
-        intervention.Affine,
-        intervention.AffineEach,
+        affine_maps.Affine,
+        affine_maps.AffineEach,
         feature_edits.Clamp,
         feature_edits.Scale,
         feature_edits.Ablate,
         feature_edits.FeatureAdd,
         feature_edits.FeatureShift,
         feature_edits.Replace,
-        feature_edits.SaeStamp,
+        sae_stamp.SaeStamp,
         feature_edits.TopKReader,
         where.PromptTokens,
         where.Generated,
