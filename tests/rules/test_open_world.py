@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ from saesteer.rules.syntax import Atom, Program, Term, parse
 from saesteer.rules.terms import contrary
 from saesteer.saes import SAE
 from saesteer.steer.frame import Frame
+
+
+def _random_programs(n: int) -> Iterator[tuple[int, random.Random, Program]]:
+    """Those of `n` seeds that may stand, each with its generator as it was left."""
+    for seed in range(n):
+        rng = random.Random(seed)
+        if (program := _random_open(rng)) is not None:
+            yield seed, rng, program
 
 
 def _random_open(rng: random.Random) -> Program | None:
@@ -70,11 +78,7 @@ def _worlds(program: Program, given: list[list[Atom]], atoms: list[Atom]) -> Jud
 
 def test_judging_equals_clingo_and_the_propositional_engine_over_all_completions() -> None:
     checked = knotted = 0
-    for seed in range(400):
-        rng = random.Random(seed)
-        program = _random_open(rng)
-        if program is None:
-            continue
+    for seed, rng, program in _random_programs(400):
         facts = _facts(rng, program)
         found = judge(program, facts)
         assert found == look_at_completions(program, facts), seed
@@ -115,11 +119,7 @@ def test_open_inputs_are_as_if_every_way_to_give_them_were_run_through_the_close
 
 def test_tensors_judge_every_position_as_the_definition_does() -> None:
     asked = 0
-    for seed in range(150):
-        rng = random.Random(seed)
-        program = _random_open(rng)
-        if program is None:
-            continue
+    for seed, _, program in _random_programs(150):
         logic = OpenProgram.of(program, [Atom("stranger")])
         mask = torch.rand(2, 3, len(logic.atoms), generator=torch.Generator().manual_seed(seed))
         true, alarms, unknown = logic.judge(mask < 0.2)
@@ -215,11 +215,7 @@ def test_proofs_say_which_and_why() -> None:
 
 def test_every_proof_has_the_verdict_of_the_definition_and_closed_leaves() -> None:
     cases = 0
-    for seed in range(100):
-        rng = random.Random(seed)
-        program = _random_open(rng)
-        if program is None:
-            continue
+    for seed, rng, program in _random_programs(100):
         facts = _facts(rng, program)
         found, came = judge(program, facts), closure(program, facts)
         assert set(came) == set(found.true), seed
