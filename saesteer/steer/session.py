@@ -250,7 +250,7 @@ class SiteHook:
         if session._paused or not self._visits:
             return None
         frame = getattr(self._local, "frame", None) or session.frame
-        if resid.shape[:2] != frame.valid.shape:
+        if resid.shape[:2] != frame.places.shape:
             raise PlanError(
                 f"{self._site}: got shape {list(resid.shape)}, expected "
                 f"{list(frame.valid.shape)} and a width; this model's site has no rows to steer."
