@@ -99,10 +99,11 @@ class BooleanProgram:
         n_rows, dense = len(given), self.dense
         if (plain := self.on_host(given)) is not None:
             return plain.run(given)
+        if dense is None or n_rows * self.work > DENSE_WORK:
+            return self.sliced.run(given)
         facts = given.new_zeros(n_rows, self.n_columns)
         facts[:, : given.shape[1]] = given
-        small = dense is not None and n_rows * self.work <= DENSE_WORK
-        return dense.run(facts) if small and dense is not None else self.sliced.run(facts)
+        return dense.run(facts)
 
     def on_host(self, given: Bool[Tensor, "... n_given"]) -> PlainProgram | None:
         """The program on whole numbers, where it is the fastest form for these rows of facts."""

@@ -90,6 +90,8 @@ class Attachment:
         gates = [act.edit.gate for acts in self._acts.values() for act in acts]
         gates += [control.gate for control in self.controls]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
+        remember = [gate.new_state() is not None for gate in self._gates.values()]
+        self.ends = bool(self.controls) or any(remember)
         reads = [act.edit.reads for acts in self._acts.values() for act in acts]
         reads += [control.gate.sites for control in self.controls]
         self._reads = {site for sites in reads for site in sites}
@@ -100,8 +102,11 @@ class Attachment:
         self._hung: list[CacheStates] = []
         self._latest: _Pass | None = None
 
-    def begin(self, frame: Frame, cache: Any) -> None:
-        """Open a record, and find what the gates remember of this text."""
+    def begin(self, frame: Frame, cache: Any, before: Frame | None) -> None:
+        """Open a record, close the one before, and find what the gates remember of this text."""
+        was: _Pass | None = None if before is None or self.ends else before.memo.get(self)
+        if was is not None:
+            was.record.close()
         record = PassRecord.of(frame, self.trace.late)
         if not frame.aside:
             self.trace.passes.append(record)
@@ -203,9 +208,11 @@ class Attachment:
             return cover
         return cover.gated(self._open(edit.gate, frame, now), frame)
 
-    @torch.no_grad()
     def _open(self, gate: Gate, frame: Frame, now: _Pass) -> Tensor:
         """Where a gate is open; asked once per pass, whoever needs it."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._open(gate, frame, now)
         key = id(gate)
         if key not in now.opened:
             notes: dict[str, Any] = {}

@@ -26,7 +26,7 @@ from saesteer.steer.late_norms import norm
 from saesteer.steer.records import Added, PassRecord
 from saesteer.steer.where import Where
 
-FEW = 2**16
+FEW = 2**14
 """Numbers in an activation up to which it may wait."""
 
 
