@@ -48,6 +48,7 @@ class EigenShift(Method):
     source: ClassVar[str] = "Shaik et al. 2025, 2509.16660"
     needs: ClassVar[str] = "two groups of texts; weight edit"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     n_components: int = 8
     damping: float = 0.1

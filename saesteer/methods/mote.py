@@ -3,9 +3,8 @@
 An expert's relevance is the share of the positives' tokens that are routed to it less that of the
 negatives'. The `n_on` most relevant of all layers get their router logit raised, the `n_off` least
 relevant lowered, by `reach` times the largest logit seen in that layer, at every position. The
-router decides anew with its own rule: its input x `[d_model]` becomes x + W⁺ b, W `[experts,
-d_model]` its weight and b `[experts]` what is added to the logits, so that W x becomes W x + b
-exactly; what experts read stays as it was. Strength multiplies b.
+router decides anew by its own rule: x `[d_model]` becomes x + W⁺ b, W `[experts, d_model]` its
+weight, b `[experts]` what its logits gain: W x becomes W x + b, and experts read x unchanged.
 
 Source: Dahlke et al. 2025, Mixture of Tunable Experts (2502.11096). There experts are compared at
 one token of paired prompts; here over all tokens of each group's texts, which needs no template.
@@ -44,11 +43,12 @@ class _Use(NamedTuple):
 @final
 @dataclass(frozen=True)
 class MoTE(Method):
-    """Tuned experts; `n_off` and `n_on` are counts over all layers."""
+    """Tuned experts; `n_off` and `n_on` are counts over all layers. Strength multiplies b."""
 
     source: ClassVar[str] = "Dahlke et al. 2025, 2502.11096"
     needs: ClassVar[str] = "two groups of texts; a Mixture-of-Experts model"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     n_off: int = 2
     n_on: int = 2
