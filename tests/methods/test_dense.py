@@ -98,7 +98,7 @@ def test_only_the_train_split_is_read(model: Model, letters: Contrast) -> None:
 
 
 def test_a_contrast_without_a_difference_has_no_direction(model: Model) -> None:
-    same = Contrast.from_texts(["the sea"] * 5, ["the sea"] * 5, name="same")
+    same = Contrast.from_texts(["the sé"] * 5, ["the sü"] * 5, name="same")  # both unknown
     with pytest.raises(ContrastError, match="same: positives and negatives have the same mean"):
         CAA().fit(model, same, SITE)
 
