@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from saesteer.errors import ModelError, NetworkError
+from saesteer.files import path_of
 from saesteer.models.layout import layout_of
 from saesteer.models.model import Model
 
@@ -191,7 +192,7 @@ def _from_pretrained(
 
 
 def _source(ref: str) -> tuple[str, dict[str, Any]]:
-    path = Path(ref).expanduser()
+    path = path_of(ref, ModelError).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{ref}: no such GGUF file.")
