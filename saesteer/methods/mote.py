@@ -27,6 +27,7 @@ from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError
 from saesteer.features.activations import TextBatch, finite_rows, text_batches
 from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.settings import check_settings
 from saesteer.models import Model, as_model, record
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, add
@@ -60,11 +61,10 @@ class MoTE(Method):
         Raises:
             ConfigError: a negative count or reach, or nothing to do.
         """
-        if min(self.n_off, self.n_on) < 0 or not self.n_off + self.n_on or not self.reach > 0:
-            raise ConfigError(
-                f"MoTE: n_off {self.n_off}, n_on {self.n_on} and reach {self.reach}; expected "
-                "counts of 0 or more, one of them above 0, and a reach above 0."
-            )
+        check_settings(self, least=0)
+        if not self.n_off + self.n_on or not self.reach > 0:
+            raise ConfigError(f"MoTE: n_off {self.n_off}, n_on {self.n_on} and reach {self.reach}; "
+                              "expected a count and a reach above 0.")  # fmt: skip
 
     @property
     def name(self) -> str:

@@ -85,7 +85,7 @@ def test_a_dose_keeps_the_direction_and_must_be_positive(model: Model, letters: 
     raw = difference_in_means(model, letters, SITE)
     act: Any = CAA(dose=0.25).fit(model, letters, SITE).edits[0].intervention
     assert float(torch.cosine_similarity(raw, act.vector, dim=0)) == pytest.approx(1.0, abs=1e-5)
-    with pytest.raises(ConfigError, match="dose is 0.0, expected a share of ‖h‖ above 0"):
+    with pytest.raises(ConfigError, match="CAA: dose is 0.0, expected a number above 0"):
         CAA(dose=0.0).fit(model, letters, SITE)
 
 
