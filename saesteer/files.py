@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 
-from saesteer.errors import OutputError
+from saesteer.errors import OutputError, SaesteerError
+
+_ROOM = "a" * 64
+"""Longer than any file name that is put behind a folder's."""
+
+
+def path_of(ref: str | Path, error: type[SaesteerError]) -> Path:
+    """`ref` as a path that the system can look up, whether or not something is there.
+
+    `Path.exists` and its like raise for other names, and opening them gives errors of no tree.
+
+    Raises:
+        SaesteerError: of the kind `error`, where a name is too long or holds a null character.
+    """
+    shown = f"{str(ref)[:60]}..." if len(str(ref)) > 60 else str(ref)
+    try:
+        os.lstat(os.path.join(ref, _ROOM))
+    except ValueError:
+        raise error(f"{shown!r} holds a character that no file's name may have.") from None
+    except OSError as caught:
+        if caught.errno == errno.ENAMETOOLONG:
+            raise error(f"{shown!r} is too long for a file's name; check the path.") from None
+    return Path(ref)
 
 
 def sha256_of(path: Path) -> str:
@@ -31,6 +54,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the disk is full or the folder can't be written.
     """
+    path = path_of(path, OutputError)
     scratch = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saesteer.errors import OutputError
-from saesteer.files import write_text
+from saesteer.files import path_of, write_text
 
 if TYPE_CHECKING:
     from saesteer.models import Model
@@ -47,7 +47,7 @@ def check_json(args: argparse.Namespace) -> None:
     """
     if args.json is None:
         return
-    path = Path(args.json)
+    path = path_of(args.json, OutputError)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise OutputError(f"--json {path} can't be written: give a file in a writable folder.")
 

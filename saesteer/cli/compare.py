@@ -11,6 +11,7 @@ from typing import Any
 
 from saesteer.cli.common import Progress, check_json, show_table, write_json
 from saesteer.errors import OutputError
+from saesteer.files import path_of
 
 _SHOWN = (
     "task",
@@ -115,7 +116,7 @@ def check_out(out: str) -> None:
     Raises:
         OutputError: saying what is in the way.
     """
-    path = Path(out)
+    path = path_of(out, OutputError)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

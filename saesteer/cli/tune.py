@@ -54,11 +54,23 @@ def tune(args: argparse.Namespace) -> None:
         )
     shutil.rmtree(out / "plan", ignore_errors=True)
     found.plan.save(out / "plan", found.model)
-    chosen = found.results["chosen"]
-    print(f"\n{out / 'plan'}: {chosen['candidate']}, dose {chosen['relative_dose']:.3g}")
+    chosen, n_tried = found.results["chosen"], found.results["chosen"]["n_candidates"]
+    print(f"\n{out / 'plan'}: {chosen['candidate']}{_dose(chosen)}, the best of {n_tried}")
+    if chosen["at_largest_dose"]:
+        print(
+            f"The largest dose asked for keeps within {config.budget.of} of "
+            f"{config.budget.at_most:g}; larger ones (doses=[...]) may do more."
+        )
+
+
+def _dose(chosen: dict[str, Any]) -> str:
+    """How strong the chosen plan is; a plan without a strength to choose has none to tell."""
+    if chosen["dose"] is None:
+        return ""
+    return f" at dose {chosen['dose']:g} (strength {chosen['strength']:.3g})"
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
-    keys = ("relative_dose", "effect", "effect_ci", "kl", "perplexity")
+    keys = ("dose", "relative_dose", "effect", "effect_ci", "kl", "perplexity")
     point = {} if row["chosen"] is None else row["points"][row["chosen"]]
     return {"candidate": row["candidate"], **{key: point.get(key) for key in keys}}

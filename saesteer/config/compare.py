@@ -16,6 +16,8 @@ class CompareConfig:
         tasks: built-in names (sentiment, politeness, refusal, ocean) or task files.
         methods: each a name, or a name with its settings: `{ActAdd: {positive: " good"}}`,
             `{rules: FILE}`, `{plan: FOLDER}`. The first one is the report's reference.
+        site: where dense vectors act; the SAE's if left out. A method with an SAE of another site
+            refuses it.
         doses: common grid of relative doses, ‖Δh‖/‖h‖.
         kl_budget: nats per token that a chosen strength may cost.
         n_validation, n_test: prompts of each split; all for null.

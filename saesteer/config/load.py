@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from saesteer.errors import ConfigError
+from saesteer.files import path_of
 
 T = TypeVar("T")
 
@@ -43,8 +44,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    path = path_of(path, ConfigError)
     try:
-        data = _parse(Path(path).read_text(encoding="utf-8"))
+        data = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; give the path of a YAML file.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

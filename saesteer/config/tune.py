@@ -43,8 +43,10 @@ class TuneConfig:
         task: a built-in name or a task file; its test part is never read.
         methods: each a name, or a name with its settings, as in a comparison; the same method may
             stand here several times with other settings.
-        sites: where each method is tried; the method's own default if empty.
-        doses: grid of relative doses, run upwards until the budget is spent.
+        sites: where each method that takes a site is tried; the method's own default if empty. The
+            others are tried once: features where their SAE reads, some at places of their own.
+        doses: grid of relative doses, mean ‖Δh‖/‖h‖ on texts of the unsteered model, run upwards
+            until the budget is spent and never beyond the largest.
         n_validation: prompts; all for null.
     """
 

@@ -28,6 +28,7 @@ from saesteer.data.contrast import (
     draw_splits,
 )
 from saesteer.errors import ContrastError
+from saesteer.files import path_of
 
 Span = tuple[int, int]
 
@@ -64,7 +65,7 @@ def read_concept_data(source: str | Path, seed: int = 0) -> list[ConceptData]:
 
 
 def _sources(source: str | Path) -> dict[str, Path]:
-    path = Path(source).expanduser()
+    path = path_of(source, ContrastError).expanduser()
     if path.suffix in (".yaml", ".yml"):
         return _yaml(path)
     if path.is_dir():
@@ -85,8 +86,9 @@ def _yaml(path: Path) -> dict[str, Path]:
     good = isinstance(raw, Mapping) and all(isinstance(ref, str) for ref in raw.values())
     if not raw or not good:
         raise ContrastError(f"concepts {path}: expected a mapping of concept to file or folder.")
-    listed = {str(name): path.parent / Path(ref).expanduser() for name, ref in raw.items()}
-    return {n: ref if ref.exists() else Path(raw[n]) for n, ref in listed.items()}
+    refs = {str(name): path_of(ref, ContrastError) for name, ref in raw.items()}
+    listed = {name: path.parent / ref.expanduser() for name, ref in refs.items()}
+    return {name: ref if ref.exists() else refs[name] for name, ref in listed.items()}
 
 
 def _read(name: str, ref: Path, seed: int) -> ConceptData:

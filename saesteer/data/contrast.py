@@ -2,7 +2,8 @@
 
 The unusual part: examples are split by pair (by order where a file names no pairs), so a text and
 its counterpart always fall on the same side and nothing learnt on one half leaks into the other.
-A `Contrast` in hand is never empty and never one-sided; whatever would make it so is an error.
+A `Contrast` in hand is never empty, one-sided or the same on both sides; whatever would make it so
+is an error.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from saesteer.errors import ContrastError
+from saesteer.files import path_of
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -43,7 +45,7 @@ class Contrast:
     """Examples of both labels, in the order of their file.
 
     Raises:
-        ContrastError: no examples, or examples of one label only.
+        ContrastError: no examples, examples of one label only, or the same texts under both labels.
     """
 
     examples: tuple[Example, ...]
@@ -57,6 +59,12 @@ class Contrast:
             raise ContrastError(
                 f"{self.name}: all {len(self)} examples have label {labels.pop()}; "
                 "a contrast needs both 1 and 0."
+            )
+        sides = [{(e.prompt, e.text) for e in side} for side in (self.positives, self.negatives)]
+        if sides[0] == sides[1]:
+            raise ContrastError(
+                f"{self.name}: positives and negatives are the same texts, so nothing tells "
+                "them apart; check the labels."
             )
 
     @classmethod
@@ -147,7 +155,7 @@ def _zip_labels(group: Sequence[Example]) -> list[tuple[Example, Example]]:
 
 def _content(ref: str | Path) -> tuple[str, str]:
     """Display name and text of a file, or of a built-in when no file has that name."""
-    path = Path(ref)
+    path = path_of(ref, ContrastError)
     if not path.exists() and str(ref) in builtin_contrasts():
         asset = resources.files("saesteer") / "assets" / "contrasts" / f"{ref}.jsonl"
         return str(ref), asset.read_text(encoding="utf-8-sig")

@@ -14,6 +14,7 @@ from typing import Any
 
 from saesteer.data.contrast import SPLITS, Contrast, Example, draw_splits
 from saesteer.errors import ContrastError
+from saesteer.files import path_of
 
 
 def read_label_sets(source: str | Path, seed: int = 0) -> dict[str, Contrast]:
@@ -22,7 +23,7 @@ def read_label_sets(source: str | Path, seed: int = 0) -> dict[str, Contrast]:
     Raises:
         ContrastError: no such file, or a line that can't be used; the text names both.
     """
-    path = Path(source).expanduser()
+    path = path_of(source, ContrastError).expanduser()
     if not path.exists():
         return {Path(source).stem: Contrast.read(source, seed=seed)}
     rows = _rows(path)

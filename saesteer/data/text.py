@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from saesteer.errors import DataError, NetworkError
+from saesteer.files import path_of
 
 PIECE_CHARS = 20_000
 """Long documents are handed on in pieces of about this size, cut at a line or word end."""
@@ -34,7 +35,7 @@ _LOCKED = (RuntimeError, NotImplementedError)  # zipfile's for a password and a 
 
 def is_local(source: str) -> bool:
     """Whether a source means a file or folder, there or not, rather than a `datasets` name."""
-    path = Path(source).expanduser()
+    path = path_of(source, DataError).expanduser()
     looks_local = source.startswith((".", "/", "~")) or source.partition(":")[0].count("/") > 1
     return path.exists() or looks_local or _readable(path)
 
@@ -67,7 +68,10 @@ def find_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder.")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and _readable(p))
+    try:
+        files = sorted(p for p in path.rglob("*") if p.is_file() and _readable(p))
+    except OSError as error:
+        raise DataError(f"{path}: {error.filename} can't be read: {error.strerror}.") from error
     if not files:
         raise DataError(f"{path}: the folder holds no text files; expected {_expected()}.")
     return files
@@ -212,8 +216,8 @@ def split_pieces(document: str, size: int = PIECE_CHARS) -> Iterator[str]:
         start = stop
 
 
-def iterate_texts(paths: Sequence[str], field: str | None = None) -> Iterator[str]:
-    """All documents of several paths, once, file after file: what scoring reads."""
-    for path in paths:
+def iterate_texts(paths: str | Sequence[str], field: str | None = None) -> Iterator[str]:
+    """All documents of one path or several, once, file after file: what scoring reads."""
+    for path in [paths] if isinstance(paths, str) else paths:
         for part in parts_of(path):
             yield from open_part(part, field)

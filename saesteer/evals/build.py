@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from saesteer.config import CompareConfig
@@ -11,6 +10,7 @@ from saesteer.errors import ConfigError
 from saesteer.evals.compare import Progress, compare
 from saesteer.evals.report import join_results
 from saesteer.evals.tasks import load_task
+from saesteer.files import path_of
 from saesteer.methods import Method
 from saesteer.methods.named import METHODS, check_method, make_method
 from saesteer.models import Model, load_model
@@ -72,7 +72,7 @@ def read_method(spec: str | Mapping[str, Any], sae: SAE | None) -> tuple[str, An
         raise ConfigError(f"methods: {dict(spec)} must be one name with its settings.")
     name, settings = (spec, {}) if isinstance(spec, str) else next(iter(spec.items()))
     if name in ("rules", "plan"):
-        if not Path(str(settings)).exists():
+        if not path_of(str(settings), ConfigError).exists():
             raise ConfigError(f"methods: {name}: {settings}: no such file or folder.")
         return name, settings
     if name not in METHODS:

@@ -70,6 +70,8 @@ def compare(
         methods: methods to fit, or ready plans; the first one is the report's reference.
         sae: for the random-feature control; a `FeatureSteering`'s own if left out.
         site: where dense vectors act; the SAE's, else the first plan's, else a third of the depth.
+            A method with an SAE of another site refuses it; what is to act elsewhere, fit yourself
+            and give as a plan.
         doses: common grid of relative doses, run upwards until the KL budget is spent.
         kl_budget: nats per token that a chosen strength may cost.
         seeds: of the random directions; the first is also the random feature's.
@@ -85,7 +87,7 @@ def compare(
     check_methods(methods)
     used_seeds = check_seeds(seeds) if controls else ()
     sae, place = common_site(methods, sae, None if site is None else model.check_site(site))
-    entries = fit_entries(model, task.contrast, methods, place, steps.tick)
+    entries = fit_entries(model, task.contrast, methods, place, steps.tick, asked=site is not None)
     if controls:
         entries += control_entries(model, task, entries, sae, place, used_seeds, steps.tick)
     results, bench = _run(model, task, entries, grid, kl_budget, max_new_tokens, steps)

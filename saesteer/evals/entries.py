@@ -64,15 +64,22 @@ def fit_entries(
     methods: Sequence[Method | Plan],
     site: Site | None,
     tick: Tick,
+    *,
+    asked: bool = True,
 ) -> list[Entry]:
-    """The user's methods, fitted, in their order; a ready plan is taken as it is."""
+    """The user's methods, fitted, in their order; a ready plan is taken as it is.
+
+    Args:
+        asked: the user named `site`, so that a method which can't act there refuses it; else only
+            methods that take a site are told.
+    """
     entries: list[Entry] = []
     for method in methods:
         if isinstance(method, Plan):
             entries.append(Entry(method.name, "plan", (method,)))
         else:
             tick(f"fit {method.name}")
-            entries.append(_fit(model, contrast, [method], site))
+            entries.append(_fit(model, contrast, [method], site, asked))
     return _named_apart(entries)
 
 
@@ -130,9 +137,16 @@ def sites_of(entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(str(site) for site in places))
 
 
-def _fit(model: Model, contrast: Contrast, methods: Sequence[Any], site: Site | None) -> Entry:
-    plans = tuple(method.fit(model, contrast, site) for method in methods)
+def _fit(
+    model: Model,
+    contrast: Contrast,
+    methods: Sequence[Any],
+    site: Site | None,
+    asked: bool = False,
+) -> Entry:
     first = methods[0]
+    place = site if asked or first.takes_site else None
+    plans = tuple(method.fit(model, contrast, place) for method in methods)
     return Entry(first.name, first.family, plans, first.has_strength)
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.config import TrainSAEConfig
-from saesteer.errors import ConfigError
+from saesteer.errors import ConfigError, OutputError
 from saesteer.evals.figures import HEIGHT, N_COLOURS, WIDTH, Axes, grid, svg
 from saesteer.evals.page import number, page, table, text
 from saesteer.evals.sae_eval import evaluate_sae
 from saesteer.evals.watch import held_out_scorer
-from saesteer.files import write_text
+from saesteer.files import path_of, write_text
 from saesteer.models import Model, load_model
 from saesteer.saes import load_sae
 from saesteer.training.loop import Progress
@@ -103,7 +103,7 @@ def sweep_saes(
     variants = variants_of(values)
     config = replace(config, variants=variants)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
-    out = Path(out)
+    out = path_of(out, OutputError)
     done = train_sae(
         config,
         out,

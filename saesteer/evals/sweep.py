@@ -92,14 +92,22 @@ def kl_of(point: Point) -> float:
 
 
 def curve_on_validation(
-    bench: Bench, swept: Swept, budget: float, tick: Tick, cost: Cost = kl_of
+    bench: Bench,
+    swept: Swept,
+    budget: float,
+    tick: Tick,
+    cost: Cost = kl_of,
+    stretches: int = MAX_STRETCHES,
 ) -> Curve:
     """The first seed's doses in ascending order, up to the first that costs more than the budget.
 
     Larger ones could not be chosen, and a grid that ends within the budget is stretched.
+
+    Args:
+        stretches: how often at most; 0 keeps to the grid.
     """
     points: list[Point] = []
-    for plans in _ladder(swept):
+    for plans in _ladder(swept, stretches):
         points.append(_ticked(bench, plans[0], swept.entry.name, tick))
         if cost(points[-1]) > budget:
             break
@@ -117,7 +125,7 @@ def curves_on_test(
             far as the ladder goes, until every curve has come so far.
     """
     found: list[list[Point]] = [[] for _ in swept.entry.plans]
-    for index, plans in enumerate(_ladder(swept, spare=1)):
+    for index, plans in enumerate(_ladder(swept, MAX_STRETCHES + 1)):
         if index >= n_points and min(max(p.kl for p in points) for points in found) >= reach:
             break
         for points, plan in zip(found, plans, strict=True):
@@ -139,16 +147,16 @@ def within(curve: Curve, budget: float, cost: Cost = kl_of) -> int | None:
     return max(kept, key=lambda i: curve.points[i].effect) if kept else None
 
 
-def _ladder(swept: Swept, spare: int = 0) -> Iterator[list[Plan]]:
+def _ladder(swept: Swept, stretches: int) -> Iterator[list[Plan]]:
     """Every entry's plans, one a seed, at each dose of the grid and then at larger ones.
 
-    Test has one to spare, because a KL met on validation at the very last dose may lie just beyond
-    it on test.
+    Test has one stretch to spare, because a KL met on validation at the very last dose may lie just
+    beyond it on test.
     """
     if not swept.swept:
         yield list(swept.entry.plans)
         return
-    stretched = (swept.doses[-1] * STRETCH**step for step in range(1, MAX_STRETCHES + spare + 1))
+    stretched = (swept.doses[-1] * STRETCH**step for step in range(1, stretches + 1))
     for dose in (*swept.doses, *stretched):
         yield [swept.plan(index, dose) for index in range(len(swept.entry.plans))]
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 from saesteer.data.contrast import Contrast
 from saesteer.errors import TaskError
 from saesteer.evals.scorers import Scorer, build_scorer
+from saesteer.files import path_of
 
 SPLITS = ("validation", "test")
 
@@ -90,7 +91,7 @@ def load_task(ref: str | Path | Task) -> Task:
     """
     if isinstance(ref, Task):
         return ref
-    path = Path(ref)
+    path = path_of(ref, TaskError)
     if path.is_file():
         return _from_file(path)
     if str(ref) in _BUILTIN:

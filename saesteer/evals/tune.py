@@ -1,8 +1,14 @@
 """Choose site, settings and strength on the validation part alone, under a budget.
 
-Every method is fitted at every site on the train part and swept upwards in dose until the budget is
-spent; the point with the largest effect within it is chosen. Its effect is the largest of many, so
-it flatters itself: what it is worth, only prompts that no choice has seen can tell.
+Every method that takes a site is fitted at every site on the train part, every other once, at the
+place of its SAE or of its own; each is swept upwards through the doses asked for, and no further,
+until the budget is spent, and the point with the largest effect within it is chosen. Its effect is
+the largest of many, so it flatters itself: what it is worth, only prompts that no choice has seen
+can tell.
+
+A row names the places that its plan edits, as fitted. A point has two doses: `dose`, of the grid,
+mean ‖Δh‖/‖h‖ on texts that the unsteered model wrote, which fixes the strength; and
+`relative_dose`, the same ratio measured while the steered model wrote its own.
 
 Each candidate is written down when it is done, so that an interrupted run goes on where it was.
 """
@@ -18,6 +24,7 @@ from statistics import fmean
 from typing import Any
 
 from saesteer.config import TuneConfig
+from saesteer.errors import ConfigError
 from saesteer.evals.build import build_method, read_method
 from saesteer.evals.measure import Bench, make_bench
 from saesteer.evals.results import point_row
@@ -25,29 +32,38 @@ from saesteer.evals.sweep import Cost, Entry, calibrate, check_doses, curve_on_v
 from saesteer.evals.tasks import Task, load_task
 from saesteer.files import write_text
 from saesteer.methods import Method
+from saesteer.methods.named import METHODS
 from saesteer.models import Model, Site, load_model
 from saesteer.saes import SAE, load_sae
 from saesteer.steer import Plan
+from saesteer.steer.store import digest_of
 from saesteer.tracking import Tracker
 
 Progress = Callable[[int, int, str], None]
+MAX_NAMED = 3
+"""Places that a label spells out; of more it gives the number."""
 _NOT_MEASURED = ("methods", "sites", "wandb")
 """Settings that say what is tried or told, and change no figure of a candidate."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One method with its settings at one site; None is the method's own."""
+    """One method with its settings and the site it is told; None leaves it its own place."""
 
     method: str
     settings: Any
     site: Site | None
 
     @property
-    def label(self) -> str:
-        """`FeatureSteering {n_features: 5} at resid_post.9`."""
+    def asked(self) -> str:
+        """What is tried, before it is known where that acts."""
+        return self.label([] if self.site is None else [str(self.site)])
+
+    def label(self, sites: Sequence[str]) -> str:
+        """`FeatureSteering {"n_features": 5} at resid_post.9`, by the places that a plan edits."""
         told = "" if not self.settings else f" {json.dumps(self.settings, default=str)}"
-        return f"{self.method}{told}" + ("" if self.site is None else f" at {self.site}")
+        where = ", ".join(sites) if len(sites) <= MAX_NAMED else f"{len(sites)} sites"
+        return f"{self.method}{told}" + (f" at {where}" if sites else "")
 
 
 @dataclass(frozen=True)
@@ -73,7 +89,7 @@ def tune(
         resume: take candidates that `out` already holds for the same config as they are.
 
     Raises:
-        ConfigError: an unknown method or setting.
+        ConfigError: an unknown method or setting, or sites of which no method would take one.
         TaskError: an unknown task, or an empty grid.
         SaesteerError: as loading and fitting do.
     """
@@ -82,16 +98,33 @@ def tune(
     specs = [read_method(spec, sae) for spec in config.methods]
     model = load_model(config.model, device=config.device, dtype=config.dtype)
     sae = sae.to(device=model.device) if sae is not None else None
-    sites = [model.check_site(site) for site in config.sites] or [None]
-    candidates = [Candidate(name, told, site) for name, told in specs for site in sites]
+    candidates = _candidates(specs, [model.check_site(site) for site in config.sites])
     search = _Search(model, task, sae, grid, config, out / "tried", resume)
-    rows: list[dict[str, Any]] = []
+    rows: dict[int, dict[str, Any]] = {}
     for index, candidate in enumerate(candidates):
-        rows.append(search.row(candidate))
-        _track(tracker, index, rows[-1])
+        row = search.row(candidate, list(rows.values()))
+        if row is not None:
+            rows[index] = row
+            _track(tracker, index, row)
         if progress is not None:
-            progress(index + 1, len(candidates), candidate.label)
-    return _choose(search, candidates, _distinct(rows), config)
+            progress(index + 1, len(candidates), candidate.asked)
+    return _choose(search, candidates, rows, config)
+
+
+def _candidates(specs: Sequence[tuple[str, Any]], sites: Sequence[Site]) -> list[Candidate]:
+    """Each method at each site if it takes one, else once."""
+    free = [name in METHODS and METHODS[name].takes_site for name, _ in specs]
+    if sites and not any(free):
+        names = ", ".join(dict.fromkeys(name for name, _ in specs))
+        raise ConfigError(
+            f"sites: none of the methods takes a site: {names} act where their SAE reads or at "
+            "places of their own; leave sites out, or add a method such as CAA."
+        )
+    return [
+        Candidate(name, told, site)
+        for (name, told), takes in zip(specs, free, strict=True)
+        for site in (sites if takes and sites else [None])
+    ]
 
 
 class _Search:
@@ -121,13 +154,23 @@ class _Search:
             self._bench = make_bench(self.model, self.task, "validation", n_tokens)
         return self._bench
 
-    def row(self, candidate: Candidate) -> dict[str, Any]:
-        """The candidate's curve, measured or read back."""
-        key = hashlib.sha256(f"{self._same}|{candidate.label}".encode()).hexdigest()[:12]
+    def row(
+        self, candidate: Candidate, before: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any] | None:
+        """The candidate's curve, measured or read back; None if one before it made the same plan.
+
+        A method whose settings name its layers goes there, whatever site it is told.
+        """
+        key = hashlib.sha256(f"{self._same}|{candidate.asked}".encode()).hexdigest()[:12]
         path = self.folder / f"{key}.json"
         if self.resume and path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
-        row = self._measured(candidate)
+        plan, entry = self.fit(candidate)
+        digest = None if candidate.site is None else digest_of(plan)
+        if digest is not None and any(row["digest"] == digest for row in before):
+            return None
+        about = {"family": entry.family, "digest": digest}
+        row = {**_about(candidate, plan), **about, **self._measured(entry)}
         write_text(path, json.dumps(row, indent=1) + "\n")
         return row
 
@@ -135,28 +178,37 @@ class _Search:
         """The candidate's plan as fitted."""
         made = build_method(candidate.method, candidate.settings, self.sae, self.model)
         if isinstance(made, Plan):
-            return made, Entry(candidate.label, "plan", (made,))
+            return made, Entry(candidate.asked, "plan", (made,))
         assert isinstance(made, Method)
         plan = made.fit(self.model, self.task.contrast, candidate.site)
-        return plan, Entry(candidate.label, made.family, (plan,), made.has_strength)
+        return plan, Entry(candidate.asked, made.family, (plan,), made.has_strength)
 
-    def _measured(self, candidate: Candidate) -> dict[str, Any]:
-        plan, entry = self.fit(candidate)
-        swept = calibrate(self.bench, entry, self.grid)
-        budget = self.config.budget
+    def _measured(self, entry: Entry) -> dict[str, Any]:
+        """Points in ascending dose; `budget_left` tells that the largest did not spend it."""
+        swept, budget = calibrate(self.bench, entry, self.grid), self.config.budget
+        cost = cost_of(budget.of)
         curve = curve_on_validation(
-            self.bench, swept, budget.at_most, lambda _: None, cost_of(budget.of)
+            self.bench, swept, budget.at_most, lambda _: None, cost, stretches=0
         )
-        index = within(curve, budget.at_most, cost_of(budget.of))
+        doses = (swept.doses or (None,))[: len(curve.points)]
+        rows = [{"dose": d, **point_row(p)} for d, p in zip(doses, curve.points, strict=True)]
         return {
-            "candidate": candidate.label,
-            "method": candidate.method,
-            "settings": json.loads(json.dumps(candidate.settings, default=str)),
-            "sites": sorted({str(edit.intervention.site) for edit in plan.edits}),
-            "family": entry.family,
-            "points": [point_row(point) for point in curve.points],
-            "chosen": index,
+            "points": rows,
+            "chosen": within(curve, budget.at_most, cost),
+            "budget_left": swept.swept and cost(curve.points[-1]) <= budget.at_most,
         }
+
+
+def _about(candidate: Candidate, plan: Plan) -> dict[str, Any]:
+    """What was tried, and what its plan edits, in its own order: sites, or parameters."""
+    edited = [str(edit.intervention.site) for edit in plan.edits]
+    sites = list(dict.fromkeys(edited + [act.parameter for act in plan.weight_edits]))
+    return {
+        "candidate": candidate.label(sites),
+        "method": candidate.method,
+        "settings": json.loads(json.dumps(candidate.settings, default=str)),
+        "sites": sites,
+    }
 
 
 def cost_of(name: str) -> Cost:
@@ -174,11 +226,14 @@ def _choose(
     kept = {i: row for i, row in rows.items() if row["chosen"] is not None}
     bench = search.bench
     results: dict[str, Any] = {
+        "model": search.model.name,
+        "sae": None if search.sae is None else search.sae.name,
         "task": search.task.name,
         "split": "validation",
         "n_prompts": len(bench.prompts),
         "unsteered": {"score": fmean(bench.scores)},
         "budget": asdict(config.budget),
+        "doses": list(search.grid),
         "tried": list(rows.values()),
         "chosen": None,
     }
@@ -186,19 +241,12 @@ def _choose(
         return Tuned(results, None, search.model)
     best = max(kept, key=lambda i: kept[i]["points"][kept[i]["chosen"]]["effect"])
     point = kept[best]["points"][kept[best]["chosen"]]
-    told = {key: kept[best][key] for key in ("candidate", "method", "settings", "sites")}
-    results["chosen"] = {**told, **point, "n_candidates": len(rows)}
+    told = {key: kept[best][key] for key in ("candidate", "method", "settings", "sites", "family")}
+    last = kept[best]["chosen"] == len(kept[best]["points"]) - 1
+    about = {"at_largest_dose": last and kept[best]["budget_left"], "n_candidates": len(rows)}
+    results["chosen"] = {**told, **point, **about}
     plan, _ = search.fit(candidates[best])
     return Tuned(results, plan.with_strength(point["strength"]), search.model)
-
-
-def _distinct(rows: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Rows by candidate; where a method went to one place whatever was asked, the first of them."""
-    seen: dict[str, int] = {}
-    for index, row in enumerate(rows):
-        key = json.dumps([row["method"], row["settings"], row["sites"]], sort_keys=True)
-        seen.setdefault(key, index)
-    return {index: rows[index] for index in seen.values()}
 
 
 def _track(tracker: Tracker | None, index: int, row: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from saesteer.features.concept_train import FittedConcept
 from saesteer.features.concepts import Concept
 from saesteer.features.readouts import CosineReadout, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.trees import TreeReadout
-from saesteer.files import sha256_of
+from saesteer.files import path_of, sha256_of
 from saesteer.models import Model, Site
 from saesteer.saes.sae import SAE
 
@@ -38,7 +38,7 @@ def save_concept(fitted: FittedConcept, folder: str | Path, model: Model, sae: S
     """
     from safetensors.torch import save_file
 
-    folder, concept = Path(folder), fitted.concept
+    folder, concept = path_of(folder, OutputError), fitted.concept
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise OutputError(f"{folder} exists and is no saved concept; choose another folder.")
     tensors: dict[str, Tensor] = {}
@@ -81,7 +81,7 @@ def load_concept(
         ConfigError: no such folder, a damaged one, or one for another model.
         SaeError: it was fitted on another SAE.
     """
-    folder = Path(folder)
+    folder = path_of(folder, ConfigError)
     body, tensors = _read(folder)
     try:
         concept = Concept(

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.models import Model, as_model
+from saesteer.models.offload import weight_of
 from saesteer.saes.sae import SAE
 
 
@@ -70,8 +71,7 @@ def promoted_tokens(
 
 def lens_weights(model: Model, directions: Float[Tensor, "k d_model"]) -> Float[Tensor, "k vocab"]:
     """Centred logit per unit of each direction's unit vector, through the final norm's gain."""
-    norm, unembed = model.layout.final_norm, model.layout.unembed.weight
-    assert isinstance(unembed, Tensor)
+    norm, unembed = model.layout.final_norm, weight_of(model.layout.unembed)
     unit = F.normalize(directions.float(), dim=-1).to(unembed.device)
     if isinstance(norm, nn.LayerNorm):
         unit = unit - unit.mean(-1, keepdim=True)

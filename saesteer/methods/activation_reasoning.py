@@ -32,13 +32,12 @@ from saesteer.errors import RuleError
 from saesteer.features.activations import read_activations
 from saesteer.features.concept_fit import Scope, fit_concept, mean_difference
 from saesteer.features.concepts import Concept, FeatureReadout
-from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.base import Family, Method, check_sae_site
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.rules import RuleBook
 from saesteer.rules.acts import Act
 from saesteer.rules.syntax import Atom, Program, parse
-from saesteer.saes import check_width
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan
 
@@ -55,6 +54,7 @@ class ActivationReasoning(Method):
     source: ClassVar[str] = "Helff et al. 2025, 2510.18184"
     needs: ClassVar[str] = "an SAE, labelled texts, a rule"
     family: ClassVar[Family] = "rule"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     rules: str = "steer :- not shown."
@@ -84,14 +84,13 @@ class ActivationReasoning(Method):
         return shown, opposite
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
-        """The rule's plan at the SAE's site, whatever `site` is; see `Method.fit`.
+        """The rule's plan at the SAE's site; see `Method.fit`.
 
         Raises:
             RuleError: rules that can't be read, or don't derive `steer` from the two concepts.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        check_width(self.sae, model)
+        check_sae_site(model, site, self.sae)
         program = _checked(parse(self.rules))
         concepts = self.concepts(model, contrast)
         readout = concepts[0].readout

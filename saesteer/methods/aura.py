@@ -40,6 +40,7 @@ class AurA(Method):
     source: ClassVar[str] = "Suau et al. 2024, 2407.12824"
     needs: ClassVar[str] = "two groups of texts"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
     has_strength: ClassVar[bool] = False
 
     remove: Side = "negatives"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -18,10 +18,12 @@ from torch.nn import functional
 
 from saesteer.axes import Vector
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import ConfigError, ContrastError
+from saesteer.errors import ConfigError, ContrastError, SiteError
 from saesteer.features.activations import read_activations
+from saesteer.methods.settings import check_settings
 from saesteer.models.model import Model
 from saesteer.models.sites import Site
+from saesteer.saes import SAE, check_width
 from saesteer.steer import Plan
 from saesteer.steer.norms import typical_norm
 
@@ -53,24 +55,23 @@ class Method(ABC):
         needs: what it is fitted to, in a few words.
         family: what it works with.
         has_strength: whether its dose may be swept; without, it is one point of a comparison.
+        takes_site: whether it acts where `fit` is told to; without, where its SAE reads, or at
+            places that it chooses itself.
     """
 
     source: ClassVar[str]
     needs: ClassVar[str]
     family: ClassVar[Family]
     has_strength: ClassVar[bool] = True
+    takes_site: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check every setting that is a choice among words, or several of them, or a count `n_*`.
+        """Check every setting's type; see `check_settings`.
 
         Raises:
-            ConfigError: another word, or a count below 1.
+            ConfigError: another type or word, no finite number, or a count below 1.
         """
-        for name, hint in get_type_hints(type(self)).items():
-            expected = _fault(name, hint, getattr(self, name, None))
-            if expected is not None:
-                got = getattr(self, name)
-                raise ConfigError(f"{type(self).__name__}: {name} is {got!r}, expected {expected}.")
+        check_settings(self)
 
     @property
     @abstractmethod
@@ -88,23 +89,9 @@ class Method(ABC):
             site: where to act; a default of the method's own for None.
 
         Raises:
-            SiteError: the model has no such site.
+            SiteError: the model has no such site, or the method's SAE belongs to another.
             ContrastError: the contrast has no usable train split.
         """
-
-
-def _fault(name: str, hint: Any, given: Any) -> str | None:
-    """What a setting should have been, or None where it may be what it is."""
-    several = get_origin(hint) is Sequence
-    word = get_args(hint)[0] if several else hint
-    if get_origin(word) is Literal:
-        known = get_args(word)
-        listed = isinstance(given, Sequence) and not isinstance(given, str)
-        if (several and not listed) or any(w not in known for w in (given if several else [given])):
-            return f"{'a list of any' if several else 'one'} of {', '.join(map(str, known))}"
-    if name.startswith("n_") and isinstance(given, int) and given < 1:
-        return "1 or more"
-    return None
 
 
 def default_site(model: Model) -> Site:
@@ -124,6 +111,24 @@ def check_optional_site(model: Model, site: Site | str | None) -> None:
     """
     if site is not None:
         model.check_site(site)
+
+
+def check_sae_site(model: Model, site: Site | str | None, *saes: SAE) -> None:
+    """For a method that acts where its SAE reads: they fit the model, and one is of `site`.
+
+    Raises:
+        SiteError: the model has no such site, or no SAE is of it.
+        DimensionError: an SAE is of another width.
+    """
+    check_optional_site(model, site)
+    for sae in saes:
+        check_width(sae, model)
+    if site is not None and model.check_site(site) not in [sae.site for sae in saes]:
+        own = " and ".join(f"SAE {sae.name} is of {sae.site}" for sae in saes)
+        raise SiteError(
+            f"site is {site}, but {own}, and features act where their SAE reads; leave site out, "
+            f"or give an SAE of {site}."
+        )
 
 
 def site_or_default(model: Model, site: Site | str | None) -> Site:

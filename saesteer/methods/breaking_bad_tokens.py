@@ -25,12 +25,11 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.concepts import Concept, FeatureReadout, concept_readers
 from saesteer.features.find import latent_stats
-from saesteer.methods.base import Family, Method, Side, check_optional_site
+from saesteer.methods.base import Family, Method, Side, check_sae_site
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.rules.gate import RuleGate
 from saesteer.rules.syntax import Program
-from saesteer.saes import check_width
 from saesteer.saes.sae import SAE
 from saesteer.steer import Always, Edit, Gate, Plan, feature_add, generated
 
@@ -43,6 +42,7 @@ class BreakingBadTokens(Method):
     source: ClassVar[str] = "Goyal et al. 2025, 2505.14536"
     needs: ClassVar[str] = "an SAE, two groups of texts"
     family: ClassVar[Family] = "feature"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     tier: Literal["constant", "input", "token"] = "constant"
@@ -55,15 +55,14 @@ class BreakingBadTokens(Method):
         return f"Breaking Bad Tokens, {self.tier}"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
-        """The features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
+        """The features as a plan at the SAE's site; see `Method.fit`.
 
         Raises:
             DimensionError: the SAE is of another width.
             ContrastError: no feature fires more on the unwanted texts.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        check_width(self.sae, model)
+        check_sae_site(model, site, self.sae)
         features, peaks = self._features(model, contrast)
         act = feature_add(self.sae, features, [-peak for peak in peaks])
         edit = Edit(act, where=generated(), gate=self._gate(features))

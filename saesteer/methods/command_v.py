@@ -50,6 +50,7 @@ class CommandV(Method):
     source: ClassVar[str] = "Wang et al. 2025, 2506.19140"
     needs: ClassVar[str] = "a donor model with a plan, shared prompts"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     donor: Model | str
     plan: Plan | str

@@ -55,6 +55,7 @@ class DirectionalAblation(Method):
     source: ClassVar[str] = "Arditi et al. 2024, 2406.11717; RepIt: Siu et al. 2025, 2509.13281"
     needs: ClassVar[str] = "pairs, with a validation split; RepIt: other concepts' contrasts"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
     has_strength: ClassVar[bool] = False
 
     others: Sequence[Contrast | str] = ()

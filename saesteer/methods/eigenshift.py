@@ -29,6 +29,7 @@ from saesteer.features.activations import finite_rows
 from saesteer.methods.base import Family, Method, Side, check_optional_site
 from saesteer.methods.scoring import teacher_forced
 from saesteer.models import Model, as_model
+from saesteer.models.offload import weight_of
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, WeightEdit
 
@@ -48,6 +49,7 @@ class EigenShift(Method):
     source: ClassVar[str] = "Shaik et al. 2025, 2509.16660"
     needs: ClassVar[str] = "two groups of texts; weight edit"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     n_components: int = 8
     damping: float = 0.1
@@ -73,7 +75,7 @@ class EigenShift(Method):
         model = as_model(model)
         check_optional_site(model, site)
         train = contrast.split("train")
-        weight = model.layout.unembed.weight.detach().float().cpu()  # type: ignore[union-attr]
+        weight = weight_of(model.layout.unembed).float().cpu()
         vectors = torch.linalg.eigh((weight.T @ weight).double()).eigenvectors.float()
         sides = [_sizes(model, each, vectors) for each in (train.positives, train.negatives)]
         kept, unwanted = sides if self.remove == "negatives" else sides[::-1]

@@ -45,6 +45,7 @@ class ExpertNeurons(Method):
     source: ClassVar[str] = "Kojima et al. 2024, 2404.02431"
     needs: ClassVar[str] = "texts by language"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     texts: TextsByLanguage | None = None
     wanted: str | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError, FeatureError
 from saesteer.features.find import FoundFeature, find_features, max_activations
-from saesteer.methods.base import DOSE, Family, Method, check_optional_site
+from saesteer.methods.base import DOSE, Family, Method, check_sae_site
 from saesteer.methods.directions import unit_sum
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
@@ -47,6 +47,7 @@ class FeatureSteering(Method):
     source: ClassVar[str] = "Templeton et al. 2024; Arad et al. 2025, 2505.20063"
     needs: ClassVar[str] = "an SAE, pairs"
     family: ClassVar[Family] = "feature"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     feature: int | None = None
@@ -82,14 +83,14 @@ class FeatureSteering(Method):
         return found[: self.n_features]
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
-        """The features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
+        """The features as a plan at the SAE's site; see `Method.fit`.
 
         Raises:
             FeatureError: `feature` lies outside the SAE, or has no maximum to count in.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        place = model.check_site(self.sae.site)
+        check_sae_site(model, site, self.sae)
+        place = self.sae.site
         features = self._features(model, contrast)
         if self.mode == "add":
             act = add_scaled(place, self.dose * unit_sum(self.sae, features))

@@ -49,6 +49,7 @@ class HNeurons(Method):
     source: ClassVar[str] = "Gao et al. 2025, 2512.01797"
     needs: ClassVar[str] = "two groups of texts, with a validation split"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     remove: Side = "negatives"
     alpha: float = 0.0

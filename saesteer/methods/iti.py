@@ -39,6 +39,7 @@ class ITI(Method):
     source: ClassVar[str] = "Li et al. 2023, 2306.03341"
     needs: ClassVar[str] = "two groups of texts, with a validation split"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     top_k: int | None = None
     alpha: float = 15.0

@@ -52,6 +52,7 @@ class LanguageArithmetics(Method):
     source: ClassVar[str] = "Gurgurov et al. 2025, 2507.22608; LAPE: Tang et al. 2024, 2402.16438"
     needs: ClassVar[str] = "texts by language"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     texts: TextsByLanguage | None = None
     wanted: str | None = None

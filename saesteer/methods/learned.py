@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import ConfigError, DataError
+from saesteer.errors import DataError
 from saesteer.methods.base import Method
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
@@ -96,15 +96,6 @@ class LearnedMethod(Method):
     batch_size: int = 8
     lr: float = 1e-2
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the settings; see `Method`."""
-        super().__post_init__()
-        for name in ("batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"{type(self).__name__}: {name} is {getattr(self, name)}, expected more than 0."
-                )
 
     @abstractmethod
     def begin(self, model: Model, contrast: Contrast, site: Site | str | None) -> Fitting:

@@ -24,11 +24,10 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.concept_fit import mean_difference
 from saesteer.features.separation import auroc
-from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.base import Family, Method, check_sae_site
 from saesteer.methods.directions import logistic_direction, read_sides
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.saes import check_width
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan, feature_shift, generated
 
@@ -41,6 +40,7 @@ class LFSteering(Method):
     source: ClassVar[str] = "Yang et al. 2025, 2501.11036"
     needs: ClassVar[str] = "an SAE or several, paraphrase pairs"
     family: ClassVar[Family] = "feature"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     others: Sequence[SAE] = ()
@@ -65,17 +65,15 @@ class LFSteering(Method):
         return found
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
-        """The shift as a plan at the most separable SAE's site, whatever `site` is.
+        """The shift as a plan at the most separable SAE's site, or at `site`; see `Method.fit`.
 
         Raises:
             DimensionError: an SAE is of another width.
             ContrastError: no latent differs between the labels.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        for sae in (self.sae, *self.others):
-            check_width(sae, model)
-        sae = self._choose(model, contrast)
+        check_sae_site(model, site, self.sae, *self.others)
+        sae = self._choose(model, contrast, site)
         shift = mean_difference(model, sae, contrast, "max")
         order = shift.abs().argsort(descending=True, stable=True)[: self.n_features]
         features = order[shift[order] != 0].tolist()
@@ -87,8 +85,11 @@ class LFSteering(Method):
         act = feature_shift(sae, features, shift[features].tolist())
         return Plan(act, where=generated(), name=self.name)
 
-    def _choose(self, model: Model, contrast: Contrast) -> SAE:
+    def _choose(self, model: Model, contrast: Contrast, site: Site | str | None) -> SAE:
         if not self.others:
             return self.sae
+        if site is not None:
+            place = model.check_site(site)
+            return next(sae for sae in (self.sae, *self.others) if sae.site == place)
         found = self.separability(model, contrast)
         return max((self.sae, *self.others), key=lambda sae: (found[sae.site], -sae.site.order[0]))

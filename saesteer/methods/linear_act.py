@@ -45,6 +45,7 @@ class LinearAcT(Method):
     source: ClassVar[str] = "Rodriguez et al. 2024, 2410.23054"
     needs: ClassVar[str] = "two groups of texts, unpaired"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     kinds: Sequence[str] = ("attn_out", "mlp_out")
 

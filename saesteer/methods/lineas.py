@@ -49,6 +49,7 @@ class LinEAS(LearnedMethod):
     source: ClassVar[str] = "Rodriguez et al. 2025, 2503.10679"
     needs: ClassVar[str] = "two groups of texts, unpaired, training"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     kinds: Sequence[str] = ("attn_out", "mlp_out")
     n_steps: int = 20

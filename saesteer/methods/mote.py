@@ -3,9 +3,8 @@
 An expert's relevance is the share of the positives' tokens that are routed to it less that of the
 negatives'. The `n_on` most relevant of all layers get their router logit raised, the `n_off` least
 relevant lowered, by `reach` times the largest logit seen in that layer, at every position. The
-router decides anew with its own rule: its input x `[d_model]` becomes x + W⁺ b, W `[experts,
-d_model]` its weight and b `[experts]` what is added to the logits, so that W x becomes W x + b
-exactly; what experts read stays as it was. Strength multiplies b.
+router decides anew by its own rule: x `[d_model]` becomes x + W⁺ b, W `[experts, d_model]` its
+weight, b `[experts]` what its logits gain: W x becomes W x + b, and experts read x unchanged.
 
 Source: Dahlke et al. 2025, Mixture of Tunable Experts (2502.11096). There experts are compared at
 one token of paired prompts; here over all tokens of each group's texts, which needs no template.
@@ -28,6 +27,7 @@ from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError
 from saesteer.features.activations import TextBatch, finite_rows, text_batches
 from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.settings import check_settings
 from saesteer.models import Model, as_model, record
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, add
@@ -44,11 +44,12 @@ class _Use(NamedTuple):
 @final
 @dataclass(frozen=True)
 class MoTE(Method):
-    """Tuned experts; `n_off` and `n_on` are counts over all layers."""
+    """Tuned experts; `n_off` and `n_on` are counts over all layers. Strength multiplies b."""
 
     source: ClassVar[str] = "Dahlke et al. 2025, 2502.11096"
     needs: ClassVar[str] = "two groups of texts; a Mixture-of-Experts model"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     n_off: int = 2
     n_on: int = 2
@@ -60,11 +61,10 @@ class MoTE(Method):
         Raises:
             ConfigError: a negative count or reach, or nothing to do.
         """
-        if min(self.n_off, self.n_on) < 0 or not self.n_off + self.n_on or not self.reach > 0:
-            raise ConfigError(
-                f"MoTE: n_off {self.n_off}, n_on {self.n_on} and reach {self.reach}; expected "
-                "counts of 0 or more, one of them above 0, and a reach above 0."
-            )
+        check_settings(self, least=0)
+        if not self.n_off + self.n_on or not self.reach > 0:
+            raise ConfigError(f"MoTE: n_off {self.n_off}, n_on {self.n_on} and reach {self.reach}; "
+                              "expected a count and a reach above 0.")  # fmt: skip
 
     @property
     def name(self) -> str:

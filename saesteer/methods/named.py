@@ -28,7 +28,8 @@ def check_method(key: str, name: str, settings: Mapping[str, Any], sae: SAE | No
         key: of the config, for messages.
 
     Raises:
-        ConfigError: a setting that it does not have or does not get, or features without an SAE.
+        ConfigError: a setting that it does not have or does not get, or of a value that means
+            nothing, or features without an SAE.
     """
     known = {field.name for field in fields(METHODS[name])}
     if unknown := set(settings) - known:
@@ -44,6 +45,7 @@ def check_method(key: str, name: str, settings: Mapping[str, Any], sae: SAE | No
         raise ConfigError(f"{key}: {name} needs {sorted(missing)}; give them as its settings.")
     if "sae" in known and sae is None:
         raise ConfigError(f"{key}: {name} needs features; set sae.")
+    make_method(name, settings, sae)
 
 
 def make_method(name: str, settings: Mapping[str, Any], sae: SAE | None) -> Method:

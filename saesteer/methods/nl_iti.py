@@ -42,6 +42,7 @@ class NLITI(Method):
     source: ClassVar[str] = "Hoscilowicz et al. 2024, 2403.18680"
     needs: ClassVar[str] = "two groups of texts, with a validation split"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     top_k: int | None = None
     alpha: float = 5.0

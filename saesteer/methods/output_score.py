@@ -24,11 +24,10 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
 from saesteer.features.find import find_features
 from saesteer.features.output_score import output_scores
-from saesteer.methods.base import DOSE, Family, Method, check_optional_site
+from saesteer.methods.base import DOSE, Family, Method, check_sae_site
 from saesteer.methods.directions import unit_sum
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.saes import check_width
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan, add_scaled, generated
 
@@ -45,6 +44,7 @@ class OutputScore(Method):
     source: ClassVar[str] = "Arad et al. 2025, 2505.20063"
     needs: ClassVar[str] = "an SAE, two groups of texts"
     family: ClassVar[Family] = "feature"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     n_features: int = 3
@@ -79,14 +79,13 @@ class OutputScore(Method):
         return [(indices[at], scores[at]) for at in order]
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
-        """The chosen features as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
+        """The chosen features as a plan at the SAE's site; see `Method.fit`.
 
         Raises:
             DimensionError: the SAE is of another width.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        check_width(self.sae, model)
+        check_sae_site(model, site, self.sae)
         features = [feature for feature, _ in self.ranked(model, contrast)[: self.n_features]]
         act = add_scaled(self.sae.site, self.dose * unit_sum(self.sae, features))
         return Plan(act, where=generated(), name=self.name)

@@ -13,6 +13,7 @@ from typing import Any, Literal, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saesteer.errors import PlanError
 from saesteer.models import Model
 from saesteer.models.layout import is_transposed, matrix_of, unwrap
 from saesteer.models.sites import Site
@@ -68,9 +69,15 @@ def projection(model: Model, layer: int, part: Part) -> Projection:
 
     Raises:
         SiteError: no such layer, or fused experts, which have none of their own.
+        PlanError: its weight is kept away from the device between passes.
     """
     reads = model.check_site(Site(layer, "neurons" if part == "mlp" else "head_out"))
     module = model.layout.point(reads).module
     weight: Any = unwrap(module).weight
+    if weight.is_meta:
+        raise PlanError(
+            f"layer {layer}'s {part} output matrix is offloaded, so it can't be edited; give that "
+            "layer a device in device_map."
+        )
     names = (n for n, p in model.hf.named_parameters(remove_duplicate=False) if p is weight)
     return Projection(reads, module, next(names).replace("._original_component", ""))

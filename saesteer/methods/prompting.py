@@ -39,6 +39,7 @@ class Prompting(Method):
     source: ClassVar[str] = "baseline of AxBench, Wu et al. 2025, 2501.17148"
     needs: ClassVar[str] = "an instruction"
     family: ClassVar[Family] = "prompt"
+    takes_site: ClassVar[bool] = False
     has_strength: ClassVar[bool] = False
 
     instruction: str | None = None

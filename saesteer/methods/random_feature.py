@@ -17,7 +17,7 @@ from saesteer.features.find import latent_stats
 from saesteer.methods.base import (
     Family,
     Method,
-    check_optional_site,
+    check_sae_site,
     difference_in_means,
     of_norm,
 )
@@ -38,6 +38,7 @@ class RandomFeature(Method):
     source: ClassVar[str] = "control"
     needs: ClassVar[str] = "an SAE"
     family: ClassVar[Family] = "control"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     seed: int = 0
@@ -76,8 +77,8 @@ class RandomFeature(Method):
         It acts at the SAE's site, which is the only one that its decoder rows belong to.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        place = model.check_site(self.sae.site)
+        check_sae_site(model, site, self.sae)
+        place = self.sae.site
         row = self.sae.w_dec[self.draw(model, contrast)].detach().float().cpu()
         norm = self.norm
         if norm is None:

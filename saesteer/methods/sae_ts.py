@@ -32,11 +32,10 @@ from saesteer.axes import Rows, Vector
 from saesteer.data.contrast import Contrast
 from saesteer.errors import FeatureError
 from saesteer.features.find import find_features
-from saesteer.methods.base import DOSE, Family, Method, check_optional_site
+from saesteer.methods.base import DOSE, Family, Method, check_sae_site
 from saesteer.methods.output_effects import PROMPTS, output_effects
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.saes import check_width
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan, add_scaled, generated
 
@@ -52,6 +51,7 @@ class SAETS(Method):
     source: ClassVar[str] = "Chalnev et al. 2024, 2411.02193"
     needs: ClassVar[str] = "an SAE, prompts, two groups of texts or a feature"
     family: ClassVar[Family] = "feature"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     feature: int | None = None
@@ -68,15 +68,14 @@ class SAETS(Method):
         return "SAE-TS"
 
     def fit(self, model: Model | Any, contrast: Contrast, site: Site | str | None = None) -> Plan:
-        """The targeted vector as a plan at the SAE's site, whatever `site` is; see `Method.fit`.
+        """The targeted vector as a plan at the SAE's site; see `Method.fit`.
 
         Raises:
             FeatureError: the feature lies outside the SAE, or no vector brings it about.
             DimensionError: the SAE is of another width.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        check_width(self.sae, model)
+        check_sae_site(model, site, self.sae)
         ranked = [f.index for f in find_features(model, self.sae, contrast, top=self.n_vectors)]
         if self.feature is None and not ranked:
             raise FeatureError(f"no feature of SAE {self.sae.name} fires on {contrast.name}.")

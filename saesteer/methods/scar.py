@@ -23,10 +23,9 @@ from typing import Any, ClassVar, final
 
 from saesteer.data.contrast import Contrast
 from saesteer.errors import SaeError
-from saesteer.methods.base import Family, Method, check_optional_site
+from saesteer.methods.base import Family, Method, check_sae_site
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
-from saesteer.saes import check_width
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan, generated, replace, scale
 
@@ -39,6 +38,7 @@ class SCAR(Method):
     source: ClassVar[str] = "Härle et al. 2024, 2411.07122"
     needs: ClassVar[str] = "an SAE with a supervised latent (token labels, training)"
     family: ClassVar[Family] = "feature"
+    takes_site: ClassVar[bool] = False
 
     sae: SAE
     latent: int | None = None
@@ -63,8 +63,7 @@ class SCAR(Method):
             DimensionError: the SAE is of another width.
         """
         model = as_model(model)
-        check_optional_site(model, site)
-        check_width(self.sae, model)
+        check_sae_site(model, site, self.sae)
         acts = [replace(self.sae), scale(self.sae, self._supervised(), self.factor)]
         return Plan(*acts, where=generated(), name=self.name)
 

@@ -51,6 +51,7 @@ class ToxificationReversal(Method):
     source: ClassVar[str] = "Leong et al. 2023, 2310.09573"
     needs: ClassVar[str] = "texts, and a prefix that asks for what is to go"
     family: ClassVar[Family] = "dense"
+    takes_site: ClassVar[bool] = False
 
     prefix: str | None = None
     remove: Side = "negatives"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from saesteer.models.offload import weight_of
 from saesteer.models.weights import original_of
 
 
@@ -18,21 +19,38 @@ def weights_fingerprint(module: nn.Module) -> str:
     without vectors of zeros, so that a bridge around it, which adds such biases, is too. Weights
     that a plan has changed count as they were.
     """
-    originals = (original_of(p) for p in _own_parameters(module))
-    own = {id(p): p for p in originals if p.ndim != 1 or bool(p.any())}
-    parts = sorted(_digest(parameter) for parameter in own.values())
+    own = {id(original): (original, place) for original, place in _own_parameters(module)}
+    parts = sorted(_digests(own.values()))
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def _own_parameters(module: nn.Module) -> Iterator[Tensor]:
-    """All parameters, of a bridge's component only those of the module that it wraps."""
+def _own_parameters(module: nn.Module) -> Iterator[tuple[Tensor, tuple[nn.Module, str]]]:
+    """All parameters and where they lie, of a bridge's component only the wrapped module's."""
     wrapped = module._modules.get("_original_component")
     if wrapped is not None:
         yield from _own_parameters(wrapped)
         return
-    yield from (p for p in module._parameters.values() if p is not None)
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            yield original_of(parameter), (module, name)
     for child in module.children():
         yield from _own_parameters(child)
+
+
+def _digests(own: Iterable[tuple[Tensor, tuple[nn.Module, str]]]) -> Iterator[bytes]:
+    """One at a time, so that weights which have to be fetched are never all in memory.
+
+    A tied matrix that is away stands in two places as two tensors; equal values make it one again.
+    """
+    seen: set[bytes] = set()
+    for original, place in sorted(own, key=lambda each: each[0].is_meta):
+        values = weight_of(*place) if original.is_meta else original
+        if values.ndim == 1 and not bool(values.any()):
+            continue
+        digest = _digest(values)
+        if not (original.is_meta and values.ndim > 1 and digest in seen):
+            yield digest
+        seen.add(digest)
 
 
 def _digest(parameter: Tensor) -> bytes:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from saesteer.errors import ModelError, SiteError
 from saesteer.models.hooks import HookPoint
+from saesteer.models.offload import weight_of
 from saesteer.models.sites import Site
 
 _ATTENTION = ("self_attn", "attn", "attention")
@@ -116,8 +117,7 @@ class Layout:
         Raises:
             SiteError: the layer has no router.
         """
-        weight: Any = unwrap(self.point(site).module).weight
-        return weight.detach()
+        return weight_of(unwrap(self.point(site).module))
 
     def _mid_norm(self, block: nn.Module, site: Site) -> nn.Module:
         if self.parallel_residual:
@@ -150,8 +150,8 @@ def is_transposed(module: nn.Module) -> bool:
 
 def matrix_of(module: nn.Module) -> Float[Tensor, "out in"]:
     """W of a linear layer y = W x, however it is stored; without gradients."""
-    stored: Any = unwrap(module).weight
-    return stored.detach().T if is_transposed(module) else stored.detach()
+    stored = weight_of(unwrap(module))
+    return stored.T if is_transposed(module) else stored
 
 
 def layout_of(hf: nn.Module) -> Layout:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from saesteer.errors import ModelError, NetworkError
+from saesteer.files import path_of
 from saesteer.models.layout import layout_of
 from saesteer.models.model import Model
 
@@ -37,6 +38,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     cache_dir: str | Path | None = None,
     device_map: Any = None,
+    offload_folder: str | Path | None = None,
 ) -> Model:
     """Load a causal language model, or wrap one that is loaded already.
 
@@ -49,6 +51,7 @@ def load_model(
         dtype: default float32 on CPU, the checkpoint's own dtype elsewhere.
         cache_dir: where fetched models are kept; default `SAESTEER_CACHE` or the user's cache.
         device_map: passed on to `transformers` to spread a model over several devices.
+        offload_folder: where the parts go that `device_map` puts on "disk".
 
     Raises:
         ModelError: not found, unreadable, damaged, or no causal decoder.
@@ -63,7 +66,8 @@ def load_model(
     if str(ref) == embedded.NAME:
         model = embedded.load(cache_dir=cache_dir, dtype=dtype)
         return _prepare(model, device, None)
-    model = _from_pretrained(str(ref), tokenizer, dtype, device_map, cache_dir)
+    placed = {"device_map": device_map, "offload_folder": offload_folder}
+    model = _from_pretrained(str(ref), tokenizer, dtype, placed, cache_dir)
     return _prepare(model, None if device_map else device, None)
 
 
@@ -170,7 +174,7 @@ def _tokenizer_beside(module: Any) -> Any:
 
 
 def _from_pretrained(
-    ref: str, tokenizer: Any, dtype: Any, device_map: Any, cache_dir: str | Path | None
+    ref: str, tokenizer: Any, dtype: Any, placed: dict[str, Any], cache_dir: str | Path | None
 ) -> Model:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -180,7 +184,7 @@ def _from_pretrained(
     try:
         with quiet_loading():
             hf = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, device_map=device_map, use_safetensors=_safe(ref), **options
+                where, dtype=dtype, use_safetensors=_safe(ref), **placed, **options
             )
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
@@ -191,7 +195,7 @@ def _from_pretrained(
 
 
 def _source(ref: str) -> tuple[str, dict[str, Any]]:
-    path = Path(ref).expanduser()
+    path = path_of(ref, ModelError).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{ref}: no such GGUF file.")

@@ -16,6 +16,7 @@ from torch import Tensor
 from saesteer.errors import DataError, ModelError, SiteError
 from saesteer.models.fingerprint import weights_fingerprint
 from saesteer.models.layout import Layout
+from saesteer.models.offload import device_of
 from saesteer.models.sites import Site
 
 Chat = Sequence[Mapping[str, str]]
@@ -64,8 +65,8 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go: the device of the input embedding."""
-        return next(self.hf.parameters()).device
+        """Where token ids go: the device that the input embedding computes on."""
+        return device_of(self.hf)
 
     @property
     def dtype(self) -> torch.dtype:

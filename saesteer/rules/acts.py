@@ -21,6 +21,7 @@ act takes `latch: true` (once open, open for the rest of the text), `duration: N
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, final
@@ -240,7 +241,9 @@ def _control(fields: Fields, verb: Verb) -> dict[str, Any]:
 
 def _folder(fields: Fields, folder: Path) -> Path:
     name = fields.raw("plan")
-    if not isinstance(name, str) or not (folder / name).is_dir():
+    if not isinstance(name, str) or not os.path.isdir(
+        folder / name
+    ):  # Path.is_dir raises for long names
         fields.fault("plan", name, "the folder of a saved plan")
     return folder / str(name)
 

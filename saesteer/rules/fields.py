@@ -13,7 +13,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from saesteer.errors import SiteError
+from saesteer.errors import ConfigError, SiteError
+from saesteer.files import path_of
 from saesteer.models.sites import Site
 from saesteer.rules.syntax import nearest
 
@@ -134,7 +135,9 @@ class Fields:
                 self.fault(key, value, "the path of a .safetensors file")
             return {}
         try:
-            return load_file(folder / value)
+            return load_file(path_of(folder / value, ConfigError))
+        except ConfigError as error:
+            self.faults.append(f"{self._at(key)}: {str(error).rstrip('.')}")
         except FileNotFoundError:
             self.faults.append(f"{self._at(key)}: no file {folder / value}")
         except (SafetensorError, OSError) as error:

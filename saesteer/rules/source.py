@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from saesteer.errors import ConfigError
+from saesteer.files import path_of
 from saesteer.rules.syntax import Origin
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def read_source(path: Path) -> Source:
     """
     import yaml
 
+    path = path_of(path, ConfigError)
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)

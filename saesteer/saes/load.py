@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from saesteer.errors import DimensionError, NetworkError, SaeError
+from saesteer.files import path_of
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, sae_from
 from saesteer.saes.sae import SAE
 
@@ -122,8 +123,9 @@ def _resolve(ref: SaeRef, sae_id: str | None) -> Path | tuple[str, str]:
         return str(ref[0]), str(ref[1])
     if sae_id is not None:
         return str(ref), sae_id
-    if Path(ref).is_dir():
-        return Path(ref)
+    path = path_of(ref, SaeError)
+    if path.is_dir():
+        return path
     shipped = shipped_saes()
     if str(ref) in shipped:
         return shipped[str(ref)]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saesteer.errors import OutputError
+from saesteer.files import path_of
 from saesteer.saes.crosscoder import Crosscoder, crosscoder_cfg, crosscoder_tensors
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, cfg_of, tensors_of
 from saesteer.saes.sae import SAE
@@ -49,7 +50,7 @@ def save_sae(
     Raises:
         OutputError: the folder can't be written, or the metadata is not JSON.
     """
-    folder = Path(folder)
+    folder = path_of(folder, OutputError)
     made = not folder.exists()
     try:
         cfg, tensors = _files_of(sae)

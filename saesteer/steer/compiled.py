@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from saesteer.errors import PlanError
 from saesteer.models import Model, Site, as_model, install, remove
+from saesteer.models.offload import device_of
 from saesteer.steer.acts import narrow
 from saesteer.steer.affine_maps import Affine, AffineEach
 from saesteer.steer.calls import read_prompt
@@ -217,8 +218,8 @@ def _by_site(edits: tuple[Edit, ...], model: Model) -> dict[Site, list[tuple[int
         point = model.layout.point(site)
         if point.rows_of is not None:
             raise PlanError(f"{site}: a compiled plan can't reach a site without rows.")
-        weight = next(model.layout.blocks[site.layer].parameters())
-        made = ready(edit.intervention, model).to(weight.device)
+        device = device_of(model.layout.blocks[site.layer])
+        made = ready(edit.intervention, model).to(device)
         found.setdefault(site, []).append((index, made))
     return found
 

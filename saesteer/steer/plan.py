@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from saesteer.errors import PlanError
+from saesteer.errors import OutputError, PlanError
+from saesteer.files import path_of
 from saesteer.models import Model, as_model
 from saesteer.steer.checks import check_plan
 from saesteer.steer.compiled import CompiledPlan
@@ -213,7 +214,7 @@ class Plan:
         """
         from saesteer.steer.store import save_plan
 
-        save_plan(self, Path(folder), None if model is None else as_model(model))
+        save_plan(self, path_of(folder, OutputError), None if model is None else as_model(model))
 
     @staticmethod
     def load(folder: str | Path, model: Any = None) -> Plan:
@@ -234,9 +235,10 @@ class Plan:
         wanted = None if model is None else as_model(model)
         if str(folder).startswith("hub:"):
             return fetch_plan(str(folder), wanted)
-        if not Path(folder).is_file():
-            return load_plan(Path(folder), wanted)
-        plan = read_plan(folder)
+        path = path_of(folder, PlanError)
+        if not path.is_file():
+            return load_plan(path, wanted)
+        plan = read_plan(path)
         if wanted is not None:
             check_plan(plan, wanted)
         return plan

@@ -91,6 +91,19 @@ def load_plan(folder: Path, model: Model | None) -> Plan:
     return plan
 
 
+def digest_of(plan: Plan) -> str:
+    """Hex digest of what a plan does at strength 1, whatever it is called and was made for.
+
+    Raises:
+        PlanError: an act that can't be saved.
+    """
+    from safetensors.torch import save
+
+    tensors = _Tensors()
+    acts = json.dumps([_pack(act, tensors) for act in plan.acts], sort_keys=True)
+    return hashlib.sha256(acts.encode() + save(tensors.named)).hexdigest()[:16]
+
+
 def stamp_of(model: Model) -> dict[str, str]:
     """What identifies a model: its weights and its tokenizer; the name is for people."""
     stamp = {"model": model.name, "weights": model.fingerprint()}

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from saesteer.config import WandbConfig, dump_config
 from saesteer.errors import CheckpointError, OutputError, SaesteerError
+from saesteer.files import path_of
 from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
 from saesteer.training.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
 from saesteer.training.distributed import World
@@ -54,9 +55,9 @@ def checkpoint_of(out: Path, resume: bool, result: str) -> Path | None:
         result: what a finished run leaves in `out`.
 
     Raises:
-        OutputError: there is a run and it is not to be resumed.
+        OutputError: there is a run and it is not to be resumed, or no folder can be so called.
     """
-    checkpoint = last_checkpoint(out)
+    checkpoint = last_checkpoint(path_of(out, OutputError))
     if not resume and (checkpoint is not None or (out / result).exists()):
         raise OutputError(f"{out} already holds a run; pass --resume, or choose another folder.")
     return checkpoint

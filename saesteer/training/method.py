@@ -120,7 +120,8 @@ def read_learned(config: TrainMethodConfig) -> LearnedMethod:
     """The method that a config describes.
 
     Raises:
-        ConfigError: no such method or setting, or a method that is not learned.
+        ConfigError: no such method or setting, a method that is not learned, or a site for one
+            that takes none.
         SaeError: its SAE can't be loaded.
     """
     name = config.method_name
@@ -128,6 +129,8 @@ def read_learned(config: TrainMethodConfig) -> LearnedMethod:
     if name not in learned:
         what = "is not learned" if name in METHODS else "is unknown"
         raise ConfigError(f"method: {name!r} {what}; learned methods are {', '.join(learned)}.")
+    if config.site is not None and not METHODS[name].takes_site:
+        raise ConfigError(f"site: {name} acts at places of its own; leave site out.")
     sae = load_sae(config.sae) if config.sae is not None else None
     check_method("method", name, config.settings, sae)
     method = make_method(name, config.settings, sae)

@@ -153,6 +153,12 @@ def told(**changes: Any) -> Contrast:
     return Contrast(tuple(examples), name="letters")
 
 
+def alike_in(split: str) -> Contrast:
+    """The letters, but for one text that stands on both sides of one split."""
+    examples = [replace(e, text="rain") if e.split == split else e for e in LETTERS.examples]
+    return Contrast(tuple(examples), name="letters")
+
+
 class Fit(NamedTuple):
     """A method's fit with one thing wrong."""
 
@@ -178,7 +184,18 @@ FITS: list[tuple[str, Fit, Error | tuple[Error, ...], str]] = [
         ContrastError,
         "all 10 examples have label 1",
     ),
-    ("no tokens", Fit(told(text=lambda _: "")), DataError, "has no tokens|has no words"),
+    (
+        "no difference",
+        Fit(alike_in("train")),
+        ContrastError,
+        "positives and negatives are the same texts",
+    ),
+    (
+        "no tokens",
+        Fit(told(text=lambda _: "", prompt=lambda label: f"{label} ")),
+        DataError,
+        "has no tokens|has no words",
+    ),
     ("too long", Fit(told(text=lambda label: f"{label} rain " * 200)), DataError, "reads at most"),
     ("no such layer", Fit(site="resid_post.40"), SiteError, "layer 40 does not exist"),
     ("no such place", Fit(site="router_in.1"), SiteError, "is no mixture of experts"),
@@ -203,11 +220,12 @@ FITS: list[tuple[str, Fit, Error | tuple[Error, ...], str]] = [
         "layer 30 does not exist",
     ),
 ]
+TEXTS = ("no train texts", "one label", "no difference", "no tokens", "too long")
 UNREAD = {
     "MoTE": ("no such place",),  # its model is a mixture
     "Prompting": ("no tokens", "too long", "NaN", "no tokenizer"),  # its words are in the prompt
-    "BindingIDs": ("no train texts", "one label", "no tokens", "too long"),  # reads its templates
-    "SCAR": ("no train texts", "one label", "no tokens", "too long", "NaN", "no tokenizer"),
+    "BindingIDs": TEXTS,  # reads its templates
+    "SCAR": (*TEXTS, "NaN", "no tokenizer"),
 }
 """What a method doesn't look at; SCAR's labels and texts were spent in the training of its SAE."""
 

@@ -144,6 +144,29 @@ def test_pairs_need_counterparts(tmp_path: Path) -> None:
         Contrast.read(write(tmp_path, *lonely)).pairs()
 
 
+def test_the_same_texts_on_both_sides_are_no_contrast(tmp_path: Path) -> None:
+    told = "same: positives and negatives are the same texts, so nothing tells them apart"
+    for negatives in (["a", "b"], ["b", "a", "a"]):
+        with pytest.raises(ContrastError, match=told):
+            Contrast.from_texts(["a", "b"], negatives, name="same")
+    path = tmp_path / "same.jsonl"
+    path.write_text("".join(json.dumps({"text": "a", "label": n}) + "\n" for n in (0, 1)))
+    with pytest.raises(ContrastError, match="positives and negatives are the same texts"):
+        Contrast.read(path)
+
+
+def test_texts_that_one_side_or_the_prompt_tells_apart_are_a_contrast() -> None:
+    assert len(Contrast.from_texts(["a", "b"], ["a", "c"])) == 4
+    prompts = (Example("yes", label, prompt=f"Is it {label}?") for label in (0, 1))
+    assert len(Contrast(tuple(prompts))) == 2
+    halves = [
+        Example(t, n, s) for s, t in (("train", "ab"), ("test", "aa")) for n, t in enumerate(t)
+    ]
+    with pytest.raises(ContrastError, match=r"test split\): positives and negatives are the same"):
+        Contrast(tuple(halves)).split("test")
+    assert len(Contrast(tuple(halves)).split("train")) == 2
+
+
 def test_an_unknown_split_is_named() -> None:
     with pytest.raises(ContrastError, match="split 'dev' does not exist"):
         Contrast.from_texts(["a"], ["b"]).split("dev")

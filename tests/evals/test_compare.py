@@ -11,7 +11,7 @@ import pytest
 
 import saesteer.methods as methods
 from saesteer.data.contrast import Contrast
-from saesteer.errors import TaskError
+from saesteer.errors import SiteError, TaskError
 from saesteer.evals import compare as compare_task
 from saesteer.evals.entries import check_methods
 from saesteer.evals.report import write_report
@@ -233,3 +233,16 @@ def test_hooks_are_gone_afterwards(tiny_model: Callable[[str], Model], vowels: T
     assert model.generate("one day", max_new_tokens=4) == before
     assert hooks() == hooked
     assert model.prompt_edits == []
+
+
+def test_features_of_two_places_are_compared_and_a_site_that_one_can_t_take_is_refused(
+    tiny_model: Callable[[str], Model], tiny_sae: Any, vowels: Task
+) -> None:
+    model = tiny_model("llama")
+    pair = [methods.FeatureSteering(tiny_sae(model, f"resid_post.{i}"), feature=3) for i in (1, 2)]
+    found = compare_task(model, vowels, [*pair, methods.CAA()], controls=False, **SMALL)
+    assert found.settings["sites"] == ["resid_post.1", "resid_post.2"], "CAA goes with the first"
+    with pytest.raises(SiteError, match="site is resid_post.2, but SAE .* is of resid_post.1"):
+        compare_task(model, vowels, pair, controls=False, site="resid_post.2", **SMALL)
+    dense = compare_task(model, vowels, [methods.CAA()], sae=pair[0].sae, site="mlp_out.2", **SMALL)
+    assert dense.settings["sites"] == ["mlp_out.2", "resid_post.1"], "the control is the SAE's own"

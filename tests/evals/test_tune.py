@@ -105,11 +105,11 @@ def test_a_stopped_run_goes_on_where_it_was(config, tmp_path, monkeypatch) -> No
     measured = tuning.curve_on_validation
     calls: list[str] = []
 
-    def stops(bench: Any, swept: Any, *rest: Any) -> Any:
+    def stops(bench: Any, swept: Any, *rest: Any, **options: Any) -> Any:
         calls.append(swept.entry.name)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measured(bench, swept, *rest)
+        return measured(bench, swept, *rest, **options)
 
     monkeypatch.setattr(tuning, "curve_on_validation", stops)
     with pytest.raises(KeyboardInterrupt):
@@ -122,10 +122,76 @@ def test_a_stopped_run_goes_on_where_it_was(config, tmp_path, monkeypatch) -> No
     assert len(calls) == 9  # another grid is another measurement
 
 
-def test_a_method_that_goes_to_its_own_place_counts_once(config, tmp_path) -> None:
-    settings = replace(config, methods=[{"FeatureSteering": {"feature": 3}}])
-    (row,) = tune(settings, tmp_path).results["tried"]
-    assert row["sites"] == ["resid_post.1"]
+@pytest.fixture
+def fits(monkeypatch) -> list[str]:
+    """The names of the methods that are fitted, and of the plans whose doses are swept."""
+    told: list[str] = []
+    fit, sweep = tuning._Search.fit, tuning.curve_on_validation
+
+    def fitting(search: Any, candidate: Any) -> Any:
+        told.append(f"fit {candidate.asked}")
+        return fit(search, candidate)
+
+    def sweeping(bench: Any, swept: Any, *rest: Any, **options: Any) -> Any:
+        told.append(f"sweep {swept.entry.name}")
+        return sweep(bench, swept, *rest, **options)
+
+    monkeypatch.setattr(tuning._Search, "fit", fitting)
+    monkeypatch.setattr(tuning, "curve_on_validation", sweeping)
+    return told
+
+
+def test_features_are_tried_once_where_their_sae_reads_and_the_row_says_so(
+    config, tmp_path, fits
+) -> None:
+    feature = {"FeatureSteering": {"feature": 3}}
+    found = tune(replace(config, methods=["CAA", feature]), tmp_path)
+    rows = found.results["tried"]
+    assert [row["candidate"] for row in rows[2:]] == [
+        'FeatureSteering {"feature": 3} at resid_post.1'
+    ]
+    assert rows[2]["sites"] == ["resid_post.1"]
+    assert sum(name.startswith("sweep Feature") for name in fits) == 1
+    chosen = found.results["chosen"]
+    assert found.plan is not None
+    assert chosen["sites"] == [str(edit.intervention.site) for edit in found.plan.edits]
+    assert chosen["candidate"].endswith(f"at {chosen['sites'][0]}")
+
+
+def test_a_method_that_names_its_layers_is_swept_once(config, tmp_path, fits) -> None:
+    layers = replace(config, methods=[{"RepE": {"layers": [1, 3]}}])
+    (row,) = tune(layers, tmp_path).results["tried"]
+    assert row["candidate"] == 'RepE {"layers": [1, 3]} at resid_post.1, resid_post.3'
+    assert sum(name.startswith("sweep") for name in fits) == 1
+
+
+def test_weight_edits_of_several_layers_are_several_candidates(config, tmp_path) -> None:
+    baked = replace(config, methods=[{"CASAL": {"n_steps": 2}}], doses=[0.2])
+    rows = tune(baked, tmp_path).results["tried"]
+    assert [row["sites"] for row in rows] == [
+        [f"model.layers.{layer}.mlp.down_proj.weight"] for layer in (0, 2)
+    ]
+
+
+def test_no_dose_beyond_the_largest_is_tried(config, tmp_path) -> None:
+    found = tune(config, tmp_path).results
+    assert found["doses"] == [0.2, 0.6]
+    for row in found["tried"]:
+        assert [point["dose"] for point in row["points"]] == [0.2, 0.6]
+        assert row["budget_left"], "the budget is far away, so larger doses might do more"
+        for point in row["points"]:
+            assert point["relative_dose"] == pytest.approx(point["dose"], rel=0.35)
+
+
+def test_sites_that_no_method_would_take_are_a_mistake(config, tmp_path, capsys) -> None:
+    from saesteer.config import dump_config
+
+    wrong = replace(config, methods=[{"FeatureSteering": {"feature": 3}}, "AurA"])
+    with pytest.raises(ConfigError, match="sites: none of the methods takes a site: FeatureS"):
+        tune(wrong, tmp_path)
+    (tmp_path / "tune.yaml").write_text(dump_config(wrong))
+    assert main(["tune", str(tmp_path / "tune.yaml"), "--out", str(tmp_path / "out")]) == 2
+    assert "leave sites out" in capsys.readouterr().err
 
 
 def test_the_command_leaves_a_plan_to_use(config, tmp_path, capsys) -> None:
@@ -141,6 +207,10 @@ def test_the_command_leaves_a_plan_to_use(config, tmp_path, capsys) -> None:
     plan = Plan.load(out / "plan", load_model(config.model))
     assert plan.strength == results["chosen"]["strength"]
     assert plan.stamp["model"] == config.model
+    at_largest = results["chosen"]["dose"] == 0.6
+    assert results["chosen"]["at_largest_dose"] == at_largest
+    assert ("The largest dose asked for keeps within kl" in shown.out) == at_largest
+    assert f"at dose {results['chosen']['dose']:g} (strength" in shown.out
     args = ["tune", str(file), "--out", str(out), "--quiet", "--resume", "budget.at_most=0.000001"]
     assert main(args) == 2
     assert "nothing keeps within kl of 1e-06" in capsys.readouterr().err

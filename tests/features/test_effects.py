@@ -159,6 +159,6 @@ def test_errors(tiny_model: Any, tiny_sae: Any) -> None:
     sae = tiny_sae(model, "resid_post.1")
     with pytest.raises(FeatureError, match="feature 9999 does not exist"):
         logit_effects(model, sae, CONTRAST, [9999])
-    one_token = next(t for t in ("the", "a", "t") if len(model.tokenizer(t)["input_ids"]) == 1)
+    one, other = [t for t in ("the", "a", "t") if len(model.tokenizer(t)["input_ids"]) == 1][:2]
     with pytest.raises(DataError, match="long enough to be scored"):
-        logit_effects(model, sae, Contrast.from_texts([one_token], [one_token]), [0])
+        logit_effects(model, sae, Contrast.from_texts([one], [other]), [0])

@@ -85,7 +85,7 @@ def test_a_dose_keeps_the_direction_and_must_be_positive(model: Model, letters: 
     raw = difference_in_means(model, letters, SITE)
     act: Any = CAA(dose=0.25).fit(model, letters, SITE).edits[0].intervention
     assert float(torch.cosine_similarity(raw, act.vector, dim=0)) == pytest.approx(1.0, abs=1e-5)
-    with pytest.raises(ConfigError, match="dose is 0.0, expected a share of ‖h‖ above 0"):
+    with pytest.raises(ConfigError, match="CAA: dose is 0.0, expected a number above 0"):
         CAA(dose=0.0).fit(model, letters, SITE)
 
 
@@ -98,7 +98,7 @@ def test_only_the_train_split_is_read(model: Model, letters: Contrast) -> None:
 
 
 def test_a_contrast_without_a_difference_has_no_direction(model: Model) -> None:
-    same = Contrast.from_texts(["the sea"] * 5, ["the sea"] * 5, name="same")
+    same = Contrast.from_texts(["the sé"] * 5, ["the sü"] * 5, name="same")  # both unknown
     with pytest.raises(ContrastError, match="same: positives and negatives have the same mean"):
         CAA().fit(model, same, SITE)
 

@@ -13,11 +13,13 @@ import torch
 from donor import donor
 
 from saesteer.data.contrast import Contrast
+from saesteer.errors import SiteError
 from saesteer.methods import LearnedMethod, Method
 from saesteer.methods.named import METHODS
 from saesteer.models import Model
 from saesteer.saes import SAE
 from saesteer.steer import Plan
+from saesteer.steer.store import digest_of
 
 TEXT = "some words of no kind"
 NAMES = sorted(METHODS)
@@ -81,6 +83,28 @@ def test_fitting_gives_a_plan_of_the_methods_name(
 
 def test_the_bare_module_fits_as_well(method: Method, model: Model, letters: Contrast) -> None:
     assert len(method.fit(model.hf, letters).acts) == len(method.fit(model, letters).acts)
+
+
+def test_a_site_makes_another_plan_unless_the_method_says_that_it_takes_none(
+    method: Method, model: Model, letters: Contrast
+) -> None:
+    if hasattr(method, "sae"):
+        pytest.skip("its SAE tells the site")
+    told = [method.fit(model, letters, f"resid_post.{layer}") for layer in (2, 3)]
+    assert (digest_of(told[0]) != digest_of(told[1])) == method.takes_site
+
+
+def test_features_act_where_their_sae_reads_and_nowhere_else(
+    method: Method, model: Model, letters: Contrast
+) -> None:
+    if not hasattr(method, "sae"):
+        pytest.skip("it has no SAE")
+    assert not method.takes_site
+    for edit in method.fit(model, letters, "resid_post.1").edits:
+        assert str(edit.intervention.site) == "resid_post.1"
+    told = r"site is resid_post\.2, but SAE .* is of resid_post\.1, .*; leave site out, or give"
+    with pytest.raises(SiteError, match=told):
+        method.fit(model, letters, "resid_post.2")
 
 
 def test_no_strength_is_no_plan(method: Method, model: Model, letters: Contrast) -> None:

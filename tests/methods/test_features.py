@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import FeatureError
+from saesteer.errors import FeatureError, SiteError
 from saesteer.features import find_features
 from saesteer.features.find import latent_stats
 from saesteer.methods import FeatureSteering, RandomFeature
@@ -87,12 +87,15 @@ def test_several_features_share_one_direction(sae: SAE) -> None:
     assert float(cosines.min()) > 0
 
 
-def test_it_acts_at_the_saes_site_whatever_the_comparison_asks(
+def test_it_acts_at_the_saes_site_and_refuses_another(
     model: Model, sae: SAE, letters: Contrast
 ) -> None:
     for method in (FeatureSteering(sae, feature=1), RandomFeature(sae)):
-        plan = method.fit(model, letters, "resid_post.0")
-        assert [edit.intervention.site for edit in plan.edits] == [SITE]
+        for site in (None, SITE):
+            plan = method.fit(model, letters, site)
+            assert [edit.intervention.site for edit in plan.edits] == [SITE]
+        with pytest.raises(SiteError, match=r"site is resid_post\.0, but SAE .* is of resid_post"):
+            method.fit(model, letters, "resid_post.0")
 
 
 def test_a_feature_outside_the_sae_is_refused(model: Model, sae: SAE, letters: Contrast) -> None:

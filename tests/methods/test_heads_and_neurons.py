@@ -132,7 +132,7 @@ def test_fused_experts_have_no_neurons(tiny_model: Any, letters: Contrast) -> No
 
 
 def test_texts_that_no_neuron_tells_apart_are_refused(model: Model) -> None:
-    same = Contrast.from_texts(["the sea"] * 5, ["the sea"] * 5, name="same")
+    same = Contrast.from_texts(["the sé"] * 5, ["the sü"] * 5, name="same")  # both unknown
     with pytest.raises(ContrastError, match="same: no neuron tells its negatives apart"):
         AurA().fit(model, same)
 

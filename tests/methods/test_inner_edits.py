@@ -126,7 +126,7 @@ def test_the_cliff_is_the_probe_token_by_token(model: Model, letters: Contrast) 
         len(model.tokenizer(e.text, add_special_tokens=False)["input_ids"]) for e in held
     ]
     assert all(float(each[-1]) > 0.5 for each in found)
-    with pytest.raises(ConfigError, match="refusal cliff heads: top_k is 0, but tiny-llama has 16"):
+    with pytest.raises(ConfigError, match="RefusalCliff: top_k is 0, expected 1 or more"):
         RefusalCliff(top_k=0).fit(model, letters)
 
 
@@ -278,9 +278,10 @@ def test_each_layer_has_its_own_probe_and_settings_are_checked(
     plan = WorldModel(layers=[1, 2], n_hidden=4).fit(model, letters)
     assert [str(e.intervention.site) for e in plan.edits] == ["resid_post.1", "resid_post.2"]
     assert not torch.equal(act(plan, 0).probe.centre, act(plan, 1).probe.centre)
-    for settings in ({"confidence": 1.0}, {"step": 0.0}):
-        with pytest.raises(ConfigError, match="expected between 0 and 1, and above 0"):
-            WorldModel(**settings).fit(model, letters)
+    with pytest.raises(ConfigError, match="expected between 0 and 1, and above 0"):
+        WorldModel(confidence=1.0).fit(model, letters)
+    with pytest.raises(ConfigError, match="step is 0.0, expected a number above 0"):
+        WorldModel(step=0.0)
     for kind in (RefusalCliff, ToxificationReversal, BindingIDs, WorldModel):
         with pytest.raises(SiteError, match="layer 40 does not exist"):
             kind().fit(model, letters, "resid_post.40")

@@ -134,8 +134,8 @@ def test_likelihoods_are_those_of_the_texts_own_tokens(model: Model) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lr": 0.0}, "LoReFT: lr is 0.0, expected more than 0"),
-        ({"batch_size": 0}, "LoReFT: batch_size is 0, expected more than 0"),
+        ({"lr": 0.0}, "LoReFT: lr is 0.0, expected a number above 0"),
+        ({"batch_size": 0}, "LoReFT: batch_size is 0, expected 1 or more"),
         ({"n_steps": 0}, "LoReFT: n_steps is 0, expected 1 or more"),
         ({"n_ranks": 0}, "LoReFT: n_ranks is 0, expected 1 or more"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import ConfigError, ContrastError, DimensionError
+from saesteer.errors import ConfigError, ContrastError, DimensionError, SiteError
 from saesteer.features import read_activations
 from saesteer.methods import LFSteering
 from saesteer.models import Model
@@ -77,6 +77,16 @@ def test_a_site_without_the_difference_loses(
     assert method.fit(model, letters).edits[0].intervention.site == sae.site
     scores[other.site] = 0.9
     assert method.fit(model, letters).edits[0].intervention.site == other.site
+
+
+def test_a_site_that_is_asked_for_picks_its_sae_and_no_other_is_taken(
+    model: Model, sae: SAE, tiny_sae: Callable[..., SAE], letters: Contrast
+) -> None:
+    method = LFSteering(sae, [tiny_sae(model, f"resid_post.{layer}") for layer in (0, 3)])
+    for asked in ("resid_post.0", "resid_post.3", SITE):
+        assert str(method.fit(model, letters, asked).edits[0].intervention.site) == asked
+    with pytest.raises(SiteError, match=r"site is resid_post\.1, but SAE .* and SAE .* is of"):
+        method.fit(model, letters, "resid_post.1")
 
 
 def test_errors(model: Model, sae: SAE, tiny_sae: Callable[..., SAE], letters: Contrast) -> None:

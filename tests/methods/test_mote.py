@@ -123,6 +123,6 @@ def test_models_and_settings_without_experts_are_refused(
         MoTE().fit(tiny_model("llama"), letters)
     with pytest.raises(ConfigError, match="MoTE: n_off 0, n_on 0"):
         MoTE(n_off=0, n_on=0)
-    same = Contrast.from_texts(["the sea"] * 5, ["the sea"] * 5, name="same")
+    same = Contrast.from_texts(["the sé"] * 5, ["the sü"] * 5, name="same")  # both unknown
     with pytest.raises(ContrastError, match="same: no expert tells its two groups apart"):
         MoTE().fit(model, same)

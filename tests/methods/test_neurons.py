@@ -159,7 +159,7 @@ def test_the_unwanted_sides_neurons_are_scaled(model: Model) -> None:
 
 
 def test_alike_texts_and_hidden_neurons_are_refused(tiny_model: Any, model: Model) -> None:
-    same = Contrast.from_texts(["the sea"] * 5, ["the sea"] * 5, name="same")
+    same = Contrast.from_texts(["the sé"] * 5, ["the sü"] * 5, name="same")  # both unknown
     with pytest.raises(ContrastError, match="same: no neuron tells its negatives apart"):
         HNeurons().fit(model, same)
     for kind in (HNeurons, LanguageArithmetics, ExpertNeurons):

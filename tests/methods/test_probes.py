@@ -140,7 +140,7 @@ def test_a_projection_on_a_span_is_taken_out_once() -> None:
 
 
 def test_equal_texts_have_no_direction(model: Model) -> None:
-    same = Contrast.from_texts(["the sea"] * 5, ["the sea"] * 5, name="same")
+    same = Contrast.from_texts(["the sé"] * 5, ["the sü"] * 5, name="same")  # both unknown
     for method in (RepE(), LinearProbe(), MassMean()):
         with pytest.raises(ContrastError, match="same"):
             method.fit(model, same, SITE)

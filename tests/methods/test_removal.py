@@ -175,7 +175,7 @@ def test_an_sae_of_another_width_is_refused(
 
 
 def test_features_that_fire_alike_are_refused(model: Model, sae: SAE) -> None:
-    same = Contrast.from_texts(["the sea"] * 5, ["the sea"] * 5, name="same")
+    same = Contrast.from_texts(["the sé"] * 5, ["the sü"] * 5, name="same")  # both unknown
     with pytest.raises(ContrastError, match="same: no feature of SAE tiny-sae fires more on its"):
         BreakingBadTokens(sae).fit(model, same)
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import ConfigError, DataError, FeatureError
+from saesteer.errors import ConfigError, FeatureError
 from saesteer.features import find_features
 from saesteer.methods import SAETS
 from saesteer.methods.base import DOSE
@@ -92,8 +92,8 @@ def test_the_target_is_the_contrasts_best_feature_unless_given(
 def test_errors(model: Model, sae: SAE, letters: Contrast) -> None:
     with pytest.raises(ConfigError, match="n_vectors is 0, expected 1 or more"):
         SAETS(sae, n_vectors=0)
-    with pytest.raises(DataError, match="output_effects: no prompts"):
-        SAETS(sae, prompts=[]).fit(model, letters)
+    with pytest.raises(ConfigError, match=r"prompts is \[\], expected a list of one or more"):
+        SAETS(sae, prompts=[])
     with pytest.raises(FeatureError, match="feature 96 does not exist"):
         SAETS(sae, feature=96).fit(model, letters)
     threshold = sae.threshold.clone()

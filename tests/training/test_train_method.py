@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,15 @@ def test_methods_that_can_t_be_trained_are_refused_and_leave_nothing(
     with pytest.raises(ConfigError, match=message):
         run(settings(method), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_site_for_a_method_that_takes_none_is_refused(
+    run: Any, settings: Any, tmp_path: Path
+) -> None:
+    config = settings({"LinEAS": {"n_steps": 2}}, site="resid_post.1")
+    with pytest.raises(ConfigError, match="LinEAS acts at places of its own; leave site out"):
+        run(config, tmp_path / "run")
+    assert run(replace(config, site=None), tmp_path / "run") is not None
 
 
 def test_two_methods_in_one_config_are_refused(settings: Any) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saesteer.errors import OutputError, PlanError
+from saesteer.files import path_of
 from saesteer.models import Model, Site
 from saesteer.steer.exchange import control_vectors, lm_eval, torch_files
 from saesteer.steer.plan import Plan
@@ -43,7 +44,7 @@ def read_plan(path: str | Path, site: Site | str | None = None) -> Plan:
         PlanError: missing, damaged, of another kind, or something that no plan can do.
         SiteError: it names a place that can't be read.
     """
-    path = Path(path)
+    path = path_of(path, PlanError)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise PlanError(f"{path} is of no kind known here; expected {', '.join(_READERS)}.")
@@ -62,7 +63,7 @@ def write_plan(plan: Plan, path: str | Path, model: Model | None = None) -> tupl
         PlanError: the format can't hold what the plan does.
         OutputError: the file can't be written.
     """
-    path = Path(path)
+    path = path_of(path, OutputError)
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise PlanError(f"{path} is of no kind that is written; expected {', '.join(_WRITERS)}.")
