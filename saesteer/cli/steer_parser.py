@@ -120,5 +120,8 @@ def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
         "--split", choices=("validation", "test"), default="validation", help="whose prompts"
     )
     parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model"
+    )
+    parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="a folder of rows: those that are there are kept"
     )

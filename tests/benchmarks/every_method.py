@@ -118,7 +118,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     names = list(args.methods or METHODS)
     if unknown := sorted(set(names) - set(METHODS)):
         raise ConfigError(f"--methods: {unknown} do not exist; choose from {', '.join(METHODS)}.")
-    ground = Ground(load_model(MODEL, dtype="float32"), load_sae(SAE_REF))
+    ground = Ground(load_model(MODEL, dtype=args.dtype), load_sae(SAE_REF))
     trials: Trials = {}
     rows: list[dict[str, Any]] = []
     for done, name in enumerate(names):
@@ -128,6 +128,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             _keep(args.keep, rows[-1])
     return {
         "model": MODEL,
+        "dtype": args.dtype,
         "split": args.split,
         "prompts": args.prompts,
         "dose": args.dose,

@@ -25,7 +25,7 @@ from saesteer.steer import Plan
 
 NOTHING, RUINED = 1e-3, 3.0
 """KL in nats a token below which a plan does nothing, and above which text is noise."""
-DOSES = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2)
+DOSES = (0.15, 0.3, 0.6, 1.2)
 SEEDS = 2
 
 
