@@ -21,6 +21,7 @@ from saesteer.axes import Resid
 from saesteer.models import Model
 from saesteer.steer import Plan, WeightEdit, affine
 from saesteer.steer.affine_maps import AffineEach
+from saesteer.steer.checks import ready
 from saesteer.steer.intervention import Intervention
 
 
@@ -61,7 +62,9 @@ def scrambled(plan: Plan, model: Model, seed: int) -> Plan | None:
     """The plan with its directions lost; None for one that edits nothing but the prompt."""
     if not plan.edits and not plan.weight_edits:
         return None
-    edits = [replace(e, intervention=_turned(e.intervention, seed)) for e in plan.edits]
+    edits = [
+        replace(e, intervention=_turned(ready(e.intervention, model), seed)) for e in plan.edits
+    ]
     weights = [_drawn(e, model, _draws(seed, index)) for index, e in enumerate(plan.weight_edits)]
     acts = (*edits, *weights, *plan.controls, *plan.prompt_edits)
     return Plan(*acts, strength=plan.strength, name=f"{plan.name}, scrambled")
