@@ -14,6 +14,7 @@ from every_method_choice import Choice
 from every_method_prompts import (
     MORE_COMPLAINTS,
     TEST_COMPLAINTS,
+    TEST_COMPLAINTS_AGAIN,
     TEST_FOOD,
     TEST_OFFICE,
     TEST_OPEN,
@@ -165,6 +166,12 @@ def complaints() -> Task:
     return _task("complaints", Contrast.read("sentiment"), asked, VaderCompound())
 
 
+def more_complaints() -> Task:
+    """The same with test prompts that are newer than the first reading of the others."""
+    asked = (*COMPLAINTS, *MORE_COMPLAINTS), TEST_COMPLAINTS_AGAIN
+    return _task("complaints, again", Contrast.read("sentiment"), asked, VaderCompound())
+
+
 def food() -> Task:
     """Go on well about food, which the condition lets through."""
     return _task("food", Contrast.read("sentiment"), (_FOOD[1], TEST_FOOD), VaderCompound())
@@ -244,6 +251,7 @@ def _task(
 
 BRINGS = Claim(sentiment)
 TAKES_AWAY = Claim(complaints)
+TAKES_AWAY_AGAIN = Claim(more_complaints)
 GATED = Claim(food, beside=office)
 LANGUAGE = Claim(french)
 FACT = Claim(tower, 2, other_places)
