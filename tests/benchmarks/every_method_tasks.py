@@ -1,8 +1,8 @@
 """What methods are tried on: the behaviour that each one claims to bring, to take away, or to gate.
 
 No method is fitted to any of these prompts. The validation ones were looked at when defaults were
-set (the dose, how many features); the test ones (`every_method_prompts`) were read once, for the
-results in `results/`.
+set (the dose, how many features); the test ones (`every_method_prompts`, and the built-in tasks'
+own) were not, and `results/` says what was found on them.
 """
 
 from __future__ import annotations
