@@ -9,7 +9,8 @@ the texts to be suppressed 1. Here plans steer towards the positives, so the neg
 dampened unless `remove="positives"`. Neurons are the MLP's hidden activations, just before the down
 projection; the paper takes the outputs of every linear layer of an MLP. Outlier tokens stay out of
 the maximum. With few texts chance alone spreads AUROC (45 and 45: ±0.06), so half of all neurons
-are dampened a little: the method's own property. Mixtral's fused experts have no neurons to reach.
+are dampened a little: the method's own property, and on the embedded model other neurons of each
+layer dampened as much did the same to complaints. Mixtral's fused experts can't be reached.
 """
 
 from __future__ import annotations

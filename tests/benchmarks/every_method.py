@@ -31,6 +31,7 @@ from every_method_tasks import (
     LANGUAGE,
     REFUSES,
     TAKES_AWAY,
+    TAKES_AWAY_AGAIN,
     Claim,
 )
 from timing import Progress
@@ -99,7 +100,7 @@ CLAIMS: Mapping[str, Claim] = {
     "ExpertNeurons": LANGUAGE,
     "HNeurons": TAKES_AWAY,
     "LanguageArithmetics": LANGUAGE,
-    "LFSteering": TAKES_AWAY,
+    "LFSteering": TAKES_AWAY_AGAIN,
     "RefusalCliff": REFUSES,
     "ROME": FACT,
     "ToxificationReversal": TAKES_AWAY,

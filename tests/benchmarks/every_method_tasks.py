@@ -1,8 +1,8 @@
 """What methods are tried on: the behaviour that each one claims to bring, to take away, or to gate.
 
 No method is fitted to any of these prompts. The validation ones were looked at when defaults were
-set (the dose, how many features); the test ones (`every_method_prompts`) were read once, for the
-results in `results/`.
+set (the dose, how many features); the test ones (`every_method_prompts`, and the built-in tasks'
+own) were not, and `results/` says what was found on them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from every_method_choice import Choice
 from every_method_prompts import (
     MORE_COMPLAINTS,
     TEST_COMPLAINTS,
+    TEST_COMPLAINTS_AGAIN,
     TEST_FOOD,
     TEST_OFFICE,
     TEST_OPEN,
@@ -165,6 +166,12 @@ def complaints() -> Task:
     return _task("complaints", Contrast.read("sentiment"), asked, VaderCompound())
 
 
+def more_complaints() -> Task:
+    """The same with test prompts that are newer than the first reading of the others."""
+    asked = (*COMPLAINTS, *MORE_COMPLAINTS), TEST_COMPLAINTS_AGAIN
+    return _task("complaints, again", Contrast.read("sentiment"), asked, VaderCompound())
+
+
 def food() -> Task:
     """Go on well about food, which the condition lets through."""
     return _task("food", Contrast.read("sentiment"), (_FOOD[1], TEST_FOOD), VaderCompound())
@@ -244,6 +251,7 @@ def _task(
 
 BRINGS = Claim(sentiment)
 TAKES_AWAY = Claim(complaints)
+TAKES_AWAY_AGAIN = Claim(more_complaints)
 GATED = Claim(food, beside=office)
 LANGUAGE = Claim(french)
 FACT = Claim(tower, 2, other_places)
