@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TypeAlias
 
 from saesteer.cli.commands import Parser, command, group, later, out_option
@@ -114,4 +115,13 @@ def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("--prompts", type=int, metavar="N", help="default: all of a task's")
     parser.add_argument(
         "--dose", type=float, help="relative dose of methods with a strength; default: strength 1"
+    )
+    parser.add_argument(
+        "--split", choices=("validation", "test"), default="validation", help="whose prompts"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="a folder of rows: those that are there are kept"
     )

@@ -9,13 +9,20 @@ apart: the few names of one text seldom lie close. With 1,000 generated problems
 wrong among names never seen were 0.24 % without and 0.13 % with the other texts' names; with 3,850
 problems 0.06 %. Spelling as a second target, the order of tokens, and thresholds by number and
 position of the words did no better.
+
+A name in one form ("a gloffus", "every gloffus") is always the same tokens, so two mentions of one
+form are either nearly equal or of two names; its other forms ("gloffuses", "Gloffuses") may be cut
+into other tokens and lie as far off as a look-alike does. So where forms are told, mentions of one
+form that are not alike are never grouped. Of 300 problems with names never seen, 297 were then
+answered right instead of 291. Cutting each text's tree at its widest gap, and joining groups that
+are each other's nearest, did worse than one cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +38,8 @@ BATCH = 32
 """Texts whose names are told apart at once."""
 MAX_HELD = 100
 """Texts that set the threshold, at most."""
+_ALIKE = (-1.0, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)
+"""Cosines tried as the least that two mentions of one name and one form have; the first is none."""
 _NEVER = 1e6
 """A distance that no average makes up for."""
 
@@ -40,10 +49,14 @@ Mentions = Float[Tensor, "mentions width"]
 @final
 @dataclass(frozen=True)
 class NamedText:
-    """The mentions of one text and the name of each; equal names are one name in all texts."""
+    """The mentions of one text and the name of each; equal names are one name in all texts.
+
+    `forms` tells in which form each is written, by any numbers; empty where that is not known.
+    """
 
     mentions: SparseRows
     names: tuple[str, ...]
+    forms: tuple[int, ...] = ()
 
     @property
     def same(self) -> Bool[Tensor, "mentions mentions"]:
@@ -54,38 +67,43 @@ class NamedText:
 @final
 @dataclass(frozen=True, eq=False)
 class IdentityReadout:
-    """`code = (mention - centre) @ projection`; one name where codes' mean cosine > `threshold`."""
+    """`code = (mention - centre) @ projection`; one name where codes' mean cosine > `threshold`.
+
+    Two mentions of one form whose cosine is below `alike` are never of one name.
+    """
 
     projection: Float[Tensor, "width code"]
     centre: Float[Tensor, " width"]
     threshold: float = 0.7
+    alike: float = -1.0
 
     def codes(self, mentions: Mentions) -> Float[Tensor, "mentions code"]:
         """Unit codes of mentions."""
         return functional.normalize((mentions - self.centre) @ self.projection, dim=-1)
 
-    def group(self, mentions: Mentions, apart: Sequence[tuple[int, int]] = ()) -> list[int]:
-        """A number for each mention, equal where the name is; `apart` pairs are never grouped."""
-        return self.group_codes(self.codes(mentions), apart)
+    def group(
+        self,
+        mentions: Mentions,
+        apart: Sequence[tuple[int, int]] = (),
+        forms: Sequence[int] = (),
+    ) -> list[int]:
+        """A number for each mention, equal where the name is; `apart` pairs are never grouped.
+
+        Args:
+            forms: the form of each mention, by any numbers.
+        """
+        return self.group_codes(self.codes(mentions), apart, forms)
 
     def group_codes(
-        self, codes: Float[Tensor, "mentions code"], apart: Sequence[tuple[int, int]] = ()
+        self,
+        codes: Float[Tensor, "mentions code"],
+        apart: Sequence[tuple[int, int]] = (),
+        forms: Sequence[int] = (),
     ) -> list[int]:
         """The same from codes: average linkage, so that one odd mention does not tear a name."""
-        from sklearn.cluster import AgglomerativeClustering
-
         if len(codes) < 2:
             return [0] * len(codes)
-        distance = (1 - codes @ codes.T).clamp(0, 2)
-        for one, two in apart:
-            distance[one, two] = distance[two, one] = _NEVER
-        grouping = AgglomerativeClustering(
-            n_clusters=cast("Any", None),  # as many groups as the threshold makes
-            metric="precomputed",
-            linkage="average",
-            distance_threshold=1 - self.threshold,
-        )
-        return grouping.fit_predict(distance.double().numpy()).tolist()
+        return _cut(_tree(codes, apart, forms, self.alike), self.threshold)
 
 
 def fit_identity(
@@ -129,7 +147,7 @@ def fit_identity(
     projection = _descend(train, centre, scale, width, n_steps, rate, seed)
     readout = IdentityReadout(projection / scale[:, None], centre)
     seen = frozenset(name for text in train for name in text.names)
-    return replace(readout, threshold=_threshold(readout, held, seen))
+    return _with_cuts(readout, held, seen)
 
 
 def _descend(
@@ -163,7 +181,7 @@ def _descend(
     return projection.detach()
 
 
-def _same(names: Sequence[str]) -> Bool[Tensor, "mentions mentions"]:
+def _same(names: Sequence[Hashable]) -> Bool[Tensor, "mentions mentions"]:
     number = {name: index for index, name in enumerate(dict.fromkeys(names))}
     ids = torch.tensor([number[name] for name in names])
     return ids[:, None] == ids
@@ -179,25 +197,54 @@ def _loss(codes: Tensor, same: Tensor) -> Tensor:
     return -each[namesakes.any(1)].mean()
 
 
-def _threshold(
+def _with_cuts(
     readout: IdentityReadout, texts: Sequence[NamedText], seen: Collection[str]
-) -> float:
-    """The cut whose groups tell most pairs right; the middle where several do.
+) -> IdentityReadout:
+    """The cuts whose groups tell most pairs right; the middle where several do.
 
     Groups are counted, not cosines, since a group is what a verdict rests on. Names that the map
     was fitted on lie closer together than new ones, so only mentions of new names count, unless
     there are none.
     """
+    alike = torch.tensor(_ALIKE if any(text.forms for text in texts) else _ALIKE[:1])
     grid = torch.arange(0.4, 0.93, 0.02)
-    wrong, wrong_new = torch.zeros(len(grid)), torch.zeros(len(grid))
+    wrong = torch.zeros(2, len(alike), len(grid))
     for text in texts:
         codes = text.mentions.times(readout.projection) - readout.centre @ readout.projection
-        codes, same = functional.normalize(codes, dim=-1), text.same
+        codes = functional.normalize(codes, dim=-1)
         new = torch.tensor([name not in seen for name in text.names])
-        for index, cut in enumerate(grid.tolist()):
-            groups = torch.tensor(replace(readout, threshold=cut).group_codes(codes))
-            missed = (groups[:, None] == groups) != same
-            wrong[index] += missed.sum()
-            wrong_new[index] += missed[new][:, new].sum()
-    wrong = wrong_new if wrong_new.any() else wrong
-    return float(grid[wrong == wrong.min()].mean())
+        for at in range(len(alike)):
+            tree = _tree(codes, (), text.forms, float(alike[at]))
+            for index, cut in enumerate(grid.tolist()):
+                groups = torch.tensor(_cut(tree, cut))
+                missed = (groups[:, None] == groups) != text.same
+                wrong[0, at, index] += missed[new][:, new].sum()
+                wrong[1, at, index] += missed.sum()
+    counted = wrong[0] if wrong[0].any() else wrong[1]
+    best = counted.min(1).values
+    at = (best == best.min()).nonzero()[:, 0].median()
+    cut = float(grid[counted[at] == counted[at].min()].mean())
+    return replace(readout, threshold=cut, alike=float(alike[at]))
+
+
+def _tree(
+    codes: Tensor, apart: Sequence[tuple[int, int]], forms: Sequence[int], alike: float
+) -> Any:
+    """In which order mentions join, and at what mean distance: `scipy`'s linkage matrix."""
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    cosine = codes @ codes.T
+    distance = (1 - cosine).clamp(0, 2).double()
+    if forms:
+        distance[_same(forms) & (cosine < alike)] = _NEVER
+    for one, two in apart:
+        distance[one, two] = distance[two, one] = _NEVER
+    return linkage(squareform(distance.numpy(), checks=False), "average")
+
+
+def _cut(tree: Any, threshold: float) -> list[int]:
+    """The groups whose mean cosine stays above the threshold."""
+    from scipy.cluster.hierarchy import fcluster
+
+    return (fcluster(tree, 1 - threshold, "distance") - 1).tolist()

@@ -8,11 +8,12 @@ often, so that what remains is the binding. `h += strength · Δ` at the tokens 
 
 Source: Feng and Steinhardt 2023 (2310.17191): mean differences over contexts, added to entities or
 attributes, switch whom the model thinks bound to what. They overwrite the stored activations of all
-layers; edits add up along the residual, so here a few layers get their own Δ: those at `DEPTHS`
-unless `layers` or a site is given. SmolLM2-135M prefers the right place to the other one in 21 of
-24 questions on the default template, in 10 with attributes swapped, in 15 with entities; one layer
-alone moved it hardly. A word of several tokens counts as their mean. What a contrast's texts say is
-not used: the template is the data.
+layers; edits add up along the residual, so here single layers get their own Δ: those at `DEPTHS`
+unless `layers` or a site is given. On SmolLM2-135M, 24 questions of the default template, layer 20
+alone made the other one's place 5.3 nats likelier against one's own (4.3 to 6.3; random vectors of
+that length: -0.3); layers 4, 12 and 20 5.5, but of a pair mostly the second one's; layers up to 8
+alone nothing. A word of several tokens counts as their mean. What a contrast's texts say is not
+used: the template is the data.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from saesteer.steer import Edit, Plan, add, spans
 
 TEMPLATE = "Here is what we know: {} lives in {}, and {} lives in {}."
 ENTITIES = ("Ann", "Bob", "Carl", "Dora", "Emma", "Fred", "Grace", "Hugo")
-DEPTHS = (2 / 15, 2 / 5, 2 / 3)
-"""Where the residual is edited by default, as shares of the layers: 4, 12 and 20 of 30."""
+DEPTHS = (2 / 3,)
+"""Where the residual is edited by default, as shares of the layers: 20 of 30."""
 ATTRIBUTES = ("Rome", "Oslo", "Paris", "Berlin", "London", "Madrid", "Cairo", "Tokyo")
 
 

@@ -6,11 +6,14 @@ that over the others, in units of its standard deviation over all texts. The `n_
 highest scores get σ_i multiplied by `damping`: ΔW = (damping − 1) W V Vᵀ, V their v_i. The plan is
 this one weight edit; an output layer tied to the embedding is changed alone. Strength scales ΔW.
 
-Source: Shaik et al. 2025, Redefining Experts (2509.16660), from its abstract and summaries: the
-decomposition of the last layer, choice by alignment with what is generated, damped singular values.
-The score's exact form is not known to us; sizes are compared rather than signed values, since
-damping acts on both signs alike. Plans steer towards the positives, so the negatives' components go
-unless `remove="positives"`. Components are the eigenvectors of WᵀW, d_model of them.
+Source: Shaik et al. 2025, Redefining Experts (2509.16660), and their code (EigenShift). They score
+by the signed mean of h · v_i where the unwanted words themselves are made, found by a classifier,
+less that at the first token of harmless answers, and multiply 5 of 4,096 singular values by 0.1.
+Chosen otherwise: all of a text's own tokens, since contrasts name no words; sizes in place of
+signed values, since the sign of a singular vector is arbitrary and damping acts on both alike;
+more components, since on the embedded model 8 of 576 could not be told from noise (0.03 nats; 32:
+0.19; 128: 1.9 and hardly text any more). Plans steer towards the positives, so the negatives'
+components go unless `remove="positives"`. Components are the eigenvectors of WᵀW, d_model of them.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ class EigenShift(Method):
     family: ClassVar[Family] = "dense"
     takes_site: ClassVar[bool] = False
 
-    n_components: int = 8
+    n_components: int = 32
     damping: float = 0.1
     remove: Side = "negatives"
 

@@ -1,17 +1,20 @@
 """LF-Steering: shift the latents that are on by how far they differ between two phrasings.
 
-`z_j ← max(z_j + strength · d_j, 0)` where z_j > 0, with `d = mean z⁺ − mean z⁻` over the train
-texts `[d_sae]`, each text's z its largest at any token, for the `n_features` of largest |d_j|, at
-positions that choose a generated token. The decoder carries the shift back, `h += (z* − z) W_dec`,
-so the SAE's error stays. Of several SAEs the one is used whose site a linear probe separates best.
+`z_j ← max(z_j + α · d_j, 0)` where z_j > 0, with `d = mean z⁺ − mean z⁻` over the train texts
+`[d_sae]`, each text's z its largest at any token, for the `n_features` of largest |d_j|, at every
+position. The decoder carries the shift back, `h += (z* − z) W_dec`, so the SAE's error stays. A
+plan's strength multiplies what is shifted. Of several SAEs the one is used whose site a linear
+probe separates best.
 
 Source: Yang et al. 2025 (2501.11036), for the consistency of answers to paraphrases: positives are
 the phrasings that are answered well, and `contrast` pairs them with those that are not. Uncertain,
 and chosen: a text's latents are their maxima, since what is shifted is a latent that is on, and a
 mean over tokens, most of them off, is a hundredth of that; the probe is a logistic regression on
 mean activations, judged by AUROC on the validation split, the earlier layer on a tie; how many
-latents move; that a shifted latent can't fall below 0. A latent that is off stays off, so this
-turns up what the text has of the behaviour and brings in nothing new.
+latents move; that a shifted latent can't fall below 0. The paper tunes α: 1 at the generated
+positions alone could not be told from noise on the embedded model, since few of the latents are on
+there (2 % of ‖h‖), while 3 on the prompt too could (0.18 nats). A latent that is off stays off, so
+this turns up what the text has of the behaviour and brings in nothing new.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from saesteer.methods.directions import logistic_direction, read_sides
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
-from saesteer.steer import Plan, feature_shift, generated
+from saesteer.steer import Plan, feature_shift
+from saesteer.steer import all as everywhere
 
 
 @final
@@ -45,6 +49,7 @@ class LFSteering(Method):
     sae: SAE
     others: Sequence[SAE] = ()
     n_features: int = 64
+    alpha: float = 3.0
 
     @property
     def name(self) -> str:
@@ -82,8 +87,8 @@ class LFSteering(Method):
                 f"{contrast.name}: no latent of SAE {sae.name} differs between its labels; "
                 "check that their texts differ, or use another SAE."
             )
-        act = feature_shift(sae, features, shift[features].tolist())
-        return Plan(act, where=generated(), name=self.name)
+        act = feature_shift(sae, features, (self.alpha * shift[features]).tolist())
+        return Plan(act, where=everywhere(), name=self.name)
 
     def _choose(self, model: Model, contrast: Contrast, site: Site | str | None) -> SAE:
         if not self.others:

@@ -96,14 +96,20 @@ class BooleanProgram:
 
     def _close(self, given: Bool[Tensor, "rows n_atoms"]) -> Bool[Tensor, "rows n_columns"]:
         """The facts and what follows, in the form that is fastest for so many rows there."""
-        n_rows, plain, dense = len(given), self.plain, self.dense
-        on_host = given.device.type == "cpu"
-        if plain is not None and on_host and n_rows * plain.work <= PLAIN_WORK:
+        n_rows, dense = len(given), self.dense
+        if (plain := self.on_host(given)) is not None:
             return plain.run(given)
+        if dense is None or n_rows * self.work > DENSE_WORK:
+            return self.sliced.run(given)
         facts = given.new_zeros(n_rows, self.n_columns)
         facts[:, : given.shape[1]] = given
-        small = dense is not None and n_rows * self.work <= DENSE_WORK
-        return dense.run(facts) if small and dense is not None else self.sliced.run(facts)
+        return dense.run(facts)
+
+    def on_host(self, given: Bool[Tensor, "... n_given"]) -> PlainProgram | None:
+        """The program on whole numbers, where it is the fastest form for these rows of facts."""
+        plain, n_rows = self.plain, given.shape[:-1].numel()
+        small = plain is not None and given.is_cpu and n_rows * plain.work <= PLAIN_WORK
+        return plain if small else None
 
     def to(self, device: torch.device | str) -> BooleanProgram:
         """The same program on another device."""

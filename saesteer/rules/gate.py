@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from saesteer.axes import TokenMask
 from saesteer.errors import RuleError
@@ -30,13 +29,13 @@ from saesteer.features.trees import SlicedTree, TreeReadout
 from saesteer.models.sites import Site
 from saesteer.rules.causal_scores import CAUSAL
 from saesteer.rules.compile import BooleanProgram
-from saesteer.rules.evidence import Evidence, concept_of, leaves_of, strengths_of
+from saesteer.rules.evidence import NOTE, Evidence, concept_of, leaves_of, strengths_of
 from saesteer.rules.gate_tensors import PROMPT, Compiled, with_aggregate
 from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.memory import RuleState, Seen
 from saesteer.rules.miss import NearMiss, near_miss
 from saesteer.rules.opened import OpenProgram, compile_open
-from saesteer.rules.prompt_scores import Scored, aggregate, token_scores
+from saesteer.rules.prompt_scores import OwnScores, Scored, aggregate
 from saesteer.rules.proof import LeafOf, Proof, closure, prove
 from saesteer.rules.syntax import nearest
 from saesteer.rules.terms import Atom, Comparison, Literal, Program, Rule, Term
@@ -141,25 +140,21 @@ class RuleGate:
         elif state is not None:
             state.write(frame, frame.memo[key][1])
         found: Evidence = frame.memo[key][0]
-        for kind, tensor in found._asdict().items():
-            if tensor is not None:
-                frame.note(kind, tensor)
-        frame.note("decode", frame.decode)
+        frame.note(NOTE, found)
         return found
 
-    def prove(self, evidence: Mapping[str, Any], row: int, index: int, atom: Atom) -> Proof:
+    def prove(self, evidence: Evidence, row: int, index: int, atom: Atom) -> Proof:
         """Why `atom` holds or not at `[row, index]` of a pass's evidence."""
         came, leaf_of = self._found(evidence, row, index)
-        if atom in came and not evidence["atoms"][row, index, self.logic.atoms.index(str(atom))]:
+        if atom in came and not evidence.atoms[row, index, self.logic.atoms.index(str(atom))]:
             return Proof(str(atom), holds=False, note=NOT_YET)
         proof = prove(self.program, came, atom, leaf_of)
-        if proof.unknown and not evidence["unknown"][row, index, self.logic.atoms.index(str(atom))]:
+        unknown = evidence.unknown if proof.unknown else None
+        if unknown is not None and not unknown[row, index, self.logic.atoms.index(str(atom))]:
             return Proof(str(atom), holds=False, note=NOT_YET)
         return proof
 
-    def why_not(
-        self, evidence: Mapping[str, Any], row: int, index: int, atom: Atom
-    ) -> NearMiss | None:
+    def why_not(self, evidence: Evidence, row: int, index: int, atom: Atom) -> NearMiss | None:
         """What `atom` misses at `[row, index]`; None if it holds, or will at the prompt's end."""
         came, leaf_of = self._found(evidence, row, index)
         return near_miss(self.program, came, atom, leaf_of)
@@ -175,16 +170,16 @@ class RuleGate:
             raise RuleError(f"{name!r} is no atom of these rules{hint or '.'}")
         return Atom.parse(name)
 
-    def alarms(self, evidence: Mapping[str, Any], row: int, index: int) -> list[str]:
+    def alarms(self, evidence: Evidence, row: int, index: int) -> list[str]:
         """The constraints violated at `[row, index]`, as they are written."""
-        raised = evidence["alarms"][row, index].tolist()
+        raised = evidence.alarms[row, index].tolist()
         return [str(r) for r, up in zip(self.logic.watched, raised, strict=True) if up]
 
     def _found(
-        self, evidence: Mapping[str, Any], row: int, index: int
+        self, evidence: Evidence, row: int, index: int
     ) -> tuple[Mapping[Atom, Rule | None], LeafOf]:
         """What follows there from what was read, and what each concept's truth rests on."""
-        facts = evidence["facts"][row, index].tolist()
+        facts = evidence.facts[row, index].tolist()
         given = [Atom.parse(a) for a, fact in zip(self.logic.atoms, facts, strict=True) if fact]
         forced = dict(self.forced)
         found = leaves_of(self.concepts, evidence, row, index)
@@ -197,15 +192,14 @@ class RuleGate:
     ) -> tuple[Evidence, Seen]:
         on = self._compiled(frame.valid.device)
         scored, seen = self._scores(on, readings, frame, state)
-        given, decided = scored.scores > on.thresholds, frame.valid[..., None]
+        given = scored.scores > on.thresholds
         if self.forced:
             given = (given | on.forced_on) & ~on.forced_off
-        given = given if frame.whole else given & decided
-        facts = pad(given, (0, len(self.logic.atoms) - len(self.concepts)))
-        if on.denied is not None:
-            facts[..., on.denied] = decided
-        found = on.conclude(facts, scored.scores, frame, late=seen.totals is not None)
-        return Evidence(*scored, facts, *found), seen
+        late = seen.totals is not None
+        found = None if late else on.conclude_on_host(given, frame)
+        if found is None:
+            found = on.conclude(given, scored.scores, frame, late=late)
+        return Evidence(scored, found, frame.decode), seen
 
     def _scores(
         self,
@@ -213,22 +207,26 @@ class RuleGate:
         readings: Mapping[Site, Tensor],
         frame: Frame,
         state: RuleState | None,
-    ) -> tuple[Scored, Seen]:
+    ) -> tuple[Scored | OwnScores, Seen]:
         """Every concept's score, aggregated as it says."""
         parts = [
             reader.scores(readings[reader.site]).to(frame.valid.device) for reader in on.readers
         ]
         if not parts:
-            return token_scores(frame.valid.new_zeros(*frame.valid.shape, 0).float(), frame), Seen()
+            parts = [frame.valid.new_zeros(*frame.valid.shape, 0).float()]
         read = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        own = scored = token_scores(read if on.order is None else read[..., on.order], frame)
+        read = read if on.order is None else read[..., on.order]
+        plain = OwnScores(read, frame.places, frame.input_ids)
+        if state is None:
+            return plain, Seen()
+        own = scored = plain.told()
         seen = Seen()
-        if state is not None and state.prompt is not None:
+        if state.prompt is not None:
             chosen = own.columns(on.prompt)
             totals = aggregate(chosen, on.kinds, frame, state.prompt.before(frame, chosen.scores))
             state.prompt.write(frame, totals)
             scored, seen = scored.put(on.prompt, totals.scored), seen._replace(totals=totals)
-        if state is not None and state.causal is not None:
+        if state.causal is not None:
             resets = (own.scores > on.thresholds)[..., on.resets]
             seen = seen._replace(own=own.columns(on.causal), resets=resets)
             state.write(frame, seen)
@@ -272,22 +270,24 @@ class HeadGate:
         self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
     ) -> TokenMask:
         """Where the atom holds, `[batch, pos]`; never at padding."""
-        return self.rules.evaluate(readings, frame, state).atoms[..., self.column]
+        return self.rules.evaluate(readings, frame, state).concluded.where(self.column, frame)
 
     def proof(self, evidence: Mapping[str, Any], row: int, index: int) -> Proof:
         """The same as a tree."""
-        return self.rules.prove(evidence, row, index, Atom.parse(self.atom))
+        return self.rules.prove(Evidence.noted(evidence), row, index, Atom.parse(self.atom))
 
     def why_not(
         self, evidence: Mapping[str, Any], row: int, index: int, atom: str
     ) -> NearMiss | None:
         """What any atom of the rules misses there; None if it holds."""
-        return self.rules.why_not(evidence, row, index, self.rules.known(atom))
+        known = self.rules.known(atom)
+        return self.rules.why_not(Evidence.noted(evidence), row, index, known)
 
     def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
         """The proof that the atom holds there, or does not, and the alarms raised there."""
-        proof = self.rules.prove(evidence, row, index, Atom.parse(self.atom))
-        alarms = self.rules.alarms(evidence, row, index) if self.names_alarms else []
+        found = Evidence.noted(evidence)
+        proof = self.rules.prove(found, row, index, Atom.parse(self.atom))
+        alarms = self.rules.alarms(found, row, index) if self.names_alarms else []
         return "\n".join([*proof.lines(), *(f"alarm: {rule}" for rule in alarms)])
 
 

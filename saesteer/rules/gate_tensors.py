@@ -8,13 +8,16 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from saesteer.features.concepts import Concept, ConceptReader
 from saesteer.rules.causal_scores import CAUSAL
 from saesteer.rules.compile import BooleanProgram
+from saesteer.rules.evidence import Concluded, HostConcluded
 from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.late import Waiting
-from saesteer.rules.opened import Judged, OpenProgram, judge_any
+from saesteer.rules.opened import OpenProgram, judge_any
+from saesteer.rules.plain import as_numbers
 from saesteer.rules.prompt_scores import Kinds
 from saesteer.rules.terms import Atom, Program, contrary
 from saesteer.steer.frame import Frame
@@ -49,14 +52,39 @@ class Compiled(NamedTuple):
     late_atoms: Bool[Tensor, " n_atoms"]
     late_alarms: Bool[Tensor, " n_constraints"]
 
-    def conclude(self, facts: Tensor, scores: Tensor, frame: Frame, *, late: bool) -> Judged:
-        """What follows from the facts of a pass, nothing of it before it is decided.
+    def conclude_on_host(self, given: Tensor, frame: Frame) -> HostConcluded | None:
+        """What follows from the concepts that hold, worked out in whole numbers.
+
+        None where that is not the fastest way, or the rules are no propositions.
+        """
+        logic = self.logic
+        plain = logic.on_host(given) if isinstance(logic, BooleanProgram) else None
+        if plain is None:
+            return None
+        batch, pos, _ = given.shape
+        facts = as_numbers(given.flatten(0, 1))
+        held = plain.close(facts)
+        if not frame.whole:
+            real = frame.valid.flatten().tolist()
+            facts, held = (
+                [n * r for n, r in zip(part, real, strict=True)] for part in (facts, held)
+            )
+        return HostConcluded(facts, held, (batch, pos), len(logic.atoms), len(logic.watched))
+
+    def conclude(self, given: Tensor, scores: Tensor, frame: Frame, *, late: bool) -> Concluded:
+        """What follows from the concepts that hold, nothing of it before it is decided.
 
         Args:
+            given: `[batch, pos, n_concepts]`.
             late: whether some concepts are taken over the prompt.
         """
-        atoms, alarms, unknown = judge_any(self.logic, facts, scores)
         decided, at_atoms, at_alarms = frame.valid[..., None], None, None
+        facts = pad(
+            given if frame.whole else given & decided, (0, len(self.logic.atoms) - given.shape[-1])
+        )
+        if self.denied is not None:
+            facts[..., self.denied] = decided
+        atoms, alarms, unknown = judge_any(self.logic, facts, scores)
         if frame.prompt_lengths is not None and late:
             ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
             at_atoms = torch.where(self.late_atoms, ended, decided)
@@ -66,7 +94,7 @@ class Compiled(NamedTuple):
         if at_atoms is not None and at_alarms is not None:
             atoms, alarms = atoms & at_atoms, alarms & at_alarms
             unknown = None if unknown is None else unknown & at_atoms
-        return Judged(atoms, alarms, unknown)
+        return Concluded(facts, atoms, alarms, unknown)
 
     @staticmethod
     def on(

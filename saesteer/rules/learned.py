@@ -143,7 +143,7 @@ def _read(
     """Every concept's score at the end of every text, as a rule's gate reads it."""
     book, rows = RuleBook(Program(()), tuple(concepts)), []
     for done, example in enumerate(contrast.examples, 1):
-        rows.append(book.evaluate(model, sae, example.text).evidence["scores"][0, -1].float())
+        rows.append(book.evaluate(model, sae, example.text).evidence.scores[0, -1].float())
         tell(done, len(contrast.examples), "read")
     return torch.stack(rows).cpu()
 

@@ -41,9 +41,11 @@ class PlainProgram:
 
     def run(self, facts: Bool[Tensor, "rows given"]) -> Bool[Tensor, "rows n"]:
         """The facts, of the first columns, and everything that follows from them, row by row."""
-        closed = [self._close(_number(row)) for row in facts.tolist()]
-        bits = [[held >> i & 1 for i in range(self.n)] for held in closed]
-        return torch.tensor(bits, dtype=torch.bool).view(len(closed), self.n)
+        return as_flags(self.close(as_numbers(facts)), self.n)
+
+    def close(self, facts: Sequence[int]) -> list[int]:
+        """The same with each row as a number whose bits are the columns."""
+        return [self._close(row) for row in facts]
 
     def _close(self, held: int) -> int:
         """Every atom that follows from these."""
@@ -58,8 +60,15 @@ class PlainProgram:
         return held
 
 
-def _number(row: Sequence[bool]) -> int:
-    return sum(1 << i for i, holds in enumerate(row) if holds)
+def as_numbers(rows: Bool[Tensor, "rows n"]) -> list[int]:
+    """Each row as a number whose bits are its columns; the host reads the tensor."""
+    return [sum(1 << i for i, holds in enumerate(row) if holds) for row in rows.tolist()]
+
+
+def as_flags(numbers: Sequence[int], n: int) -> Bool[Tensor, "rows n"]:
+    """The rows back, of `n` columns."""
+    bits = [[number >> i & 1 for i in range(n)] for number in numbers]
+    return torch.tensor(bits, dtype=torch.bool).view(len(numbers), n)
 
 
 def _bodies(level: Level) -> tuple[Body, ...]:

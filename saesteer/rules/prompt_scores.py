@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saesteer.axes import TokenIds
 from saesteer.features.concepts import Over
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import ColumnHistory
+from saesteer.steer.positions import Places
 
 
 class Scored(NamedTuple):
@@ -44,14 +46,28 @@ class Totals(NamedTuple):
     counts: Float[Tensor, "batch pos n"]
 
 
-def token_scores(scores: Float[Tensor, "batch pos n"], frame: Frame) -> Scored:
-    """Scores that rest on their own token."""
-    ids = torch.full_like(frame.logical, -1) if frame.input_ids is None else frame.input_ids
-    return Scored(
-        scores,
-        frame.logical.long()[..., None].expand(scores.shape),
-        ids.long()[..., None].expand(scores.shape),
-    )
+class OwnScores(NamedTuple):
+    """Scores that rest on their own token, whose position and id are told when somebody asks."""
+
+    scores: Float[Tensor, "batch pos n"]
+    places: Places
+    input_ids: TokenIds | None
+
+    @property
+    def position(self) -> Int[Tensor, "batch pos n"]:
+        """As `Scored` has it."""
+        return self.places.logical.long()[..., None].expand(self.scores.shape)
+
+    @property
+    def token(self) -> Int[Tensor, "batch pos n"]:
+        """As `Scored` has it."""
+        ids, places = self.input_ids, self.places
+        ids = torch.full_like(places.logical, -1) if ids is None else ids
+        return ids.long()[..., None].expand(self.scores.shape)
+
+    def told(self) -> Scored:
+        """With both worked out."""
+        return Scored(self.scores, self.position, self.token)
 
 
 @final

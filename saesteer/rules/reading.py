@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 
 from saesteer.models.record import record
+from saesteer.rules.evidence import Evidence
 from saesteer.rules.gate import RuleGate
 from saesteer.rules.miss import NearMiss
 from saesteer.rules.proof import Proof
@@ -28,12 +29,12 @@ class RuleReading:
 
     tokens: tuple[str, ...]
     gate: RuleGate
-    evidence: Mapping[str, Any]
+    evidence: Evidence
 
     @property
     def holds(self) -> dict[str, tuple[int, ...]]:
         """For every atom, concepts first, the token positions where it holds."""
-        atoms = self.evidence["atoms"][0].tolist()
+        atoms = self.evidence.atoms[0].tolist()
         return {
             atom: tuple(t for t, row in enumerate(atoms) if row[column])
             for column, atom in enumerate(self.gate.logic.atoms)
@@ -42,9 +43,9 @@ class RuleReading:
     @property
     def unknown(self) -> dict[str, tuple[int, ...]]:
         """For every atom that is unknown somewhere, the token positions where it is."""
-        if "unknown" not in self.evidence:
+        if self.evidence.unknown is None:
             return {}
-        rows = self.evidence["unknown"][0].tolist()
+        rows = self.evidence.unknown[0].tolist()
         found = {
             atom: tuple(t for t, row in enumerate(rows) if row[column])
             for column, atom in enumerate(self.gate.logic.atoms)
@@ -87,7 +88,7 @@ class RuleReading:
 
     def as_dict(self) -> dict[str, Any]:
         """Tokens, scores, positions and proofs as JSON values; a score of nothing is null."""
-        scores = self.evidence["scores"][0].tolist()
+        scores = self.evidence.scores[0].tolist()
         told = {
             "tokens": list(self.tokens),
             "scores": {
@@ -140,10 +141,9 @@ def read_prompt(
         special_ids=model.special_ids.tolist(),
     )
     readings = record(model, batch, gate.sites) if gate.sites else {}
-    found = gate.evaluate(readings, frame, gate.new_state())._asdict()
-    evidence = {kind: tensor for kind, tensor in found.items() if tensor is not None}
+    evidence = gate.evaluate(readings, frame, gate.new_state())
     tokens = tuple(model.tokenizer.decode([token]) for token in ids[0].tolist())
-    return RuleReading(tokens, gate, evidence | {"decode": model.tokenizer.decode})
+    return RuleReading(tokens, gate, evidence._replace(decode=model.tokenizer.decode))
 
 
 def _ends(positions: tuple[int, ...]) -> list[int]:

@@ -2,24 +2,27 @@
 
 One `and` then decides a literal in 64 rows, so the arithmetic is next to nothing and the number of
 operations counts. Each atom stands beside its complement, so a negated literal is a gather like any
-other; bodies of equal rank within their heads lie together, so that heads with many bodies are
-served by `or` on slices, without a gather of their own.
+other; heads of a stratum lie together, and so do bodies of equal rank within their heads, so that
+all but the literals is done on slices, without a gather of its own. Rows are packed and unpacked
+eight booleans at a time, which also keeps them below the size from which a second thread is asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
 from saesteer.rules.levels import Level
 
 WORD = 64
+ONES = 0x0101010101010101
+"""The lowest bit of each of eight bytes."""
 Words = Int[Tensor, "n words"]
 
 
@@ -30,18 +33,17 @@ class SlicedLevel:
 
     `literals` [width * n_bodies] are rows, the first literal of every body, then every second one;
     `width` is a power of two. `rounds` counts the bodies of each rank: heads' first ones, seconds,
-    and so on. `heads` are the rows they support, `both` these and their complements.
+    and so on. `heads` are the rows they support.
     """
 
     literals: Int[Tensor, " n_literals"]
     width: int
     rounds: tuple[int, ...]
-    heads: Int[Tensor, " n_heads"]
-    both: Int[Tensor, " twice_n_heads"]
+    heads: slice
     passes: int
 
-    def step(self, rows: Int[Tensor, "n_rows words"]) -> None:
-        """Derive the heads whose bodies hold, in place."""
+    def step(self, rows: Words, complements: Int[Tensor, "n_complements words"]) -> None:
+        """Derive the heads whose bodies hold, in place; `complements` are the rows from n + 1."""
         held, width = rows.index_select(0, self.literals), self.width
         while width > 1:
             width //= 2
@@ -50,71 +52,95 @@ class SlicedLevel:
         first, *others = held.split(self.rounds)
         for more in others:
             first[: len(more)].bitwise_or_(more)
-        first = first | rows.index_select(0, self.heads)
-        rows.index_copy_(0, self.both, torch.cat([first, ~first]))
+        known = rows[self.heads]
+        known.bitwise_or_(first)
+        torch.bitwise_not(known, out=complements[self.heads])
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class SlicedProgram:
-    """A program over `n` columns; `ranks` [8] are the bits of a byte."""
+    """A program over `n` columns.
+
+    `bits` [8] numbers those of a byte; `columns` [n] says which column each row is, `rows` which
+    row each column, up to a whole number of bytes.
+    """
 
     n: int
     levels: tuple[SlicedLevel, ...]
-    ranks: Tensor
+    bits: Int[Tensor, " 8"]
+    columns: Int[Tensor, " n"]
+    rows: Int[Tensor, " n_padded"]
 
     @staticmethod
     def of(levels: Sequence[Level], n: int) -> SlicedProgram:
-        """Lay the levels out over `n` columns."""
-        ranks = torch.tensor([1 << i for i in range(8)], dtype=torch.uint8)
-        return SlicedProgram(n, tuple(_sliced(level, n) for level in levels), ranks)
+        """Lay the levels out over `n` columns: first what no rule supports, then level by level."""
+        heads = [_heads(level) for level in levels]
+        supported = {head for some in heads for head in some}
+        order = [column for column in range(n) if column not in supported]
+        order += [head for some in heads for head in some]
+        row_of = {column: row for row, column in enumerate(order)}
+        sliced = (_sliced(*each, row_of) for each in zip(levels, heads, strict=True))
+        rows = [row_of.get(column, n) for column in range(padded(n))]
+        numbers = (torch.tensor(each, dtype=torch.long) for each in (range(8), order, rows))
+        return SlicedProgram(n, tuple(sliced), *numbers)
 
-    def run(self, facts: Bool[Tensor, "n_rows n"]) -> Bool[Tensor, "n_rows n"]:
-        """The facts and everything that follows from them, row by row."""
-        words = pack(facts)
+    def run(self, facts: Bool[Tensor, "n_rows given"]) -> Bool[Tensor, "n_rows n_columns"]:
+        """The facts, of the first columns, and everything that follows from them, row by row."""
+        words = pack(facts, self.n).index_select(0, self.columns)
         true = words.new_full((1, words.shape[1]), -1)
         rows = torch.cat([words, true, ~words, ~true])
         for level in self.levels:
             for _ in range(level.passes):
-                level.step(rows)
-        return unpack(rows[: self.n], len(facts), self.ranks)
+                level.step(rows, rows[self.n + 1 :])
+        return unpack(rows.index_select(0, self.rows), self.bits)[: len(facts), : self.n]
 
     def to(self, device: torch.device | str) -> SlicedProgram:
         """The same program on another device."""
-        names = ("literals", "heads", "both")
-        moved = (
-            replace(level, **{name: getattr(level, name).to(device) for name in names})
-            for level in self.levels
-        )
-        return replace(self, levels=tuple(moved), ranks=self.ranks.to(device))
+        levels = tuple(replace(each, literals=each.literals.to(device)) for each in self.levels)
+        moved = {name: getattr(self, name).to(device) for name in ("bits", "columns", "rows")}
+        return replace(self, levels=levels, **moved)
 
 
-def pack(facts: Bool[Tensor, "n_rows n"]) -> Words:
-    """One word per column and 64 rows; rows are padded with False."""
-    n_rows, n = facts.shape
+def padded(n: int) -> int:
+    """`n` flags up to whole words of eight."""
+    return -(-max(n, 1) // 8) * 8
+
+
+def pack(facts: Bool[Tensor, "n_rows given"], n: int) -> Words:
+    """One word per column and 64 rows, of `n` columns; missing rows and columns are False."""
+    n_rows, given = facts.shape
     n_words = max(1, -(-n_rows // WORD))
-    x = pad(facts.to(torch.uint8), (0, 0, 0, n_words * WORD - n_rows)).view(n_words * 8, 8, n)
+    x = torch.cat([facts, facts.new_zeros(n_rows, padded(n) - given)], 1)
+    if n_rows < n_words * WORD:
+        x = torch.cat([x, x.new_zeros(n_words * WORD - n_rows, x.shape[1])])
+    x = x.view(torch.int64).view(n_words * 8, 8, -1)
     x = x[:, :4] | (x[:, 4:] << 4)
     x = x[:, :2] | (x[:, 2:] << 2)
     x = x[:, 0] | (x[:, 1] << 1)
-    bytes_ = x.view(n_words, 8, n).permute(2, 0, 1).reshape(-1)
-    return bytes_.view(torch.int64).view(n, n_words)
+    bytes_ = x.view(torch.uint8).view(n_words, 8, -1).permute(2, 0, 1).reshape(-1)
+    return bytes_.view(torch.int64).view(-1, n_words)
 
 
-def unpack(words: Words, n_rows: int, ranks: Tensor) -> Bool[Tensor, "n_rows n"]:
-    """The rows of `pack` again."""
+def unpack(words: Words, bits: Int[Tensor, " 8"]) -> Bool[Tensor, "n_rows n"]:
+    """The rows of `pack` again, missing ones with them."""
     n, n_words = words.shape
-    bytes_ = words.reshape(-1).view(torch.uint8).view(n, n_words, 8).permute(1, 2, 0)
-    bits = (bytes_.contiguous().view(n_words * 8, 1, n) & ranks[None, :, None]) != 0
-    return bits.reshape(n_words * WORD, n)[:n_rows]
+    bytes_ = words.view(torch.uint8).view(n, n_words, 8).permute(1, 2, 0).contiguous()
+    eights = bytes_.view(torch.int64).view(n_words * 8, 1, -1)
+    return ((eights >> bits[:, None]) & ONES).view(torch.bool).view(n_words * WORD, n)
 
 
-def _sliced(level: Level, n: int) -> SlicedLevel:
+def _heads(level: Level) -> list[int]:
+    """The columns that a level supports, those with the most bodies first."""
+    return [head for head, _ in Counter(level.heads).most_common()]
+
+
+def _sliced(level: Level, heads: Sequence[int], row_of: Mapping[int, int]) -> SlicedLevel:
+    n = len(row_of)
     bodies: dict[int, list[list[int]]] = {}
     for head, body in zip(level.heads, level.bodies, strict=True):
-        rows = [column + negated * (n + 1) for column, negated in body]
+        rows = [row_of[column] + negated * (n + 1) for column, negated in body]
         bodies.setdefault(head, []).append(rows)
-    heads = sorted(bodies, key=lambda head: -len(bodies[head]))
     ranked = [
         [bodies[head][rank] for head in heads if len(bodies[head]) > rank]
         for rank in range(len(bodies[heads[0]]))
@@ -122,12 +148,11 @@ def _sliced(level: Level, n: int) -> SlicedLevel:
     flat = [body for same_rank in ranked for body in same_rank]
     width = 1 << (max(1, *map(len, flat)) - 1).bit_length()
     literals = [[body[i] if i < len(body) else n for body in flat] for i in range(width)]
-    columns = torch.tensor(heads)
+    first = row_of[heads[0]]
     return SlicedLevel(
         literals=torch.tensor(literals).flatten(),
         width=width,
         rounds=tuple(map(len, ranked)),
-        heads=columns,
-        both=torch.cat([columns, columns + n + 1]),
+        heads=slice(first, first + len(heads)),
         passes=level.passes,
     )

@@ -30,7 +30,7 @@ class FeatureSlice:
     """k features of an SAE: k encoder columns and k decoder rows, all that editing them needs.
 
     `b_dec` is what the encoder subtracts from its input: zeros where the SAE subtracts nothing.
-    `bias` [k] is derived: the encoder's bias with that subtraction folded in.
+    `bias` [k] is derived: the encoder's bias with that subtraction folded in. `off` is a zero.
     """
 
     features: tuple[int, ...]
@@ -41,6 +41,7 @@ class FeatureSlice:
     threshold: Float[Tensor, " k"]
     site: Site
     bias: Float[Tensor, " k"] = field(init=False, repr=False)
+    off: Float[Tensor, ""] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Fold the input offset into `bias`, once.
@@ -51,6 +52,7 @@ class FeatureSlice:
         shape = (*self.b_dec.shape, len(self.features))
         check_shapes(f"slice at {self.site}", {"w_enc": (self.w_enc, shape)})
         object.__setattr__(self, "bias", self.b_enc - self.b_dec @ self.w_enc)
+        object.__setattr__(self, "off", self.threshold.new_zeros(()))  # made once, not in each pass
 
     @property
     def d_model(self) -> int:
@@ -69,7 +71,7 @@ class FeatureSlice:
     def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
         """Activations of the sliced features: the full `encode`, restricted to them."""
         pre = self.pre(resid)
-        return torch.where(pre > self.threshold, pre, 0.0)
+        return torch.where(pre > self.threshold, pre, self.off)
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
         """What a change of the latents, `z_new - z`, adds to the residual: `change @ w_dec`."""

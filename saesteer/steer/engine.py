@@ -25,11 +25,10 @@ from saesteer.steer.edit import Edit
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
-from saesteer.steer.late_norms import norm
-from saesteer.steer.records import Event, Evidence, PassRecord, SiteRecord
+from saesteer.steer.records import Draft, Event, Evidence, PassRecord
 from saesteer.steer.schedule import DialRow
 from saesteer.steer.session import Visit
-from saesteer.steer.steady import Cover, SteadySite
+from saesteer.steer.steady import FEW, Cover, SteadySite, waits
 from saesteer.steer.trace import Trace
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ _NUMBERS = itertools.count()
 
 
 @final
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Pass:
     """What one attachment knows of one forward pass."""
 
@@ -77,6 +76,7 @@ class Attachment:
                 act = Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
         self._steady = _steady(self._acts, model)
+        self._waits = {site: waits(model, site) for site in self._acts}
         for change in plan.weight_edits:
             check_change(model.hf, change)
         self.weight_changes: tuple[tuple[Change, float], ...] = tuple(
@@ -90,6 +90,8 @@ class Attachment:
         gates = [act.edit.gate for acts in self._acts.values() for act in acts]
         gates += [control.gate for control in self.controls]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
+        remember = [gate.new_state() is not None for gate in self._gates.values()]
+        self.ends = bool(self.controls) or any(remember)
         reads = [act.edit.reads for acts in self._acts.values() for act in acts]
         reads += [control.gate.sites for control in self.controls]
         self._reads = {site for sites in reads for site in sites}
@@ -100,8 +102,11 @@ class Attachment:
         self._hung: list[CacheStates] = []
         self._latest: _Pass | None = None
 
-    def begin(self, frame: Frame, cache: Any) -> None:
-        """Open a record, and find what the gates remember of this text."""
+    def begin(self, frame: Frame, cache: Any, before: Frame | None) -> None:
+        """Open a record, close the one before, and find what the gates remember of this text."""
+        was: _Pass | None = None if before is None or self.ends else before.memo.get(self)
+        if was is not None:
+            was.record.close()
         record = PassRecord.of(frame, self.trace.late)
         if not frame.aside:
             self.trace.passes.append(record)
@@ -134,7 +139,7 @@ class Attachment:
         if site in self._reads:
             now.readings[site] = resid.detach() if resid.requires_grad else resid
         acts = self._acts.get(site)
-        return None if acts is None else self._fused(acts, resid, frame, now)
+        return None if acts is None else self._fused(site, acts, resid, frame, now)
 
     def opened(self, gate: Gate) -> Tensor:
         """Where a control's gate was open in the latest pass, `[batch, pos]`."""
@@ -165,38 +170,49 @@ class Attachment:
         assert self._latest is not None
         return self._latest
 
-    def _fused(self, acts: list[Act], resid: Tensor, frame: Frame, now: _Pass) -> Tensor:
-        """The activation with all changes of its site."""
+    def _fused(
+        self, site: Site, acts: list[Act], resid: Tensor, frame: Frame, now: _Pass
+    ) -> Tensor | None:
+        """The activation with all changes of its site; None where no edit acts."""
+        covers = [self._cover(act.edit, frame, now) for act in acts]
+        if all(cover.empty for cover in covers):
+            return None
         wide = resid.float()
-        masks = [self._mask(act.edit, frame, now).to(resid.device) for act in acts]
         moves = [act.move(wide, frame, now.readings, now.worked) for act in acts]
-        if len(acts) == 1:
-            (total, size), touched = moves[0], masks[0]
-        else:
+        cover, total, sole = covers[0], moves[0][0], len(acts) == 1
+        if not sole:
+            masks = [cover.mask.to(resid.device) for cover in covers]
             pairs = zip(moves, masks, strict=True)
             held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
-            total, size, touched = torch.stack(held).sum(0), None, torch.stack(masks).any(0)
-        site = acts[0].edit.intervention.site
+            total, cover = torch.stack(held).sum(0), Cover(torch.stack(masks).any(0), full=False)
         if site not in now.record.edited:  # one recomputed for the backward pass counts once
-            moved = _size(total, size)
-            deeds = ((acts[0].index, None, moved),)
-            if len(acts) > 1:
-                each = zip(acts, masks, moves, strict=True)
-                deeds = tuple((act.index, mask, _size(*move)) for act, mask, move in each)
-            now.record.edited[site] = SiteRecord(norm(wide), touched, moved, deeds)
-        return torch.where(touched[..., None], narrow(wide + total, wide, resid.dtype), resid)
+            each = zip(acts, covers, moves, strict=True)
+            deeds = [(act.index, None if sole else own.mask, *move) for act, own, move in each]
+            self._write(
+                now.record, Draft(site, resid, cover.mask, tuple(deeds), None if sole else total)
+            )
+        return cover.put(narrow(wide + total, wide, resid.dtype), resid)
 
-    def _mask(self, edit: Edit, frame: Frame, now: _Pass) -> Tensor:
+    def _write(self, record: PassRecord, draft: Draft) -> None:
+        """Keep what was done at a site: as it is where that is little and stays, else its norms."""
+        small = draft.resid.is_cpu and draft.resid.numel() <= FEW
+        if small and not record.over and self._waits[draft.site] and not torch.is_grad_enabled():
+            record.drafts.append(draft)
+        else:
+            record.edited[draft.site] = draft.settled()
+
+    def _cover(self, edit: Edit, frame: Frame, now: _Pass) -> Cover:
         where = edit.where
         cover = now.covers.get(id(where)) or now.cover(where, frame)
         if isinstance(edit.gate, Always):
-            return cover.mask
-        opened = self._open(edit.gate, frame, now)
-        return opened if cover.full else cover.mask & opened
+            return cover
+        return cover.gated(self._open(edit.gate, frame, now), frame)
 
-    @torch.no_grad()
     def _open(self, gate: Gate, frame: Frame, now: _Pass) -> Tensor:
         """Where a gate is open; asked once per pass, whoever needs it."""
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                return self._open(gate, frame, now)
         key = id(gate)
         if key not in now.opened:
             notes: dict[str, Any] = {}
@@ -226,18 +242,13 @@ class Attachment:
         return any(state is not None for state in states.values())
 
 
-def _size(move: Tensor, known: Tensor | None) -> Tensor:
-    """‖Δh‖, from its norm where that is known; `[]` where it is the same at every position."""
-    return norm(move) if known is None else known
-
-
 def _steady(acts: Mapping[Site, Sequence[Act]], model: Model) -> dict[Site, SteadySite]:
     """The sites where one vector is added; choices of positions that are equal are one object."""
     wheres: dict[Where, Where] = {}
     found: dict[Site, SteadySite] = {}
     for site, here in acts.items():
         if SteadySite.fits(here):
-            where, point = here[0].edit.where, model.layout.point(site)
-            waits = point.side == "out" and point.columns is None
-            found[site] = SteadySite(site, here, wheres.setdefault(where, where), waits=waits)
+            where = here[0].edit.where
+            where = wheres.setdefault(where, where)
+            found[site] = SteadySite(site, here, where, waits=waits(model, site))
     return found

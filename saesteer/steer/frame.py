@@ -18,7 +18,7 @@ from torch import Tensor
 from saesteer.axes import TokenIds, TokenMask
 from saesteer.errors import PlanError
 from saesteer.steer.ids import Ids
-from saesteer.steer.positions import positions
+from saesteer.steer.positions import Places, positions
 
 ASIDE = "aside"
 """Key in a prompt's memo: this pass is one that a control looks at on the side."""
@@ -48,6 +48,13 @@ class Prompt:
         """Whether no prompt reaches this physical column; False where only lengths are known."""
         return self.mask is not None and column >= self.mask.shape[1]
 
+    def lengths_of(self, batch: int, device: torch.device) -> Tensor:
+        """`lengths` of the rows of a pass, `[batch]`, on its device; errors as for `per_row`."""
+        key = ("lengths", batch, device)
+        if key not in self.memo:
+            self.memo[key] = self.per_row(self.lengths, batch).to(device)
+        return self.memo[key]
+
     def per_row(self, values: Tensor, batch: int) -> Tensor:
         """`values [rows, ...]` repeated to the rows of a pass (beams, num_return_sequences).
 
@@ -73,35 +80,48 @@ class Frame:
     """The positions of one forward pass, shared by all sites of that pass.
 
     Attributes:
-        valid: True at real tokens, False at padding, `[batch, pos]`.
-        logical: index among the row's real tokens from the start of the text, `[batch, pos]`;
-            meaningless where not valid.
+        places: which positions are real, and where they stand in their rows.
         start: physical column of the pass's first position.
         input_ids: `[batch, pos]`, or None when the pass was given embeddings.
         special: True at BOS, EOS and other special tokens, `[batch, pos]`; None where none is.
         finished: True in rows whose generation has ended, `[batch, pos]`; None where none has.
         prompt_lengths: real tokens in each row's prompt, `[batch]`, or None if nobody said.
         prompt: the prompts themselves, before rows were expanded.
-        whole: it is known that no position is padding, without asking a device.
         answered: every position of the pass is known to lie behind its row's prompt.
         decode: token ids to text, or None without a tokenizer.
         memo: what was worked out for this pass already; dies with it.
         evidence: where `note` writes.
     """
 
-    valid: TokenMask
-    logical: TokenIds
+    places: Places
     start: int = 0
     input_ids: TokenIds | None = None
     special: TokenMask | None = None
     finished: TokenMask | None = None
     prompt_lengths: Tensor | None = None
     prompt: Prompt | None = None
-    whole: bool = False
     answered: bool = False
     decode: Callable[[Sequence[int]], str] | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
     evidence: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def valid(self) -> TokenMask:
+        """True at real tokens, False at padding, `[batch, pos]`."""
+        return self.places.valid
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is known that no position is padding, without asking a device."""
+        return self.places.whole
+
+    @property
+    def logical(self) -> TokenIds:
+        """Index among the row's real tokens from the start of the text, `[batch, pos]`.
+
+        Meaningless where not valid.
+        """
+        return self.places.logical
 
     @property
     def first_pass(self) -> bool:
@@ -193,24 +213,21 @@ def read_frame(
         )
     begin = _past_length(cache_in(kwargs)) if start is None else start
     batch, n = tokens.shape[:2]
-    valid, logical, whole = positions(kwargs, batch, n, begin, tokens.device)
-    lengths = None if prompt is None else prompt.per_row(prompt.lengths, batch)
-    lengths = None if lengths is None else lengths.to(valid.device)
+    places = positions(kwargs, batch, n, begin, tokens.device)
+    lengths = None if prompt is None else prompt.lengths_of(batch, places.valid.device)
     answered = prompt is not None and prompt.ended_before(begin)
     marked, stopped = _marks(ids, special, prompt)
     if stopped is not None and not answered:
         assert lengths is not None
-        stopped = stopped & (logical >= lengths[:, None])
+        stopped = stopped & (places.logical >= lengths[:, None])
     return Frame(
-        valid=valid,
-        logical=logical,
+        places,
         start=begin,
         input_ids=ids,
         special=marked,
         finished=stopped,
         prompt_lengths=lengths,
         prompt=prompt,
-        whole=whole,
         answered=answered,
         decode=decode,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saesteer.errors import PlanError
 from saesteer.steer.frame import Frame, Prompt, cache_in
-from saesteer.steer.positions import full_mask
+from saesteer.steer.positions import Places, full_mask
 
 
 def graph_frame(
@@ -42,8 +42,7 @@ def graph_frame(
     if lengths is not None:
         rows = Prompt(lengths).per_row(lengths.to(tokens.device), len(tokens))
     return Frame(
-        valid=valid,
-        logical=logical,
+        Places(valid, lambda: logical, whole=False),
         input_ids=ids,
         special=None if ids is None else torch.isin(ids, special.to(ids.device)),
         prompt_lengths=rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
 import torch
@@ -36,8 +36,9 @@ class LateNorms:
     def add(self, record: PassRecord) -> None:
         """Take in a pass that is over, and has norms to take."""
         self._records.append(record)
-        self._held += sum([activation.numel() for _, activation, _ in record.waiting])
-        if self._held > ROOM or not record.waiting[0][1].is_cpu:
+        one = record.waiting[0][1] if record.waiting else record.drafts[0].resid
+        self._held += one.numel() * (len(record.waiting) + 2 * len(record.drafts))
+        if self._held > ROOM or not one.is_cpu:
             self.settle()
 
     def settle(self) -> None:
@@ -46,8 +47,12 @@ class LateNorms:
         settle(records)
 
 
-def settle(records: Iterable[PassRecord]) -> None:
+def settle(records: Sequence[PassRecord]) -> None:
     """Take the norms of these passes, one shape after another, and let the activations go."""
+    for record in records:
+        drafts, record.drafts = record.drafts, []
+        for draft in drafts:
+            record.edited.setdefault(draft.site, draft.settled())
     alike: dict[tuple[torch.Size, torch.device], list[tuple[PassRecord, Waiting]]] = {}
     for record in records:
         waiting, record.waiting = record.waiting, []

@@ -1,14 +1,15 @@
 """Which positions of a pass are real tokens, and how many come before each in its row.
 
 Asked once per pass, on top of a decoding step of a few hundred small operations, so the frequent
-case, one new token behind a mask that is all ones or padded, is answered in as few as it can.
+case, one new token behind a mask that is all ones or padded, is answered in as few as it can, and
+what mostly nobody asks for is made only when somebody does.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -16,10 +17,43 @@ from torch import Tensor
 from saesteer.errors import PlanError
 
 
+@final
+class Places:
+    """The positions of a pass.
+
+    Attributes:
+        shape: `(batch, n)`.
+        valid: True at real tokens, `[batch, n]`.
+        whole: it is known that all are, without asking a device.
+    """
+
+    __slots__ = ("_count", "_logical", "_none", "shape", "valid", "whole")
+
+    def __init__(self, valid: Tensor, count: Callable[[], Tensor], *, whole: bool) -> None:
+        self.shape, self.valid, self.whole = valid.shape, valid, whole
+        self._count = count
+        self._logical: Tensor | None = None
+        self._none: Tensor | None = None
+
+    @property
+    def logical(self) -> Tensor:
+        """Index among the row's real tokens, `[batch, n]`; meaningless at padding."""
+        if self._logical is None:
+            self._logical = self._count()
+        return self._logical
+
+    @property
+    def none(self) -> Tensor:
+        """False everywhere, `[batch, n]`; the same tensor whoever asks, so that `is` knows it."""
+        if self._none is None:
+            self._none = _nowhere(*self.shape, self.valid.device)
+        return self._none
+
+
 def positions(
     kwargs: Mapping[str, Any], batch: int, n: int, start: int, device: torch.device
-) -> tuple[Tensor, Tensor, bool]:
-    """Validity and logical position, each `[batch, n]`, and whether all are known to be valid.
+) -> Places:
+    """Where a pass over `n` columns from `start` stands in each of its rows.
 
     Raises:
         PlanError: packed rows, or a mask that can't be read or does not cover the text.
@@ -27,28 +61,41 @@ def positions(
     given = kwargs.get("position_ids")
     given = given if isinstance(given, Tensor) and given.ndim == 2 else None
     mask = full_mask(kwargs.get("attention_mask"))
-    whole = mask is None
     if mask is None:
-        valid = _all_real(batch, n, device)
-        logical = _columns(start, batch, n, device)
-    elif mask.ndim == 2:
-        valid, logical = _from_padding_mask(mask.to(device), n, start + n)
+        valid = _everywhere(batch, n, device)
+        places = Places(valid, lambda: _columns(start, batch, n, device), whole=True)
     else:
-        columns = _columns(start, 1, n, device)
-        valid, logical = _from_attention_mask(mask.to(device), columns, start + n, given)
+        places = _masked(mask.to(device), given, batch, start, n)
+    if given is not None and n > 1:
+        _refuse_packed(given.to(device).expand(batch, n), places.valid)
+    return places
+
+
+def _masked(mask: Tensor, given: Tensor | None, batch: int, start: int, n: int) -> Places:
+    if mask.ndim == 2:
+        valid, count = _from_padding_mask(mask, n, start + n)
+    else:
+        columns = _columns(start, 1, n, mask.device)
+        valid, count = _from_attention_mask(mask, columns, start + n, given)
     if len(valid) not in (1, batch):
         raise PlanError(f"the attention mask has {len(valid)} rows, expected the pass's {batch}.")
-    if len(valid) != batch:
-        valid, logical = valid.expand(batch, n), logical.expand(batch, n)
-    if given is not None and n > 1:
-        _refuse_packed(given.to(device).expand(batch, n), valid)
-    return valid, logical, whole or (device.type == "cpu" and bool(valid.all()))
+    whole = valid.is_cpu and bool(valid.all())
+    valid = (
+        _everywhere(batch, n, valid.device) if whole else valid.clone()
+    )  # no view of all columns
+    return Places(valid.expand(batch, n), lambda: count().expand(batch, n), whole=whole)
 
 
 @functools.lru_cache(maxsize=8)
-def _all_real(batch: int, n: int, device: torch.device) -> Tensor:
-    """True everywhere; nobody writes into it."""
+def _everywhere(batch: int, n: int, device: torch.device) -> Tensor:
+    """True at every position, the same tensor for each caller; nobody writes into it."""
     return torch.ones(batch, n, dtype=torch.bool, device=device)
+
+
+@functools.lru_cache(maxsize=8)
+def _nowhere(batch: int, n: int, device: torch.device) -> Tensor:
+    """False at every position, the same tensor for each caller; nobody writes into it."""
+    return torch.zeros(batch, n, dtype=torch.bool, device=device)
 
 
 def _columns(start: int, batch: int, n: int, device: torch.device) -> Tensor:
@@ -70,7 +117,7 @@ def full_mask(mask: Any) -> Tensor | None:
     )
 
 
-def _from_padding_mask(mask: Tensor, n: int, stop: int) -> tuple[Tensor, Tensor]:
+def _from_padding_mask(mask: Tensor, n: int, stop: int) -> tuple[Tensor, Callable[[], Tensor]]:
     if mask.shape[1] < stop:
         raise PlanError(
             f"the attention mask covers {mask.shape[1]} columns but the text has {stop}; "
@@ -82,12 +129,12 @@ def _from_padding_mask(mask: Tensor, n: int, stop: int) -> tuple[Tensor, Tensor]
         counted = real.sum(-1, keepdim=True)
     else:
         counted = valid.cumsum(-1) + real[:, : stop - n].sum(-1, keepdim=True)
-    return valid, counted.sub_(1).clamp_(min=0)
+    return valid, lambda: (counted - 1).clamp(min=0)
 
 
 def _from_attention_mask(
     mask: Tensor, columns: Tensor, stop: int, given: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Callable[[], Tensor]]:
     """From a mask `[batch, 1, query, key]`, boolean or additive: a real token sees itself."""
     allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
     if allowed.shape[-1] >= stop:
@@ -95,8 +142,9 @@ def _from_attention_mask(
         valid = allowed.gather(-1, at).squeeze(-1)
     else:
         valid = allowed.any(-1)
-    counted = (allowed.long().sum(-1) - 1).clamp(min=0)
-    return valid, counted if given is None else given.to(mask.device)
+    known = given.to(mask.device) if given is not None else None
+    counted = (allowed.long().sum(-1) - 1).clamp(min=0) if known is None else known
+    return valid, lambda: counted
 
 
 def _refuse_packed(position_ids: Tensor, valid: Tensor) -> None:

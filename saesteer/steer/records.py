@@ -15,7 +15,8 @@ from torch import Tensor
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Gate
-from saesteer.steer.late_norms import LateNorms, settle
+from saesteer.steer.late_norms import LateNorms, norm, settle
+from saesteer.steer.positions import Places
 
 
 @final
@@ -54,6 +55,38 @@ class Added(NamedTuple):
     deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
 
 
+class Draft(NamedTuple):
+    """An edited site of which no norm has been taken yet.
+
+    Attributes:
+        resid: h, `[batch, pos, width]`.
+        mask: where at least one edit acted, `[batch, pos]`.
+        moves: each edit's number, its own mask (None: `mask`), its Δh and the norm of that where it
+            is the same everywhere.
+        total: Δh of all edits together, where it is not that of the only one.
+    """
+
+    site: Site
+    resid: Tensor
+    mask: Tensor
+    moves: tuple[tuple[int, Tensor | None, Tensor, Tensor | None], ...]
+    total: Tensor | None
+
+    def settled(self) -> SiteRecord:
+        """The same with norms in the place of vectors."""
+        device = self.resid.device
+        deeds = tuple(
+            (
+                edit,
+                None if mask is None else mask.to(device),
+                norm(move) if known is None else known,
+            )
+            for edit, mask, move, known in self.moves
+        )
+        size = deeds[0][2] if self.total is None else norm(self.total)
+        return SiteRecord(norm(self.resid), self.mask.to(device), size, deeds)
+
+
 Waiting = tuple[Added, Tensor, Tensor]
 """What was added, to which activation, and the mask."""
 
@@ -88,28 +121,31 @@ class Event:
 
 
 @final
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class PassRecord:
     """One forward pass: its positions, what was done at each site, and what gates noted.
 
     Attributes:
+        live: real tokens of rows that are still going, `[batch, pos]`.
         late: the passes whose norms wait.
         edited: sites with edits that depend on something.
         added: sites where one vector is added, with ‖h‖ and the mask.
         waiting: such sites with h itself, whose norm is still to be taken.
+        drafts: the same for sites in `edited`.
         over: whether the pass is; a block that the backward pass runs again adds nothing.
         evidence: what gates noted.
     """
 
     input_ids: Tensor | None
     live: Tensor
-    logical: Tensor
+    places: Places
     start: int
     prompt_lengths: Tensor | None
     late: LateNorms
     edited: dict[Site, SiteRecord] = field(default_factory=dict)
     added: list[tuple[Added, Tensor, Tensor]] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
+    drafts: list[Draft] = field(default_factory=list)
     over: bool = False
     evidence: list[Evidence] = field(default_factory=list)
 
@@ -117,7 +153,12 @@ class PassRecord:
     def of(frame: Frame, late: LateNorms) -> PassRecord:
         """An empty record of a pass."""
         lengths = frame.prompt_lengths
-        return PassRecord(frame.input_ids, frame.live, frame.logical, frame.start, lengths, late)
+        return PassRecord(frame.input_ids, frame.live, frame.places, frame.start, lengths, late)
+
+    @property
+    def logical(self) -> Tensor:
+        """Index of each position among its row's real tokens, `[batch, pos]`."""
+        return self.places.logical
 
     def noted(self) -> Iterator[tuple[Gate, dict[str, Any]]]:
         """Each gate with the notes it goes by; gates that share an evaluation share its notes."""
@@ -127,15 +168,20 @@ class PassRecord:
     def close(self) -> None:
         """The pass is over."""
         self.over = True
-        if self.waiting:
+        if self.waiting or self.drafts:
             self.late.add(self)
+
+    def forget(self) -> None:
+        """Let activations go whose norms nobody will ask for."""
+        self.waiting.clear()
+        self.drafts.clear()
 
     @property
     def sites(self) -> dict[Site, SiteRecord]:
         """What was done at each edited site, in the order in which a pass reaches them."""
-        if self.waiting:
+        if self.waiting or self.drafts:
             self.late.settle()
-        if self.waiting:  # the pass is under way
+        if self.waiting or self.drafts:  # the pass is under way
             settle([self])
         found = dict(self.edited)
         for added, known, mask in self.added:

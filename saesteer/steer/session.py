@@ -40,14 +40,16 @@ class Visitor(Controller, Protocol):
 
     sites: tuple[Site, ...]
     controls: Sequence[Control]
+    ends: bool
+    """Whether it must be told of the end of a pass; where nobody must, no hook is there for it."""
 
     @property
     def weight_changes(self) -> Sequence[tuple[Change, float]]:
         """What it adds to weights, at which strength."""
         ...
 
-    def begin(self, frame: Frame, cache: Any) -> None:
-        """A pass starts."""
+    def begin(self, frame: Frame, cache: Any, before: Frame | None) -> None:
+        """A pass starts; `before` is that of this thread's latest one, which is over."""
 
     def at(self, site: Site) -> Visit:
         """What is called whenever a pass reaches one of its sites."""
@@ -132,8 +134,7 @@ class Session:
             self.weights.add(visitor, visitor.weight_changes)
             if prompt is not None:
                 self._lengths.append(prompt)
-            if not self._handles:
-                self._install()
+            self._install(ends=visitor.ends)
             self._wrap(self.model.hf)
             if hasattr(owner, "original_model"):
                 self._wrap(owner)
@@ -177,12 +178,13 @@ class Session:
             wrap_generate(owner, self)
             self._owners.append(owner)
 
-    def _install(self) -> None:
+    def _install(self, *, ends: bool) -> None:
         base = self.model.layout.base
-        self._handles = [
-            base.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True),
-            base.register_forward_hook(self._after, with_kwargs=True),
-        ]
+        if not self._handles:
+            before = base.register_forward_pre_hook(self._before, with_kwargs=True, prepend=True)
+            self._handles.append(before)
+        if ends and len(self._handles) == 1:
+            self._handles.append(base.register_forward_hook(self._after, with_kwargs=True))
 
     def _before(self, _base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self.active:
@@ -195,9 +197,11 @@ class Session:
             frame = read_frame(
                 args, kwargs, prompt=self._prompt(), special=self._special, decode=self._decode
             )
-        self._local.frame = self._latest = frame
+        local, cache = self._local, cache_in(kwargs)
+        before = getattr(local, "frame", None)
+        local.frame = self._latest = frame
         for visitor in self.visitors:
-            visitor.begin(frame, cache_in(kwargs))
+            visitor.begin(frame, cache, before)
 
     def _after(self, _base: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if not self.active:
@@ -250,7 +254,7 @@ class SiteHook:
         if session._paused or not self._visits:
             return None
         frame = getattr(self._local, "frame", None) or session.frame
-        if resid.shape[:2] != frame.valid.shape:
+        if resid.shape[:2] != frame.places.shape:
             raise PlanError(
                 f"{self._site}: got shape {list(resid.shape)}, expected "
                 f"{list(frame.valid.shape)} and a width; this model's site has no rows to steer."

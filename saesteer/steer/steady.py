@@ -19,22 +19,26 @@ from typing import NamedTuple, Protocol, final
 import torch
 from torch import Tensor
 
-from saesteer.models import Site
+from saesteer.models import Model, Site
 from saesteer.steer.acts import Act, narrow
 from saesteer.steer.frame import Frame
 from saesteer.steer.late_norms import norm
 from saesteer.steer.records import Added, PassRecord
 from saesteer.steer.where import Where
 
-FEW = 2**16
+FEW = 2**14
 """Numbers in an activation up to which it may wait."""
 
 
 class Cover(NamedTuple):
-    """Where a plan acts in one pass: `mask` `[batch, pos]`, and whether it is known to be full."""
+    """Where a plan acts in one pass: `mask` `[batch, pos]`, and whether it is known to be full.
+
+    `empty` says that it is known to be nowhere.
+    """
 
     mask: Tensor
     full: bool
+    empty: bool = False
 
     @staticmethod
     def of(where: Where, frame: Frame) -> Cover:
@@ -43,6 +47,24 @@ class Cover(NamedTuple):
         if mask is frame.valid and frame.whole:
             return Cover(mask, full=True)
         return Cover(mask, full=mask.device.type == "cpu" and bool(mask.all()))
+
+    def gated(self, opened: Tensor, frame: Frame) -> Cover:
+        """What is left of it where a gate is open, `[batch, pos]`."""
+        if opened is frame.places.none:
+            return Cover(opened, full=False, empty=True)
+        if self.full:
+            return Cover(opened, full=opened is frame.valid and frame.whole)
+        return Cover(self.mask & opened, full=False)
+
+    def put(self, new: Tensor, old: Tensor) -> Tensor:
+        """`new` inside and `old` outside, bit for bit."""
+        return new if self.full else torch.where(self.mask.to(old.device)[..., None], new, old)
+
+
+def waits(model: Model, site: Site) -> bool:
+    """Whether a site's activation stays as it is once a hook has replaced it."""
+    point = model.layout.point(site)
+    return point.side == "out" and point.columns is None
 
 
 class Pass(Protocol):
@@ -61,7 +83,7 @@ class SteadySite:
     """The acts of one site, added up once per device.
 
     Args:
-        waits: whether an activation stays as it is after the hook.
+        waits: whether an activation stays as it is after the hook; see `waits`.
     """
 
     def __init__(self, site: Site, acts: Sequence[Act], where: Where, *, waits: bool) -> None:
@@ -69,6 +91,7 @@ class SteadySite:
         self._key = id(where)
         self._acts = tuple(acts)
         self._sums: dict[torch.device, Added] = {}
+        self._on_cpu: Added | None = None
 
     @staticmethod
     def fits(acts: Sequence[Act]) -> bool:
@@ -89,7 +112,7 @@ class SteadySite:
         now: Pass | None = frame.memo.get(owner)
         if now is None:
             return None
-        added = self._sums.get(resid.device) or self._place(resid.device)
+        added = (self._on_cpu if resid.is_cpu else None) or self._place(resid.device)
         cover = now.covers.get(self._key) or now.cover(self.where, frame)
         record = now.record
         if not record.over:
@@ -99,13 +122,18 @@ class SteadySite:
             else:
                 record.added.append((added, norm(plain), cover.mask))
         new = resid + added.vector  # in fp32, whatever the activation is in
-        if new.dtype != resid.dtype:
-            new = narrow(new, resid, resid.dtype)
-        if cover.full:
-            return new
-        return torch.where(cover.mask.to(resid.device)[..., None], new, resid)
+        if (dtype := resid.dtype) != torch.float32:
+            new = new.to(dtype) if dtype == torch.bfloat16 else narrow(new, resid, dtype)
+        return new if cover.full else cover.put(new, resid)
 
     def _place(self, device: torch.device) -> Added:
+        if device not in self._sums:
+            self._sums[device] = self._added(device)
+        if device.type == "cpu":
+            self._on_cpu = self._sums[device]
+        return self._sums[device]
+
+    def _added(self, device: torch.device) -> Added:
         vectors, deeds = [], []
         for act in self._acts:
             _, constant, size = act.on(device)
@@ -114,5 +142,4 @@ class SteadySite:
             vectors.append(constant)
             deeds.append((act.index, None, size))
         vector = vectors[0] if len(vectors) == 1 else torch.stack(vectors).sum(0)
-        self._sums[device] = Added(self.site, vector, norm(vector), tuple(deeds))
-        return self._sums[device]
+        return Added(self.site, vector, norm(vector), tuple(deeds))

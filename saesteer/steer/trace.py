@@ -50,6 +50,8 @@ class Trace:
     def clear(self) -> None:
         """Forget everything so far."""
         self.late.settle()
+        for record in self.passes:
+            record.forget()
         self.passes.clear()
         self.events.clear()
         self.dials.clear()

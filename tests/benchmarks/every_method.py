@@ -1,24 +1,27 @@
 """Every method on the real model, as it comes: seconds to fit, dose, effect, KL, peak memory.
 
-One strength, the one that a method has by default, on validation prompts; its effect is held
-against random directions of the same KL (`every_method_null`), so that defaults are seen to steer
-and not only to disturb. It compares no methods: that takes strengths of equal cost and test prompts
-(`saesteer compare`). What is measured is what a method claims (`every_method_tasks`): most turn
-neutral openings towards the positives; those that take a behaviour away are given openings that
-call for it; gated and local ones must also leave other prompts alone, which is `beside`.
+One strength, the one that a method has by default; its effect is held against random directions of
+the same KL and against its own acts with their directions lost (`every_method_null`), so that
+defaults are seen to steer and not only to disturb. It compares no methods: that takes strengths of
+equal cost (`saesteer compare`). What is measured is what a method claims (`every_method_tasks`):
+most turn neutral openings towards the positives; those that take a behaviour away are given
+openings that call for it; gated and local ones must also leave other prompts alone, which is
+`beside`. With `--keep`, rows stay in a folder and a run that was stopped goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from every_method_null import Trial, at_dose, judged, make_trial
+from every_method_choice import Choice, judged_choice
+from every_method_null import SEEDS, Trial, at_dose, judged, make_trial
 from every_method_tasks import (
     BINDING,
     BRINGS,
@@ -115,15 +118,18 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     names = list(args.methods or METHODS)
     if unknown := sorted(set(names) - set(METHODS)):
         raise ConfigError(f"--methods: {unknown} do not exist; choose from {', '.join(METHODS)}.")
-    ground = Ground(load_model(MODEL, dtype="float32"), load_sae(SAE_REF))
+    ground = Ground(load_model(MODEL, dtype=args.dtype), load_sae(SAE_REF))
     trials: Trials = {}
     rows: list[dict[str, Any]] = []
     for done, name in enumerate(names):
         progress(done, len(names), name)
         if name not in LEFT_OUT:
-            rows.append(_row(ground, name, trials, args))
+            rows.append(_kept(args.keep, name) or _row(ground, name, trials, args))
+            _keep(args.keep, rows[-1])
     return {
         "model": MODEL,
+        "dtype": args.dtype,
+        "split": args.split,
         "prompts": args.prompts,
         "dose": args.dose,
         "rows": rows,
@@ -131,18 +137,35 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     }
 
 
+def _kept(folder: Path | None, name: str) -> dict[str, Any] | None:
+    """An earlier run's row, unless it failed."""
+    file = None if folder is None else folder / f"{name}.json"
+    if file is None or not file.is_file():
+        return None
+    row = json.loads(file.read_text(encoding="utf-8"))
+    return None if "error" in row else row
+
+
+def _keep(folder: Path | None, row: dict[str, Any]) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(row, indent=1, ensure_ascii=False)
+        (folder / f"{row['method']}.json").write_text(text, encoding="utf-8")
+
+
 def _row(ground: Ground, name: str, trials: Trials, args: argparse.Namespace) -> dict[str, Any]:
     claim = CLAIMS.get(name, BRINGS)
     make = MADE.get(name) or (lambda ground: make_method(name, {}, ground.sae))
     try:
         task = claim.task().limited(args.prompts, args.prompts)
-        key = task.name, claim.n_tokens
-        if key not in trials:
-            trials[key] = make_trial(ground.model, task, claim.n_tokens)
-        plan, costs = _fitted(ground, make, task)
-        plan = at_dose(trials[key], plan, args.dose if METHODS[name].has_strength else None)
-        found = judged(trials[key], plan)
-        beside = _beside(ground, claim, plan, args.prompts)
+        plan, costs = _fitted(ground, make, task.contrast)
+        if isinstance(task, Choice):
+            found = judged_choice(ground.model, task, args.split, plan, SEEDS)
+        else:
+            trial = _trial(ground, task, claim, trials, args.split)
+            plan = at_dose(trial, plan, args.dose if METHODS[name].has_strength else None)
+            found = judged(trial, plan)
+        beside = _beside(ground, claim, plan, args)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         told = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
@@ -150,23 +173,33 @@ def _row(ground: Ground, name: str, trials: Trials, args: argparse.Namespace) ->
     return {"method": name, "task": task.name, **costs, **found, **beside}
 
 
-def _fitted(ground: Ground, make: Make, task: Task) -> tuple[Plan, dict[str, Any]]:
+def _trial(ground: Ground, task: Task, claim: Claim, trials: Trials, split: str) -> Trial:
+    """The task's trial, made once a run."""
+    key = task.name, claim.n_tokens
+    if key not in trials:
+        trials[key] = make_trial(ground.model, task, split, claim.n_tokens)
+    return trials[key]
+
+
+def _fitted(ground: Ground, make: Make, contrast: Contrast) -> tuple[Plan, dict[str, Any]]:
     """The plan, with seconds and peak memory of fitting it."""
     gc.collect()
     _forget_peak()
     began, before = time.perf_counter(), time.process_time()
-    plan = make(ground).fit(ground.model, task.contrast)
+    plan = make(ground).fit(ground.model, contrast)
     seconds, cpu = time.perf_counter() - began, time.process_time() - before
     return plan, {"fit_seconds": seconds, "fit_cpu_seconds": cpu, "peak_mb": _peak_mb()}
 
 
-def _beside(ground: Ground, claim: Claim, plan: Plan, n_prompts: int | None) -> dict[str, Any]:
+def _beside(ground: Ground, claim: Claim, plan: Plan, args: argparse.Namespace) -> dict[str, Any]:
     """What the plan does where it should do nothing."""
     if claim.beside is None:
         return {}
-    task = claim.beside().limited(n_prompts, n_prompts)
-    point = measure(make_bench(ground.model, task, "validation", claim.n_tokens), plan)
-    return {"beside": {"task": task.name, "effect": point.effect, "kl": point.kl}}
+    task = claim.beside().limited(args.prompts, args.prompts)
+    point = measure(make_bench(ground.model, task, args.split, claim.n_tokens), plan)
+    ends = point.effect_ci
+    found = {"effect": point.effect, "effect_interval": [ends.low, ends.high], "kl": point.kl}
+    return {"beside": {"task": task.name, **found}}
 
 
 def _forget_peak() -> None:

@@ -1,14 +1,26 @@
 """What methods are tried on: the behaviour that each one claims to bring, to take away, or to gate.
 
-No method is fitted to these prompts. But they, and the validation prompts of `sentiment`, were
-looked at when defaults were set (the dose, how many features), so a row says that a default
-works here, not how well it would elsewhere.
+No method is fitted to any of these prompts. The validation ones were looked at when defaults were
+set (the dose, how many features); the test ones (`every_method_prompts`) were read once, for the
+results in `results/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from every_method_choice import Choice
+from every_method_prompts import (
+    MORE_COMPLAINTS,
+    TEST_COMPLAINTS,
+    TEST_FOOD,
+    TEST_OFFICE,
+    TEST_OPEN,
+    TEST_PEOPLE,
+    TEST_PLACES,
+    TEST_TOWER,
+)
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.evals.scorers import LexiconRate, PhrasePresent, Scorer, VaderCompound
@@ -137,7 +149,7 @@ class Claim(NamedTuple):
         beside: where it should do nothing, if it says so.
     """
 
-    task: Callable[[], Task]
+    task: Callable[[], Task | Choice]
     n_tokens: int = 24
     beside: Callable[[], Task] | None = None
 
@@ -149,17 +161,18 @@ def sentiment() -> Task:
 
 def complaints() -> Task:
     """Go on less badly from a bad opening."""
-    return _task("complaints", Contrast.read("sentiment"), COMPLAINTS, VaderCompound())
+    asked = (*COMPLAINTS, *MORE_COMPLAINTS), TEST_COMPLAINTS
+    return _task("complaints", Contrast.read("sentiment"), asked, VaderCompound())
 
 
 def food() -> Task:
     """Go on well about food, which the condition lets through."""
-    return _task("food", Contrast.read("sentiment"), _FOOD[1], VaderCompound())
+    return _task("food", Contrast.read("sentiment"), (_FOOD[1], TEST_FOOD), VaderCompound())
 
 
 def office() -> Task:
     """Go on well about work, which it does not."""
-    return _task("office", Contrast.read("sentiment"), _OFFICE[1], VaderCompound())
+    return _task("office", Contrast.read("sentiment"), (_OFFICE[1], TEST_OFFICE), VaderCompound())
 
 
 def refusal() -> Task:
@@ -169,7 +182,7 @@ def refusal() -> Task:
     """
     built_in = load_task("refusal")
     sides = ([_asked_in_chat(text) for text in side] for side in (_HARMFUL, _HARMLESS))
-    prompts = {"validation": built_in.prompts["validation"][1::2], "test": ("The end",)}
+    prompts = {split: asked[1::2] for split, asked in built_in.prompts.items()}
     contrast = Contrast.from_texts(*sides, name="requests")
     return Task("refusal", contrast, prompts, built_in.scorer, chat=True)
 
@@ -182,34 +195,35 @@ def _asked_in_chat(text: str) -> str:
 def french() -> Task:
     """Go on in French, wherever the prompt may point."""
     contrast = Contrast.from_texts(FRENCH, ENGLISH, name="french")
-    return _task("french", contrast, _OPEN, LexiconRate(_FRENCH_WORDS, _ENGLISH_WORDS))
+    scorer = LexiconRate(_FRENCH_WORDS, _ENGLISH_WORDS)
+    return _task("french", contrast, (_OPEN, TEST_OPEN), scorer)
 
 
 def tower() -> Task:
     """One fact rewritten: where a tower stands."""
-    return _task("tower", _moved_tower(), _TOWER, PhrasePresent(("Rome",)))
+    return _task("tower", _moved_tower(), (_TOWER, TEST_TOWER), PhrasePresent(("Rome",)))
 
 
 def other_places() -> Task:
     """Facts that stay."""
-    return _task("other places", _moved_tower(), _OTHER_PLACES, PhrasePresent(("Rome",)))
+    asked = _OTHER_PLACES, TEST_PLACES
+    return _task("other places", _moved_tower(), asked, PhrasePresent(("Rome",)))
 
 
-def binding() -> Task:
-    """Say of the first of two people the other one's home."""
-    return _task("binding", _homes(), _asked(0), PhrasePresent(("Oslo",)))
+def binding() -> Choice:
+    """Find the other one's home likelier than each of two people's own."""
+    asked = {"validation": _asked(_PEOPLE), "test": _asked(TEST_PEOPLE)}
+    return Choice("binding", Contrast.read("sentiment"), asked)  # the template is the data
 
 
-def _asked(which: int) -> Sequence[str]:
+def _asked(people: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Both questions of each pair, so that a mere liking for one city comes to nothing."""
+    told = "Here is what we know: {} lives in Rome, and {} lives in Oslo. {} lives in the city of"
     return [
-        f"Here is what we know: {pair[0]} lives in Rome, and {pair[1]} lives in Oslo. "
-        f"{pair[which]} lives in the city of"
-        for pair in _PEOPLE
+        (told.format(*pair, pair[who]), *cities)
+        for pair in people
+        for who, cities in enumerate(((" Oslo", " Rome"), (" Rome", " Oslo")))
     ]
-
-
-def _homes() -> Contrast:
-    return Contrast.read("sentiment")  # binding IDs read their template alone
 
 
 def _moved_tower() -> Contrast:
@@ -220,9 +234,12 @@ def _moved_tower() -> Contrast:
     return Contrast((*fact, *Contrast.read("sentiment").examples), "tower")
 
 
-def _task(name: str, contrast: Contrast, prompts: Sequence[str], scorer: Scorer) -> Task:
-    """Validation alone is read, so test needs no more than a prompt of its own."""
-    return Task(name, contrast, {"validation": tuple(prompts), "test": ("The end",)}, scorer)
+def _task(
+    name: str, contrast: Contrast, prompts: tuple[Sequence[str], Sequence[str]], scorer: Scorer
+) -> Task:
+    validation, test = prompts
+    asked = {"validation": tuple(validation), "test": tuple(test)}
+    return Task(name, contrast, asked, scorer)
 
 
 BRINGS = Claim(sentiment)

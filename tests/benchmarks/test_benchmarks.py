@@ -88,7 +88,8 @@ def test_control_of_decoding_gives_the_same_text_with_and_without_a_cache(tmp_pa
 @pytest.mark.full
 @pytest.mark.real
 def test_methods_are_measured_at_a_dose_and_left_out_with_a_reason(tmp_path, real_model):
-    args = ["--methods", "CAA", "MoTE", "--prompts", "2", "--dose", "0.1", "--quiet"]
+    keep = ["--keep", str(tmp_path / "kept")]
+    args = ["--methods", "CAA", "MoTE", "--prompts", "2", "--dose", "0.1", *keep, "--quiet"]
     result = result_of(tmp_path, "methods", *args)
     assert set(result["left_out"]) == {"MoTE"}
     (row,) = result["rows"]
@@ -96,9 +97,27 @@ def test_methods_are_measured_at_a_dose_and_left_out_with_a_reason(tmp_path, rea
     assert row["relative_dose"] == pytest.approx(0.1, rel=0.3)
     assert 0 < row["kl"] < 1
     assert row["n_prompts"] == 2
-    mean, low, high = row["over_random"]
-    assert low <= mean <= high
-    assert mean == pytest.approx(row["effect"] - row["random_effect"])
+    for control in ("random", "scrambled"):
+        mean, low, high = row[f"over_{control}"]
+        assert low <= mean <= high
+        assert mean == pytest.approx(row["effect"] - row[f"{control}_effect"])
+    kept = tmp_path / "kept" / "CAA.json"
+    kept.write_text(json.dumps({**row, "verdict": "kept"}))
+    assert result_of(tmp_path, "methods", *args)["rows"][0]["verdict"] == "kept"
+
+
+@pytest.mark.full
+@pytest.mark.real
+def test_a_swap_of_bindings_is_measured_in_nats(tmp_path, real_model):
+    args = ["--methods", "BindingIDs", "--prompts", "3", "--split", "test", "--quiet"]
+    (row,) = result_of(tmp_path, "methods", *args)["rows"]
+    assert row["n_prompts"] == 3
+    assert row["unit"] == "nats"
+    assert row["verdict"] == "works"
+    before, after = row["wanted_first"]
+    assert before < 0.5
+    assert after > before
+    assert row["over_scrambled"][0] == pytest.approx(row["effect"] - row["scrambled_effect"])
 
 
 def test_a_method_that_does_not_exist_is_named(capsys):

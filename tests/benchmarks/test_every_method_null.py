@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from saesteer.evals.curves import Curve, Point
+from saesteer.metrics.intervals import Interval
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -39,9 +40,22 @@ def test_an_effect_counts_beyond_that_of_noise_of_the_same_kl(
     flat: Any = (Curve("random", (point(0.6, 0.8), point(0.6, 2.0))),)
     steep: Any = (Curve("random", (point(0.4, 0.8), point(0.4, 2.0))),)
     noise = (*flat, *steep)
-    trial = null.Trial(bench=None, null=noise)  # type: ignore[arg-type]
-    found = null._beyond_noise(trial, "it", point(effect, kl))
-    assert found["verdict"] == verdict
+    (random,) = null.advantage_at_equal_kl(
+        Curve("it", (point(effect, kl),), swept=False), noise, [kl]
+    )
+    assert null.verdict(kl, random.difference, None) == verdict
     if verdict == "works":
-        assert found["random_effect"] == pytest.approx(0.25)
-        assert found["over_random"][0] == pytest.approx(0.25)
+        assert random.against_effect == pytest.approx(0.25)
+        assert random.difference is not None
+        assert random.difference.mean == pytest.approx(0.25)
+
+
+def test_an_effect_must_be_beyond_every_control() -> None:
+    import every_method_null as null
+
+    beyond, level, below = (Interval(m, m - 0.1, m + 0.1) for m in (0.3, 0.0, -0.3))
+    assert null.verdict(0.4, beyond, beyond) == "works"
+    assert null.verdict(0.4, beyond, level) == "unclear"
+    assert null.verdict(0.4, level, beyond) == "unclear"
+    assert null.verdict(0.4, below, beyond) == "unclear"
+    assert null.verdict(0.4, below, below) == "wrong way"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from saesteer.errors import DataError
-from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
+from saesteer.features.identity import IdentityReadout, NamedText, _with_cuts, fit_identity
 from saesteer.features.sparse_rows import SparseRows
 
 WIDTH, NUISANCE = 40, 20
@@ -86,3 +88,43 @@ def test_texts_without_namesakes_teach_nothing():
     lonely = NamedText(SparseRows.of(torch.ones(2, WIDTH)), ("a", "b"))
     with pytest.raises(DataError, match="0 texts in which a name occurs twice"):
         fit_identity([lonely, lonely], WIDTH)
+
+
+def two_forms(seed: int, width: int = 400) -> NamedText:
+    """Mentions of one form and name are nearly equal; a form moves each name its own way.
+
+    A name and its look-alike have a cosine of 0.78 in one form, a name's two forms one of 0.71.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    base, other, shift = (torch.randn(n, width, generator=generator) for n in (4, 4, 8))
+    which, forms = torch.arange(32) % 8, torch.arange(32) // 8 % 2
+    rows = torch.cat([base, base + 0.8 * other])[which] + forms[:, None] * shift[which]
+    rows += 0.02 * torch.randn(32, width, generator=generator)
+    spelled = tuple(f"{seed}-{i}" for i in which.tolist())
+    return NamedText(SparseRows.of(rows), spelled, tuple(forms.tolist()))
+
+
+def test_look_alikes_of_one_form_are_told_apart_where_forms_are_told():
+    plain = IdentityReadout(torch.eye(400), torch.zeros(400))
+    made = [two_forms(seed) for seed in range(10)]
+    blind = _with_cuts(plain, [replace(text, forms=()) for text in made], frozenset())
+    told = _with_cuts(plain, made, frozenset())
+    fresh = [two_forms(seed) for seed in range(100, 110)]
+
+    def n_right(readout: IdentityReadout, forms: bool) -> int:
+        found = [readout.group(t.mentions.dense(400), (), t.forms if forms else ()) for t in fresh]
+        return sum(partition(f) == partition(t.names) for f, t in zip(found, fresh, strict=True))
+
+    assert n_right(blind, False) == 0
+    assert n_right(told, True) == 10
+    assert 0.78 < told.alike < 1
+    assert told.threshold < 0.71
+
+
+def test_one_form_below_the_cut_is_never_grouped_and_another_form_may_be():
+    codes = torch.tensor([[1.0, 0.0], [0.8, 0.6], [1.0, 0.05]])
+    readout = IdentityReadout(torch.eye(2), torch.zeros(2), threshold=0.5, alike=0.9)
+    codes = torch.nn.functional.normalize(codes, dim=-1)
+    assert partition(readout.group_codes(codes, forms=[0, 0, 0])) == partition([0, 1, 0])
+    assert partition(readout.group_codes(codes, forms=[0, 1, 0])) == partition([0, 0, 0])
+    assert partition(readout.group_codes(codes)) == partition([0, 0, 0])

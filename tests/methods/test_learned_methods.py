@@ -281,7 +281,7 @@ def test_the_controllers_layers_at_half_weight_make_up_the_dose(
     plan = Controller(n_steps=2).fit(model, letters, SITE)
     acts: list[Any] = [edit.intervention for edit in plan.edits]
     shares = [float(act.vector.norm()) / typical_norm(model, act.site) for act in acts]
-    assert shares == pytest.approx([2 * 0.25 / 3] * 3, rel=1e-4)
+    assert shares == pytest.approx([2 * 0.5 / 3] * 3, rel=1e-4)
 
 
 def test_the_controllers_loss_is_its_codes(model: Model, letters: Contrast) -> None:

@@ -36,8 +36,8 @@ def delta_of(plan: Plan, resid: torch.Tensor) -> torch.Tensor:
 def test_active_latents_move_by_the_difference_of_means_and_the_error_stays(
     model: Model, sae: SAE, letters: Contrast
 ) -> None:
-    plan = LFSteering(sae, n_features=10).fit(model, letters)
-    shift = expected_shift(model, sae, letters)
+    plan = LFSteering(sae, n_features=10, alpha=2.0).fit(model, letters)
+    shift = 2 * expected_shift(model, sae, letters)
     kept = shift.abs().argsort(descending=True)[:10]
     resid = 2 * torch.randn(1, 6, sae.d_model, generator=torch.Generator().manual_seed(0))
     latents = sae.encode(resid)

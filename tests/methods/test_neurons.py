@@ -139,10 +139,10 @@ def test_the_sparse_probe_finds_the_columns_that_matter() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(200, 40, generator=generator)
     labels = rows[:, 3] + rows[:, 11] - rows[:, 20] > 0
-    weights = sparse_weights(rows[:120], labels[:120], rows[120:], labels[120:], 4)
-    assert {3, 11} <= set((weights > 0).nonzero().flatten().tolist())
-    assert int((weights > 0).sum()) <= 4
-    assert float(weights[20]) < 0
+    weights = sparse_weights(rows, labels, 0.1)
+    assert set((weights > 0).nonzero().flatten().tolist()) == {3, 11}
+    assert set((weights < 0).nonzero().flatten().tolist()) == {20}
+    assert int((sparse_weights(rows, labels, 1.0) != 0).sum()) > 3
 
 
 def test_the_unwanted_sides_neurons_are_scaled(model: Model) -> None:

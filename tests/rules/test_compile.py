@@ -89,8 +89,8 @@ def test_a_split_inside_a_positive_cycle_still_reaches_the_fixpoint(
 def test_packing_into_words_loses_nothing(n_rows: int, n: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
     facts = torch.rand(n_rows, n, generator=draw) < 0.5
-    ranks = SlicedProgram.of((), n).ranks
-    assert torch.equal(unpack(pack(facts), n_rows, ranks), facts)
+    bits = SlicedProgram.of((), n).bits
+    assert torch.equal(unpack(pack(facts, n), bits)[:n_rows, :n], facts)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (1, 1), (65, 1), (7, 19)])

@@ -15,6 +15,7 @@ from torch import Tensor
 from saesteer.errors import RuleError
 from saesteer.models.sites import Site
 from saesteer.rules import RuleBook
+from saesteer.rules.evidence import NOTE, Concluded, Evidence, HostConcluded
 from saesteer.rules.gate import HeadGate, RuleGate
 from saesteer.rules.syntax import Atom
 from saesteer.saes.sae import SAE
@@ -144,9 +145,9 @@ def test_forced_concepts_hold_everywhere_or_nowhere_and_are_told_as_given(eye_sa
         rules = RuleGate.of(book, eye_sae, {"pain": pain, "casual": casual})
         opened = rules.head("careful").open({SITE: resid}, frame, rules.new_state())
         assert torch.equal(opened, mask & (pain and not casual))
-    told = str(rules.prove(frame.evidence, 1, 4, Atom("careful")))
+    told = str(rules.prove(Evidence.noted(frame.evidence), 1, 4, Atom("careful")))
     assert "not casual does not hold: given" in told
-    assert "given" in str(rules.prove(frame.evidence, 1, 4, Atom("pain")))
+    assert "given" in str(rules.prove(Evidence.noted(frame.evidence), 1, 4, Atom("pain")))
     with pytest.raises(RuleError, match="'pian' can't be forced.*did you mean 'pain'"):
         RuleGate.of(RuleBook.from_dict(BOOK), eye_sae, {"pian": True})
 
@@ -258,7 +259,8 @@ def test_explanations_rest_on_scores_that_can_be_recomputed(eye_sae: SAE) -> Non
         first = int(mask[row].int().argmax())
         for index in range(first, 9):
             for head, gate in gates.items():
-                proof = gate.rules.prove(frame.evidence, row, index, Atom.parse(head))
+                found = Evidence.noted(frame.evidence)
+                proof = gate.rules.prove(found, row, index, Atom.parse(head))
                 assert proof.holds == bool(opened[head][row, index])
                 for leaf in proof.leaves():
                     if leaf.aggregate == "mean" or leaf.position < 0:
@@ -278,7 +280,8 @@ def test_an_explanation_names_rule_concepts_scores_and_tokens(eye_sae: SAE) -> N
     resid[0, 1, :3] = 3.0
     frame = _frame(torch.tensor([[4, 5]]), torch.ones(1, 2), [2])
     gate.open({SITE: resid}, frame, gate.new_state())
-    evidence = {**frame.evidence, "decode": lambda ids: f" word{ids[0]}"}
+    found = Evidence.noted(frame.evidence)
+    evidence = {NOTE: found._replace(decode=lambda ids: f" word{ids[0]}")}
     assert gate.explain(evidence, 0, 0).split("\n") == [
         "careful holds: careful :- pain, not casual.  (line 2)",
         "├─ pain holds: feature 0 scored 3 > 1, token 0 ' word4'",
@@ -307,3 +310,25 @@ def test_a_prompt_level_conclusion_names_the_token_it_rests_on(eye_sae: SAE) -> 
 def _eye_sae() -> SAE:
     eye, zeros = torch.eye(8), torch.zeros(8)
     return SAE(eye, zeros, eye.clone(), zeros.clone(), torch.full((8,), 0.5), SITE)
+
+
+def test_whole_numbers_and_tensors_conclude_the_same_at_padding_too(eye_sae: SAE) -> None:
+    """A few rows on the host take the one way, the same rows among many the other."""
+    plain = {n: c for n, c in BOOK["concepts"].items() if "aggregate" not in c}
+    rules = "careful :- pain, not casual. mild :- not pain. :- pain, casual."
+    gate = RuleGate.of(RuleBook.from_dict({"concepts": plain, "rules": rules}), eye_sae)
+    for seed in range(20):
+        resid, ids, mask = _text(2, 3, seed)
+        few, many = (_frame(i, m, None) for i, m in ((ids, mask), (_tiled(ids), _tiled(mask))))
+        host = gate.evaluate({SITE: resid}, few, None)
+        tensors = gate.evaluate({SITE: _tiled(resid)}, many, None)
+        assert (type(host.concluded), type(tensors.concluded)) == (HostConcluded, Concluded)
+        for name in ("scores", "facts", "atoms", "alarms"):
+            assert torch.equal(_tiled(getattr(host, name)), getattr(tensors, name)), name
+        for column in range(len(gate.logic.atoms)):
+            opened = [e.concluded.where(column, f) for e, f in ((host, few), (tensors, many))]
+            assert torch.equal(_tiled(opened[0]), opened[1])
+
+
+def _tiled(tensor: Tensor) -> Tensor:
+    return torch.cat([tensor] * 100)

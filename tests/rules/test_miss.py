@@ -14,6 +14,7 @@ from random_programs import small
 from saesteer.errors import RuleError
 from saesteer.models.sites import Site
 from saesteer.rules import NearMiss, RuleBook
+from saesteer.rules.evidence import Evidence
 from saesteer.rules.gate import RuleGate
 from saesteer.saes.sae import SAE
 from saesteer.steer.frame import Frame
@@ -30,7 +31,7 @@ def _miss(sae: SAE, rules: str, scores: list[float], atom: str, **raw: Any) -> N
     resid[0, 0, : len(scores)] = torch.tensor(scores)
     frame = Frame.of(torch.tensor([[4]]), torch.ones(1, 1))
     gate.evaluate({SITE: resid}, frame, gate.new_state())
-    return gate.why_not(frame.evidence, 0, 0, gate.known(atom))
+    return gate.why_not(Evidence.noted(frame.evidence), 0, 0, gate.known(atom))
 
 
 def _told(miss: NearMiss | None) -> dict[str, float]:

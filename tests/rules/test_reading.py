@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +84,62 @@ def test_every_leaf_of_every_proof_is_a_score_of_the_full_encoder(
         assert leaf.score == pytest.approx(float(own), abs=1e-5)
         assert leaf.token == reading.tokens[leaf.position]
     assert all(proof.holds for _, proof in reading.proofs())
+
+
+TIMES: dict[str, dict[str, Any]] = {
+    "ever": {"aggregate": "so_far"},
+    "lately": {"aggregate": "last_n", "n": 3},
+    "steadily": {"aggregate": "for_n", "n": 2},
+    "after": {"aggregate": "since", "of": "a"},
+}
+
+
+def _read_over_time(model: Model, sae: SAE, columns: Mapping[str, int]) -> RuleReading:
+    concepts = {
+        name: {"feature": column, "threshold": 0.05, **TIMES.get(name, {})}
+        for name, column in columns.items()
+    }
+    rules = "one :- ever, not lately.\ntwo :- steadily, not after.\nthree :- after, lately, ever."
+    return RuleBook.from_dict({"concepts": concepts, "rules": rules}).evaluate(model, sae, TEXT)
+
+
+def _over_time(name: str, latents: torch.Tensor, columns: Mapping[str, int], t: int) -> float:
+    """A concept's score at token t, taken over the tokens that its aggregate names."""
+    own = latents[: t + 1, columns[name]]
+    starts = [s for s in range(t + 1) if latents[s, columns["a"]] > 0.05]
+    match name:
+        case "ever":
+            seen = own
+        case "lately":
+            seen = own[-3:]
+        case "steadily":
+            return float(own[-2:].min()) if t else -math.inf
+        case "after":
+            seen = own[starts[-1] :] if starts else own[:0]
+        case _:
+            seen = own[-1:]
+    return float(seen.max()) if len(seen) else -math.inf
+
+
+def test_every_leaf_over_time_is_a_score_of_recorded_activations(
+    model: Model, sae: SAE, latents: torch.Tensor, mixed: list[int]
+) -> None:
+    checked: Counter[tuple[str, bool]] = Counter()
+    for turn in range(len(mixed)):
+        features = [mixed[(turn + i) % len(mixed)] for i in range(5)]
+        columns = dict(zip(("a", *TIMES), features, strict=True))
+        reading = _read_over_time(model, sae, columns)
+        for atom, t in product(("one", "two", "three", *columns), range(len(latents))):
+            for leaf in reading.proof(atom, t).leaves():
+                expected = _over_time(leaf.concept, latents, columns, t)
+                assert leaf.score == pytest.approx(expected, abs=1e-5), (leaf, t)
+                checked[leaf.concept, leaf.score > leaf.threshold] += 1
+                if math.isfinite(expected):
+                    assert leaf.token == reading.tokens[leaf.position]
+                    rests_on = latents[leaf.position, columns[leaf.concept]]
+                    assert float(rests_on) == pytest.approx(expected, abs=1e-5), (leaf, t)
+                    assert leaf.position <= t
+    assert all(checked[name, holds] for name in columns for holds in (True, False))
 
 
 def test_a_reading_prints_and_is_json(model: Model, sae: SAE, mixed: list[int]) -> None:

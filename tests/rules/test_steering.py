@@ -218,6 +218,6 @@ def test_variables_and_strengths_gate_as_the_scores_say(
     assert cached != plain
     assert 0 < trace.n_edited < trace.n_positions
     reading = grounded.evaluate(model, sae, PROMPTS[2])
-    scores = reading.evidence["scores"][0]
+    scores = reading.evidence.scores[0]
     want = (scores[:, 0] > 0.1005) & ~(scores[:, 1] > 0)
     assert reading.holds["act"] == tuple(want.nonzero().flatten().tolist())

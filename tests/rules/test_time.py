@@ -16,6 +16,7 @@ from saesteer.features.concepts import Concept, FeatureReadout
 from saesteer.models import Model
 from saesteer.models.sites import Site
 from saesteer.rules import RuleBook
+from saesteer.rules.evidence import Evidence
 from saesteer.rules.gate import RuleGate
 from saesteer.rules.terms import Atom
 from saesteer.saes.sae import SAE
@@ -84,10 +85,14 @@ def test_scores_equal_a_loop_by_hand_whole_and_in_chunks(seed: int, chunks: list
                 expected = _by_hand(z[row, pad:], ids[row, pad:].tolist())
                 for t in range(max(start, pad), stop):
                     want = expected[t - pad]
-                    found = frame.evidence["scores"][row, t - start].tolist()
+                    found = Evidence.noted(frame.evidence).scores[row, t - start].tolist()
                     for name, score in want.items():
                         assert found[names.index(name)] == pytest.approx(score, abs=1e-5), name
-                        at = int(frame.evidence["position"][row, t - start, names.index(name)])
+                        at = int(
+                            Evidence.noted(frame.evidence).scored.position[
+                                row, t - start, names.index(name)
+                            ]
+                        )
                         if score > NOTHING:
                             feature = names.index(name)
                             assert float(z[row, pad + at, feature]) == pytest.approx(score)
@@ -126,13 +131,13 @@ def test_an_explanation_says_over_which_tokens() -> None:
     resid[0, 3, 0], resid[0, 3, 4] = 2.0, 1.5
     frame = Frame.of(torch.tensor([[4, 5, 4, 4]]), torch.ones(1, 4))
     assert head.open({SITE: resid}, frame, gate.new_state()).tolist() == [[False, True, True, True]]
-    told = str(gate.prove(frame.evidence, 0, 2, Atom("act")))
+    told = str(gate.prove(Evidence.noted(frame.evidence), 0, 2, Atom("act")))
     assert "lately holds: feature 2 scored 3 > 1, within the last 3 tokens, token 1 '<5>'" in told
     assert "after does not hold: feature 4, since left: no token" in str(
-        gate.prove(frame.evidence, 0, 2, Atom("after"))
+        gate.prove(Evidence.noted(frame.evidence), 0, 2, Atom("after"))
     )
     assert "scored 1.5 > 1, since left, token 3" in str(
-        gate.prove(frame.evidence, 0, 3, Atom("after"))
+        gate.prove(Evidence.noted(frame.evidence), 0, 3, Atom("after"))
     )
 
 
