@@ -81,7 +81,7 @@ def _yaml(path: Path) -> dict[str, Path]:
 
     try:
         raw: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ContrastError(f"concepts {path} can't be read: {error}.") from error
     good = isinstance(raw, Mapping) and all(isinstance(ref, str) for ref in raw.values())
     if not raw or not good:
@@ -126,7 +126,7 @@ def _json_rows(ref: Path) -> list[dict[str, Any]] | None:
     try:
         lines = ref.read_text(encoding="utf-8-sig").splitlines()
         raw = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ContrastError(f"{ref} can't be read: {error}.") from error
     if not raw:
         raise ContrastError(f"{ref} holds no text.")

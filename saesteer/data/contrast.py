@@ -19,6 +19,7 @@ from typing import Any, Literal, cast, get_args
 
 from saesteer.errors import ContrastError
 from saesteer.files import path_of
+from saesteer.models.model import is_whole
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -60,6 +61,9 @@ class Contrast:
                 f"{self.name}: all {len(self)} examples have label {labels.pop()}; "
                 "a contrast needs both 1 and 0."
             )
+        for example in self.examples:
+            if not is_whole((example.prompt or "") + example.text):
+                raise ContrastError(f"{self.name}: {example.text[:40]!a} holds half a character.")
         sides = [{(e.prompt, e.text) for e in side} for side in (self.positives, self.negatives)]
         if sides[0] == sides[1]:
             raise ContrastError(
@@ -179,8 +183,9 @@ def _parse(where: str, line: str) -> tuple[Example, bool]:
     """
     try:
         row: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ContrastError(f"{where}: not valid JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", error)
+        raise ContrastError(f"{where}: not valid JSON ({reason}).") from error
     if not isinstance(row, dict):
         raise ContrastError(f'{where}: expected an object like {{"text": ..., "label": 1}}.')
     fields = cast("dict[str, Any]", row)

@@ -45,7 +45,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         raw = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ContrastError(f"{path} can't be read: {error}.") from error
     return [(n, row if isinstance(row, dict) else {}) for n, row in raw]
 

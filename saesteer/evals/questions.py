@@ -70,7 +70,7 @@ def read_questions(path: str | Path) -> list[Question]:
     """
     try:
         rows: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"problems {path} can't be read: {error}.") from error
     if not isinstance(rows, list) or not rows:
         raise TaskError(f"problems {path}: expected a list of at least one problem.")

@@ -122,7 +122,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
         return body, load_file(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{folder} is no concept folder: it has no {error.filename}.") from None
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise ConfigError(f"concept {folder} can't be read: {error}. Fit it again.") from error
 
 

@@ -183,12 +183,23 @@ def _from_pretrained(
         options["cache_dir"] = str(cache_dir)
     try:
         with quiet_loading():
-            hf = AutoModelForCausalLM.from_pretrained(
-                where, dtype=dtype, use_safetensors=_safe(ref), **placed, **options
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                where,
+                dtype=dtype,
+                use_safetensors=_safe(ref),
+                output_loading_info=True,
+                **placed,
+                **options,
             )
+        hf, read = found
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
         raise _load_error(ref, error) from error
+    if missing := sorted(read["missing_keys"]):
+        raise ModelError(
+            f"{ref}: {len(missing)} weights are missing, which would be random ({missing[0]} "
+            "first); fetch or save the model again."
+        )
     model = Model(hf, tokenizer, ref, layout_of(hf))
     hf.__dict__["_saesteer_model"] = model
     return model

@@ -112,7 +112,7 @@ class Model:
         """Token ids of texts or chats; the chat template is applied to chats and only to them.
 
         Raises:
-            DataError: nothing to tokenize, or the tokenizer has no chat template.
+            DataError: nothing to tokenize, half a character, or no chat template.
         """
         rows = [self._ids(prompt) for prompt in as_prompts(prompts)]
         if not rows or any(not row for row in rows):
@@ -253,10 +253,20 @@ class Model:
         return prompt
 
     def _ids(self, prompt: Prompt) -> list[int]:
-        tokenizer = self.need_tokenizer()
-        if isinstance(prompt, str):
-            return list(tokenizer(prompt)["input_ids"])
-        return list(tokenizer(self.render(prompt), add_special_tokens=False)["input_ids"])
+        tokenizer, plain = self.need_tokenizer(), isinstance(prompt, str)
+        text = prompt if isinstance(prompt, str) else self.render(prompt)
+        if not is_whole(text):
+            raise DataError(f"{text[:40]!a} holds half a character, which no tokenizer can read.")
+        return list(tokenizer(text, add_special_tokens=plain)["input_ids"])
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is one that can be written down: JSON can hold halves of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:

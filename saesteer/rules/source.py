@@ -37,7 +37,7 @@ def read_source(path: Path) -> Source:
         raise ConfigError(f"no rule file {path}. Check the path.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"rule file {path} can't be read: {error}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}.") from None
     if faults := list(_twice(root, "")):
         raise ConfigError(f"{path}: {'; '.join(faults)}.")

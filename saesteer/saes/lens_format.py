@@ -71,11 +71,18 @@ def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> 
         site=site_of(metadata.get("hook_name"), metadata.get("hook_head_index"), name),
         activation=activation,
         k=int(cfg.get("k") or 0) if activation == "topk" else None,
-        apply_b_dec_to_input=bool(cfg.get("apply_b_dec_to_input", True)),
+        apply_b_dec_to_input=_flag(cfg, "apply_b_dec_to_input", name),
         model_name=str(metadata.get("model_name") or ""),
         name=name,
         metadata=metadata,
     )
+
+
+def _flag(cfg: Mapping[str, Any], key: str, name: str) -> bool:
+    value = cfg.get(key, True)
+    if not isinstance(value, bool):
+        raise SaeError(f"SAE {name}: {key} is {value!r:.60}, expected true or false.")
+    return value
 
 
 def cfg_of(sae: SAE) -> dict[str, Any]:

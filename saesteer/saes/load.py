@@ -153,7 +153,7 @@ def _read_cfg(path: Path, name: str) -> dict[str, Any]:
         raise SaeError(
             f"SAE {name}: no {path.name} in {path.parent}. Give a folder in sae-lens format."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SaeError(f"SAE {name}: {path} can't be read as JSON: {_line(error)}.") from error
     if not isinstance(cfg, dict):
         raise SaeError(f"SAE {name}: {path} holds a {type(cfg).__name__}, expected an object.")
@@ -173,7 +173,7 @@ def _modern_cfg(cfg: dict[str, Any], name: str) -> dict[str, Any]:
 
 def _read_weights(path: Path, name: str) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except FileNotFoundError:
         raise SaeError(
             f"SAE {name}: no {path.name} in {path.parent}. Give a folder in sae-lens format."
@@ -183,6 +183,11 @@ def _read_weights(path: Path, name: str) -> dict[str, Tensor]:
             f"SAE {name}: {path} is truncated or corrupted ({_line(error)}). "
             "Fetch or train it again."
         ) from error
+    whole = [key for key, tensor in tensors.items() if not tensor.is_floating_point()]
+    if whole:
+        told = f"{whole[0]} is {tensors[whole[0]].dtype}, expected floats"
+        raise SaeError(f"SAE {name}: {path}: {told}. Fetch or train it again.")
+    return tensors
 
 
 def _from_registry(release: str, identity: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:

@@ -3,10 +3,19 @@
     python tests/benchmarks/parity/cast.py [CHECKOUT]
 
 activation-steering is on no package registry. With a checkout of it (or anything that pip takes)
-its own layer decides; without, what its published code computes does, stated anew (held once
-against the text of its layer: the same decisions, and the same largest difference). That layer
-reads the input of block i, which is the output of block i - 1, and decides for a batch's first row
-alone, so it gets one prompt at a time; our decisions are taken for a padded batch too.
+its own layer decides; without, what its published code computes does, stated anew: the same
+decisions, and the same largest difference. To get one:
+
+    git clone https://github.com/IBM/activation-steering
+    git -C activation-steering checkout d5f4412
+
+`cast.json` comes from that commit's `leash_layer.py` and `config.py` as they are and the part of
+`utils.py` that they use, with an empty `__init__.py` and a `pyproject.toml` that asks for torch,
+transformers and rich. The layer imports nothing else; whether the whole package with its own pins
+(numpy 1, accelerate 0.31) installs beside this transformers was not tried.
+
+That layer reads the input of block i, which is the output of block i - 1, and decides for a batch's
+first row alone, so it gets one prompt at a time; our decisions are taken for a padded batch too.
 """
 
 from __future__ import annotations
@@ -48,6 +57,8 @@ def main(checkout: str | None) -> None:
         python = room.venv(*environment(checkout))
         room.ask(python, "rival_activation_steering.py", folder)
         theirs = json.loads((folder / "answers.json").read_text())
+    if checkout is not None and theirs["decided_by"] != "packaged":
+        sys.exit(f"{checkout} was installed, but its activation_steering can't be imported.")
     room.write_result(__file__, compared(model, prompts, gates, theirs, len(fitted)))
 
 
