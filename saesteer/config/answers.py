@@ -58,7 +58,7 @@ class AnswerTaskConfig:
     fit_dtype: str = "bfloat16"
     seed: int = 0
     names: list[str] | None = None
-    n_fit: int = 5400
+    n_fit: int = 3600
     keep: str | None = None
     source: Source = "auto"
     safe: str | None = None

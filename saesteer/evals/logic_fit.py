@@ -19,29 +19,35 @@ from saesteer.evals.logic_reader import (
     random_sae,
 )
 from saesteer.evals.logic_words import Style
-from saesteer.evals.prefill import read_texts, token_positions
+from saesteer.evals.prefill import overlapping, read_texts
 from saesteer.evals.questions import Question, question_of
 from saesteer.models import Model, Site
 
 STYLES: tuple[tuple[Style, float], ...] = (("published", 0.1), ("like", 0.2), ("invented", 0.7))
 """Shares of the kinds of names that readers are fitted on: new sounds are the harder part."""
+N_CUT = 100
+"""Problems more, whose names look alike and are new: what the cuts between names are set on."""
 N_SAMPLE = 104
 """Texts that are kept whole: their activations say how often a random SAE's features fire."""
 STRETCH = 400
 """Problems that are sorted by length before they are read."""
+BATCH = 16
+"""Problems that are read at once."""
 READERS = ("activation-reasoning", "random-sae", "dense-probe")
 Tick = Callable[[str], None]
+Offsets = Sequence[tuple[int, int]]
+"""Where each token of a text begins and ends, in characters."""
 
 
 def fitting_problems(n: int, seed: int) -> list[Problem]:
-    """Generated problems of every kind of name, mixed, without twins."""
+    """Generated problems of every kind of name, mixed, without twins, then `N_CUT` for the cuts."""
     made: list[Problem] = []
     for index, (style, share) in enumerate(STYLES):
         shape = ProblemShape(shuffled=index > 0)
         count = max(2, round(share * n))
         made += generate_problems(count, style=style, shape=shape, seed=seed, twins=False)
     random.Random(seed).shuffle(made)
-    return made
+    return made + generate_problems(N_CUT, style="near", seed=seed, twins=False)
 
 
 def fit_readers(
@@ -65,31 +71,35 @@ def fit_readers(
 
 
 def labelled_readings(
-    model: Model, sites: Sequence[Site], problems: Sequence[Problem], batch_size: int = 8
+    model: Model, sites: Sequence[Site], problems: Sequence[Problem], batch_size: int = BATCH
 ) -> Iterator[list[LabelledReading]]:
     """Activations of generated problems at some sites, with what each token is.
 
-    They stay in the model's dtype. The first `N_SAMPLE` come first; then stretches of `STRETCH` are
-    read by length, so that little is read of padding.
+    They stay in the model's dtype. The first `N_SAMPLE` come first and the last `N_CUT` last;
+    between them stretches of `STRETCH` are read by length, so that little is read of padding. None
+    is read beyond the sentence asked about, which nothing after it can change.
     """
-    starts = [0, *range(min(N_SAMPLE, len(problems)), len(problems), STRETCH)]
-    for start, stop in pairwise([*starts, len(problems)]):
+    n, last = len(problems), max(len(problems) - N_CUT, 0)
+    bounds = {0, min(N_SAMPLE, last), *range(N_SAMPLE, last, STRETCH), last, n}
+    for start, stop in pairwise(sorted(bounds)):
         stretch = sorted(problems[start:stop], key=lambda one: len(one.context))
         for first in range(0, len(stretch), batch_size):
             chosen = stretch[first : first + batch_size]
             asked = [question_of(problem.to_dict()) for problem in chosen]
-            read = read_texts(model, [question.prompt for question in asked], *sites)
-            yield [_labelled(model, *each) for each in zip(chosen, asked, read, strict=True)]
+            texts = [question.prompt[: question.sentences()[-1][1]] for question in asked]
+            told = model.tokenizer(texts, return_offsets_mapping=True)["offset_mapping"]
+            read = read_texts(model, texts, *sites)
+            yield [_labelled(*each) for each in zip(chosen, asked, told, read, strict=True)]
 
 
 def _labelled(
-    model: Model, problem: Problem, question: Question, resid: tuple[torch.Tensor, ...]
+    problem: Problem, question: Question, offsets: Offsets, resid: tuple[torch.Tensor, ...]
 ) -> LabelledReading:
     spans = question.sentences()
     statements = [*problem.statements, problem.question]
-    sentences = token_positions(model, question.prompt, spans)
+    sentences = overlapping(offsets, spans)
     roles = [
-        _roles(model, question.prompt, start, statement, sentence)
+        _roles(question.prompt, offsets, start, statement, sentence)
         for (start, _), statement, sentence in zip(spans, statements, sentences, strict=True)
     ]
     names = tuple((statement.subject, statement.object) for statement in statements)
@@ -97,13 +107,14 @@ def _labelled(
 
 
 def _roles(
-    model: Model, text: str, start: int, statement: Statement, sentence: Sequence[int]
+    text: str, offsets: Offsets, start: int, statement: Statement, sentence: Sequence[int]
 ) -> tuple[int, ...]:
     named = [(start + a, start + b) for a, b in (statement.subject_span, statement.object_span)]
-    names = {t for span in token_positions(model, text, named) for t in span}
-    ids = model.tokenizer(text)["input_ids"]
-    words = {t: model.tokenizer.decode([ids[t]]).strip() for t in sentence}
-    kinds = {"is": "relation", "are": "relation", "not": "negation"}
+    here = [offsets[t] for t in sentence]
+    names = {sentence[at] for span in overlapping(here, named) for at in span}
+    kinds = {"is": "is", "are": "are", "not": "negation"}
+    words = [text[a:b].strip() for a, b in here]
     return tuple(
-        ROLES.index("name" if t in names else kinds.get(words[t], "filler")) for t in sentence
+        ROLES.index("name" if t in names else kinds.get(word, "filler"))
+        for t, word in zip(sentence, words, strict=True)
     )

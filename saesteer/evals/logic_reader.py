@@ -2,8 +2,10 @@
 
 Three concepts are read at each token: words that only hold a sentence together (each, a, the full
 stop), the relation (is, are) and the negation. What is none of them names something; before the
-relation it is the subject, after it the object. Which mentions are of one name is left to an
-`IdentityReadout`, so names may be new. The text itself is not looked at.
+relation it is the subject, after it the object. A fourth concept tells at the relation whether it
+is plural, and so in which form the names are written. Which mentions are of one name is left to an
+`IdentityReadout`, so names may be new. The text itself is not looked at. (With "is" and "are" as
+two concepts beside the others, 4 of 1,000 were taken for names, which cost a problem each.)
 
 Roles are read at one site; names there and at any number of others, side by side, since an early
 layer still spells what a later one has understood. Of 200 generated problems with names never
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import final
 
 import torch
@@ -30,12 +33,19 @@ from saesteer.features.thresholds import choose_threshold
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
 
-ROLES = ("filler", "relation", "negation", "name")
+ROLES = ("filler", "is", "are", "negation", "name")
 """What a token can be; a name is what none of the others claims."""
+RELATIONS = ("is", "are")
+CONCEPTS = ("filler", "relation", "negation", "plural")
+"""What is read: the first three compete at every token, the last counts at the relation alone."""
+_ROLE_OF = torch.tensor([[0, 0], [1, 2], [3, 3], [4, 4]])
+"""The role by what wins at a token (a name where no concept does) and whether it is plural."""
 N_FEATURES = 64
 """Features that each role is read from."""
 N_ROLE_TEXTS = 80
 """Texts that roles are fitted on: some 12,000 tokens, whose latents take 32 KB each."""
+N_ENCODED = 16
+"""Texts whose mentions are encoded together: some 1,500 tokens."""
 Activations = Float[Tensor, "pos width"]
 Saes = tuple[SAE, ...]
 """An SAE for each site; none where the activations themselves are read."""
@@ -49,6 +59,22 @@ class Link:
     subject: int
     object: int
     positive: bool
+
+
+@final
+@dataclass(frozen=True)
+class Parts:
+    """Where one sentence has its subject and its object, and what its other words say."""
+
+    subject: list[int]
+    object: list[int]
+    positive: bool
+    plural: bool
+
+    @property
+    def forms(self) -> tuple[int, int]:
+        """In which form subject and object are written: a plural subject has a capital letter."""
+        return (1, 2) if self.plural else (0, 0)
 
 
 @final
@@ -102,13 +128,13 @@ class StatementReader:
         found = [part for part in parts if part is not None]
         if not found:
             return [None] * len(parts)
-        spans = [span for subject, object_, _ in found for span in (subject, object_)]
+        spans = [span for part in found for span in (part.subject, part.object)]
+        forms = [form for part in found for form in part.forms]
         mentions = sum_mentions(text.resid, spans, self.saes)
         apart = [(2 * i, 2 * i + 1) for i in range(len(found))]
-        names = self.identity.group(mentions, apart)
+        names = self.identity.group(mentions, apart, forms)
         links = iter(
-            Link(names[2 * i], names[2 * i + 1], positive)
-            for i, (_, _, positive) in enumerate(found)
+            Link(names[2 * i], names[2 * i + 1], part.positive) for i, part in enumerate(found)
         )
         return [None if part is None else next(links) for part in parts]
 
@@ -122,9 +148,11 @@ class StatementReader:
         """The role of every token: the concept furthest above its threshold, or a name."""
         reader = self.reader
         cuts = torch.tensor([self.concepts[i].threshold for i in reader.concepts])
-        margins = torch.full((len(resid), len(ROLES)), 0.0)
+        margins = torch.full((len(resid), len(CONCEPTS)), 0.0)
         margins[:, list(reader.concepts)] = reader.scores(resid[None])[0] - cuts
-        return margins.argmax(-1).tolist()
+        plural = margins[:, -1] > 0
+        margins[:, -1] = 0.0
+        return _ROLE_OF[margins.argmax(-1), plural.long()].tolist()
 
 
 def sum_mentions(
@@ -137,7 +165,7 @@ def sum_mentions(
     tokens = [t for span in spans for t in span]
     read = [rows[tokens].float() for rows in resid]
     if saes:
-        read = [sae.encode(rows) for sae, rows in zip(saes, read, strict=True)]
+        read = [sae.encode(rows).float() for sae, rows in zip(saes, read, strict=True)]
     parts = torch.cat(read, -1).split([len(span) for span in spans])
     return torch.stack([part.sum(0) for part in parts])
 
@@ -148,7 +176,8 @@ def fit_reader(
     """Role concepts and the identity readout from texts whose words are known.
 
     With SAEs roles are weighted features, without them linear probes; nothing else differs. Roles
-    are fitted on the first `N_ROLE_TEXTS`, which must be whole.
+    are fitted on the first `N_ROLE_TEXTS`, which must be whole. Latents are worked out in the dtype
+    that the texts were read in, since bfloat16 takes a sixth of the time.
 
     Args:
         site: that of the roles.
@@ -158,9 +187,14 @@ def fit_reader(
         DataError: too few texts.
     """
     kind: ReadoutKind = "features" if saes else "probe"
-    rows, roles = _role_rows(texts, saes)
-    concepts = [_role(kind, role, rows, roles == role, site, seed) for role in range(3)]
-    named = [_named(text, saes) for text in texts]
+    fast = tuple(sae.to(dtype=texts[0].text.resid[0].dtype) for sae in saes)
+    rows, roles = _role_rows(texts, fast)
+    concepts = _concepts(kind, rows, roles, site, seed)
+    named = [
+        text
+        for start in range(0, len(texts), N_ENCODED)
+        for text in _named(texts[start : start + N_ENCODED], fast)
+    ]
     widths = [sae.d_sae for sae in saes] or [rows.shape[1] for rows in texts[0].text.resid]
     identity = fit_identity(named, sum(widths), standardise=not saes, seed=seed)
     return StatementReader(tuple(concepts), identity, saes)
@@ -187,18 +221,18 @@ def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
     )
 
 
-def _parts(
-    roles: Mapping[int, int] | Sequence[int], sentence: Sequence[int]
-) -> tuple[list[int], list[int], bool] | None:
-    """Positions of subject and object, and whether nothing negates."""
-    relation = next((t for t in sentence if ROLES[roles[t]] == "relation"), None)
+def _parts(roles: Mapping[int, int] | Sequence[int], sentence: Sequence[int]) -> Parts | None:
+    """What a sentence consists of; None without a relation, a subject or an object."""
+    told = {t: ROLES[roles[t]] for t in sentence}
+    relation = next((t for t in sentence if told[t] in RELATIONS), None)
     if relation is None:
         return None
-    names = [t for t in sentence if ROLES[roles[t]] == "name"]
+    names = [t for t in sentence if told[t] == "name"]
     subject = [t for t in names if t < relation]
     object_ = [t for t in names if t > relation]
-    positive = all(ROLES[roles[t]] != "negation" for t in sentence)
-    return (subject, object_, positive) if subject and object_ else None
+    if not subject or not object_:
+        return None
+    return Parts(subject, object_, "negation" not in told.values(), told[relation] == "are")
 
 
 def _role_rows(texts: Sequence[LabelledReading], saes: Saes) -> tuple[Tensor, Tensor]:
@@ -207,28 +241,51 @@ def _role_rows(texts: Sequence[LabelledReading], saes: Saes) -> tuple[Tensor, Te
     positions = [[t for sentence in text.text.sentences for t in sentence] for text in chosen]
     resid = torch.cat([t.text.resid[0][at] for t, at in zip(chosen, positions, strict=True)])
     roles = torch.tensor([role for text in chosen for some in text.roles for role in some])
-    return saes[0].encode(resid.float()) if saes else resid.float(), roles
+    return saes[0].encode(resid).float() if saes else resid.float(), roles
 
 
-def _role(
-    kind: ReadoutKind,
-    role: int,
-    rows: Tensor,
-    positive: Tensor,
-    site: Site,
-    seed: int,
-) -> Concept:
-    readout = fit_readout(kind, rows, positive, site, n_features=N_FEATURES, seed=seed)
-    return Concept(ROLES[role], readout, choose_threshold(score_rows(readout, rows), positive))
+def _concepts(
+    kind: ReadoutKind, rows: Tensor, roles: Tensor, site: Site, seed: int
+) -> list[Concept]:
+    """Those of `CONCEPTS`; the plural is told from the singular on relations alone."""
+    filler, is_, are, negation, _ = range(len(ROLES))
+    relation = (roles == is_) | (roles == are)
+    labels = (roles == filler, relation, roles == negation)
+    told = [(rows, positive) for positive in labels]
+    told.append((rows[relation], roles[relation] == are))
+    concepts: list[Concept] = []
+    for name, (own, positive) in zip(CONCEPTS, told, strict=True):
+        readout = fit_readout(kind, own, positive, site, n_features=N_FEATURES, seed=seed)
+        cut = choose_threshold(score_rows(readout, own), positive)
+        concepts.append(Concept(name, readout, cut))
+    return concepts
 
 
-def _named(text: LabelledReading, saes: Saes) -> NamedText:
-    spans: list[list[int]] = []
+def _named(texts: Sequence[LabelledReading], saes: Saes) -> list[NamedText]:
+    """The mentions of some texts, encoded together since a few rows are bound by the weights."""
+    told = [_mentions(text) for text in texts]
+    starts = accumulate((len(text.text.resid[0]) for text in texts), initial=0)
+    spans = [
+        [start + t for t in span]
+        for start, (parts, _) in zip(starts, told, strict=False)
+        for part in parts
+        for span in (part.subject, part.object)
+    ]
+    resid = [torch.cat(rows) for rows in zip(*(text.text.resid for text in texts), strict=True)]
+    rows = sum_mentions(resid, spans, saes).split([len(names) for _, names in told])
+    return [
+        NamedText(SparseRows.of(own), names, tuple(form for part in parts for form in part.forms))
+        for own, (parts, names) in zip(rows, told, strict=True)
+    ]
+
+
+def _mentions(text: LabelledReading) -> tuple[list[Parts], tuple[str, ...]]:
+    """The parts of every sentence that has them, and the names of its subject and object."""
+    parts: list[Parts] = []
     names: list[str] = []
     for sentence, roles, pair in zip(text.text.sentences, text.roles, text.names, strict=True):
-        parts = _parts(dict(zip(sentence, roles, strict=True)), sentence)
-        if parts is not None:
-            spans += parts[:2]
+        found = _parts(dict(zip(sentence, roles, strict=True)), sentence)
+        if found is not None:
+            parts.append(found)
             names += pair
-    mentions = sum_mentions(text.text.resid, spans, saes)
-    return NamedText(SparseRows.of(mentions), tuple(names))
+    return parts, tuple(names)

@@ -17,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saesteer.evals.logic_reader import ROLES, Saes, StatementReader
+from saesteer.evals.logic_reader import CONCEPTS, Saes, StatementReader
 from saesteer.features.concepts import Concept, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.identity import IdentityReadout
 from saesteer.models import Site
 from saesteer.saes import load_sae, save_sae
 
-FORMAT = 4
+FORMAT = 6
 """Raised whenever generating or fitting changes, so that readers of before are not taken."""
 Readers = Mapping[str, StatementReader]
 
@@ -72,6 +72,7 @@ def save_readers(readers: Readers, folder: Path, saes: Saes) -> None:
                 "given": reader.saes is saes,
                 "own": len(own),
                 "identity": reader.identity.threshold,
+                "alike": reader.identity.alike,
                 "roles": [_pack(c, f"{name}.{c.name}", tensors) for c in reader.concepts],
             }
             tensors[f"{name}.projection"] = reader.identity.projection.contiguous()
@@ -96,11 +97,10 @@ def load_readers(folder: Path, saes: Saes) -> Readers:
         site = saes[0].site
         concepts = [
             Concept(role, _unpack(one, f"{name}.{role}", tensors, site), one["threshold"])
-            for role, one in zip(ROLES, kept["roles"], strict=False)
+            for role, one in zip(CONCEPTS, kept["roles"], strict=True)
         ]
-        identity = IdentityReadout(
-            tensors[f"{name}.projection"], tensors[f"{name}.centre"], kept["identity"]
-        )
+        projection, centre = tensors[f"{name}.projection"], tensors[f"{name}.centre"]
+        identity = IdentityReadout(projection, centre, kept["identity"], kept["alike"])
         readers[name] = StatementReader(tuple(concepts), identity, saes if kept["given"] else own)
     return readers
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Style = Literal["published", "like", "invented"]
-"""Kinds of the published problems, new ones that sound like them, or ones of any sound."""
+Style = Literal["published", "like", "near", "invented"]
+"""Kinds of the published problems, ones that sound like them, ones that look alike, or any."""
 
 PUBLISHED_KINDS = (
     "wumpus", "yumpus", "zumpus", "dumpus", "rompus",
@@ -25,6 +25,9 @@ _ONSETS = (
     "sp", "st", "str", "sw", "t", "th", "tr", "tw", "v", "w", "wh", "y", "z", "",
 )  # fmt: skip
 _LIKE_ENDS = ("umpus", "ompus", "impus", "ampus", "empus", "orpus", "urpus", "elpus", "olpus")
+_NEAR_MIDDLES = (
+    "mp", "lp", "rp", "sp", "nd", "nt", "nk", "mb", "lt", "rt", "rd", "st", "sk", "ft", "ff", "bb",
+)  # fmt: skip
 _NUCLEI = ("a", "e", "i", "o", "u", "ai", "ee", "oa", "oo", "ou")
 _MIDDLES = ("b", "bb", "d", "ff", "g", "l", "lp", "mb", "mp", "n", "nt", "rb", "rp", "st", "t", "v")
 _ENDS = ("us", "in", "ent", "ax", "or", "il", "le", "ock", "ard", "et", "on", "ish", "um", "ot")
@@ -96,9 +99,10 @@ def with_article(kind: str) -> str:
 
 
 def _kinds(rng: random.Random, style: Style, n: int, new: bool) -> list[str]:
+    draw = {"invented": _invented, "near": _near}.get(style, _like)
     kinds: dict[str, None] = {}
     while len(kinds) < n:
-        kind = _like(rng) if style != "invented" else _invented(rng)
+        kind = draw(rng)
         if kept_for_tests(kind) == new:
             kinds[kind] = None
     return list(kinds)
@@ -106,6 +110,10 @@ def _kinds(rng: random.Random, style: Style, n: int, new: bool) -> list[str]:
 
 def _like(rng: random.Random) -> str:
     return rng.choice(_ONSETS) + rng.choice(_LIKE_ENDS)
+
+
+def _near(rng: random.Random) -> str:
+    return rng.choice(_ONSETS) + rng.choice(_NUCLEI[:5]) + rng.choice(_NEAR_MIDDLES) + "us"
 
 
 def _invented(rng: random.Random) -> str:

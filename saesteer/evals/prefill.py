@@ -104,6 +104,13 @@ def token_positions(
 ) -> list[tuple[int, ...]]:
     """The tokens that overlap each span of characters, counted from the text's first token."""
     offsets = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return overlapping(offsets, spans)
+
+
+def overlapping(
+    offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> list[tuple[int, ...]]:
+    """The same from where each token stands in the text; tokens that hold no text are in none."""
     return [
         tuple(t for t, (a, b) in enumerate(offsets) if a < b and b > start and a < end)
         for start, end in spans

@@ -13,9 +13,10 @@ position of the words did no better.
 A name in one form ("a gloffus", "every gloffus") is always the same tokens, so two mentions of one
 form are either nearly equal or of two names; its other forms ("gloffuses", "Gloffuses") may be cut
 into other tokens and lie as far off as a look-alike does. So where forms are told, mentions of one
-form that are not alike are never grouped. Of 300 problems with names never seen, 297 were then
-answered right instead of 291. Cutting each text's tree at its widest gap, and joining groups that
-are each other's nearest, did worse than one cut.
+form that are not alike are never grouped. With cuts set on 100 problems of new look-alikes, 296 of
+300 problems with names never seen were then answered right, instead of 292 with the best single
+cut. Fitting on 2,000 problems of look-alikes too gained nothing; cutting each text's tree at its
+widest gap, and joining groups that are each other's nearest, did worse than one cut.
 """
 
 from __future__ import annotations

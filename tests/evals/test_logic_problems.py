@@ -30,7 +30,7 @@ def solve(problem: Problem) -> str:
     return "True" if (asked in reached) == problem.question.positive else "False"
 
 
-@pytest.mark.parametrize("style", ["published", "like", "invented"])
+@pytest.mark.parametrize("style", ["published", "like", "near", "invented"])
 def test_answers_are_what_the_statements_entail(style):
     for problem in generate_problems(40, style=style, seed=3):
         assert solve(problem) == problem.answer

@@ -22,7 +22,7 @@ from saesteer.models import Site
 from saesteer.saes import SAE
 
 WIDTH, SITE = 48, Site.parse("resid_post.1")
-FILLER, RELATION, NEGATION, NAME = range(4)
+FILLER, IS, ARE, NEGATION, NAME = range(5)
 
 
 def planted_sae() -> SAE:
@@ -32,14 +32,14 @@ def planted_sae() -> SAE:
 
 
 def text(seed: int, n: int = 8) -> LabelledReading:
-    """Sentences `filler name relation [negation] name`; names are random directions in 4..48."""
+    """Sentences `filler name is/are [negation] name`; names are random directions in 5..48."""
     generator = torch.Generator().manual_seed(seed)
     names = torch.rand(6, WIDTH, generator=generator)
-    names[:, :4] = 0
+    names[:, :5] = 0
     rows, sentences, roles, pairs = [], [], [], []
     for i in range(n):
         one, two = i % 6, (i + 1 + i // 6) % 6
-        kinds = [FILLER, NAME, RELATION, *([NEGATION] if i % 3 == 0 else []), NAME]
+        kinds = [FILLER, NAME, (IS, ARE)[i // 2 % 2], *([NEGATION] if i % 3 == 0 else []), NAME]
         spelled = iter((one, two))
         for kind in kinds:
             row = 0.05 * torch.randn(WIDTH, generator=generator)
@@ -151,7 +151,7 @@ def test_without_fillers_names_are_read_the_same(trained):
 
 
 def _mentions(labelled):
-    named = _named(labelled, ())
+    (named,) = _named([labelled], ())
     assert named.names == tuple(name for pair in labelled.names for name in pair)
     return named.mentions.dense(WIDTH)
 
@@ -164,3 +164,18 @@ def test_a_random_sae_fires_as_often_and_is_of_other_directions(trained):
     assert share == pytest.approx(expected, rel=0.25)
     assert (other.w_dec @ sae.w_dec.T).abs().max() < 0.9
     assert torch.equal(random_sae(sae, resid).w_enc, other.w_enc)
+
+
+def test_texts_encoded_together_are_what_they_are_alone(trained):
+    saes = (planted_sae(),)
+    together = _named(trained[:5], saes)
+    for one, text_ in zip(together, trained[:5], strict=True):
+        (alone,) = _named([text_], saes)
+        assert torch.equal(one.mentions.dense(WIDTH), alone.mentions.dense(WIDTH))
+        assert (one.names, one.forms) == (alone.names, alone.forms)
+
+
+def test_forms_are_read_off_the_relation(trained):
+    (named,) = _named([trained[0]], ())
+    for i, roles in enumerate(trained[0].roles):
+        assert named.forms[2 * i : 2 * i + 2] == ((1, 2) if ARE in roles else (0, 0))
