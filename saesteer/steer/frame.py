@@ -55,6 +55,17 @@ class Prompt:
             self.memo[key] = self.per_row(self.lengths, batch).to(device)
         return self.memo[key]
 
+    def pads_of(self, batch: int, device: torch.device) -> Tensor:
+        """Columns of the prompts that are padding, `[batch]`, where the prompts are known.
+
+        Errors as for `per_row`.
+        """
+        key = ("pads", batch, device)
+        if key not in self.memo:
+            assert self.mask is not None
+            self.memo[key] = self.mask.shape[1] - self.lengths_of(batch, device)
+        return self.memo[key]
+
     def per_row(self, values: Tensor, batch: int) -> Tensor:
         """`values [rows, ...]` repeated to the rows of a pass (beams, num_return_sequences).
 
@@ -213,9 +224,10 @@ def read_frame(
         )
     begin = _past_length(cache_in(kwargs)) if start is None else start
     batch, n = tokens.shape[:2]
-    places = positions(kwargs, batch, n, begin, tokens.device)
-    lengths = None if prompt is None else prompt.lengths_of(batch, places.valid.device)
     answered = prompt is not None and prompt.ended_before(begin)
+    pads = prompt.pads_of(batch, tokens.device) if answered and prompt is not None else None
+    places = positions(kwargs, batch, n, begin, tokens.device, pads)
+    lengths = None if prompt is None else prompt.lengths_of(batch, places.valid.device)
     marked, stopped = _marks(ids, special, prompt)
     if stopped is not None and not answered:
         assert lengths is not None

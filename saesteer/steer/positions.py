@@ -16,6 +16,9 @@ from torch import Tensor
 
 from saesteer.errors import PlanError
 
+FEW = 64
+"""Rows whose newest column it pays to look at on the host."""
+
 
 @final
 class Places:
@@ -51,9 +54,18 @@ class Places:
 
 
 def positions(
-    kwargs: Mapping[str, Any], batch: int, n: int, start: int, device: torch.device
+    kwargs: Mapping[str, Any],
+    batch: int,
+    n: int,
+    start: int,
+    device: torch.device,
+    pads: Tensor | None = None,
 ) -> Places:
     """Where a pass over `n` columns from `start` stands in each of its rows.
+
+    Args:
+        pads: columns of padding in each row `[batch]`, where the pass is one of `generate` behind
+            the prompts: from there on every column is real but those that the mask says are not.
 
     Raises:
         PlanError: packed rows, or a mask that can't be read or does not cover the text.
@@ -64,11 +76,22 @@ def positions(
     if mask is None:
         valid = _everywhere(batch, n, device)
         places = Places(valid, lambda: _columns(start, batch, n, device), whole=True)
+    elif pads is not None and _is_answer(mask, batch, start, n):
+        valid = _everywhere(batch, n, device)
+        places = Places(valid, lambda: (start - pads)[:, None], whole=True)
     else:
         places = _masked(mask.to(device), given, batch, start, n)
     if given is not None and n > 1:
         _refuse_packed(given.to(device).expand(batch, n), places.valid)
     return places
+
+
+def _is_answer(mask: Tensor, batch: int, start: int, n: int) -> bool:
+    """Whether a padding mask on the host says that the pass is one real token in each row."""
+    if n > 1 or not mask.is_cpu or mask.ndim != 2 or len(mask) != batch or batch > FEW:
+        return False
+    newest = mask[:, start : start + 1].tolist()
+    return len(newest[0]) == 1 and min(newest)[0] > 0
 
 
 def _masked(mask: Tensor, given: Tensor | None, batch: int, start: int, n: int) -> Places:

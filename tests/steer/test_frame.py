@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from saesteer import steer
 from saesteer.errors import PlanError
-from saesteer.steer import Frame
+from saesteer.steer import Frame, Plan
 from saesteer.steer.frame import Prompt, read_frame
 from saesteer.steer.ids import Ids
 
@@ -116,3 +117,20 @@ def test_ids_outside_the_set_are_not_in_it() -> None:
     assert three.tolist() == [[False, True, False, False]]
     assert not none.any()
     assert not Ids([])(tokens)[0].any()
+
+
+def test_behind_padded_prompts_places_are_what_counting_the_mask_gives(tiny_model: Any) -> None:
+    """In `generate` a step is placed from its prompt's padding, without counting."""
+    model = tiny_model("llama")
+    batch = model.tokenize(["the sun", "the rain in the town and the sea"])
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
+    with Plan(steer.add("resid_post.0", torch.ones(model.d_model))).on(model) as trace:
+        out = model.hf.generate(**given, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    mask = torch.cat([given["attention_mask"], torch.ones(2, 4, dtype=torch.long)], 1)
+    counted = mask.cumsum(-1) - 1
+    assert out.shape == mask.shape
+    steps = [record for record in trace.passes if record.start]
+    assert len(steps) == 3
+    for record in steps:
+        assert record.live.all()
+        assert torch.equal(record.logical, counted[:, record.start : record.start + 1])
