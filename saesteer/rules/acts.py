@@ -241,9 +241,8 @@ def _control(fields: Fields, verb: Verb) -> dict[str, Any]:
 
 def _folder(fields: Fields, folder: Path) -> Path:
     name = fields.raw("plan")
-    if not isinstance(name, str) or not os.path.isdir(
-        folder / name
-    ):  # Path.is_dir raises for long names
+    # not Path.is_dir, which raises for names that are too long
+    if not isinstance(name, str) or not os.path.isdir(folder / name):
         fields.fault("plan", name, "the folder of a saved plan")
     return folder / str(name)
 

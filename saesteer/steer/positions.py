@@ -96,17 +96,16 @@ def _is_answer(mask: Tensor, batch: int, start: int, n: int) -> bool:
 
 def _masked(mask: Tensor, given: Tensor | None, batch: int, start: int, n: int) -> Places:
     if mask.ndim == 2:
-        valid, count = _from_padding_mask(mask, n, start + n)
+        valid, logical = _from_padding_mask(mask, n, start + n)
     else:
         columns = _columns(start, 1, n, mask.device)
-        valid, count = _from_attention_mask(mask, columns, start + n, given)
+        valid, logical = _from_attention_mask(mask, columns, start + n, given)
     if len(valid) not in (1, batch):
         raise PlanError(f"the attention mask has {len(valid)} rows, expected the pass's {batch}.")
     whole = valid.is_cpu and bool(valid.all())
-    valid = (
-        _everywhere(batch, n, valid.device) if whole else valid.clone()
-    )  # no view of all columns
-    return Places(valid.expand(batch, n), lambda: count().expand(batch, n), whole=whole)
+    # a trace keeps it: no view of a mask of all columns
+    valid = _everywhere(batch, n, valid.device) if whole else valid.clone().expand(batch, n)
+    return Places(valid, lambda: logical.expand(batch, n), whole=whole)
 
 
 @functools.lru_cache(maxsize=8)
@@ -140,7 +139,7 @@ def full_mask(mask: Any) -> Tensor | None:
     )
 
 
-def _from_padding_mask(mask: Tensor, n: int, stop: int) -> tuple[Tensor, Callable[[], Tensor]]:
+def _from_padding_mask(mask: Tensor, n: int, stop: int) -> tuple[Tensor, Tensor]:
     if mask.shape[1] < stop:
         raise PlanError(
             f"the attention mask covers {mask.shape[1]} columns but the text has {stop}; "
@@ -152,12 +151,12 @@ def _from_padding_mask(mask: Tensor, n: int, stop: int) -> tuple[Tensor, Callabl
         counted = real.sum(-1, keepdim=True)
     else:
         counted = valid.cumsum(-1) + real[:, : stop - n].sum(-1, keepdim=True)
-    return valid, lambda: (counted - 1).clamp(min=0)
+    return valid, counted.sub_(1).clamp_(min=0)
 
 
 def _from_attention_mask(
     mask: Tensor, columns: Tensor, stop: int, given: Tensor | None
-) -> tuple[Tensor, Callable[[], Tensor]]:
+) -> tuple[Tensor, Tensor]:
     """From a mask `[batch, 1, query, key]`, boolean or additive: a real token sees itself."""
     allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
     if allowed.shape[-1] >= stop:
@@ -165,9 +164,8 @@ def _from_attention_mask(
         valid = allowed.gather(-1, at).squeeze(-1)
     else:
         valid = allowed.any(-1)
-    known = given.to(mask.device) if given is not None else None
-    counted = (allowed.long().sum(-1) - 1).clamp(min=0) if known is None else known
-    return valid, lambda: counted
+    counted = (allowed.long().sum(-1) - 1).clamp(min=0)
+    return valid, counted if given is None else given.to(mask.device)
 
 
 def _refuse_packed(position_ids: Tensor, valid: Tensor) -> None:

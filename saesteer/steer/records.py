@@ -165,10 +165,15 @@ class PassRecord:
         shared = {kind: note for seen in self.evidence for kind, note in seen.notes.items()}
         return ((seen.gate, seen.notes or shared) for seen in self.evidence)
 
+    @property
+    def _unsettled(self) -> bool:
+        """Whether there are norms still to be taken."""
+        return bool(self.waiting or self.drafts)
+
     def close(self) -> None:
         """The pass is over."""
         self.over = True
-        if self.waiting or self.drafts:
+        if self._unsettled:
             self.late.add(self)
 
     def forget(self) -> None:
@@ -179,9 +184,9 @@ class PassRecord:
     @property
     def sites(self) -> dict[Site, SiteRecord]:
         """What was done at each edited site, in the order in which a pass reaches them."""
-        if self.waiting or self.drafts:
+        if self._unsettled:
             self.late.settle()
-        if self.waiting or self.drafts:  # the pass is under way
+        if self._unsettled:  # the pass is under way
             settle([self])
         found = dict(self.edited)
         for added, known, mask in self.added:
