@@ -213,12 +213,12 @@ def _with_cuts(
     for text in texts:
         codes = text.mentions.times(readout.projection) - readout.centre @ readout.projection
         codes = functional.normalize(codes, dim=-1)
-        new = torch.tensor([name not in seen for name in text.names])
+        new, same = torch.tensor([name not in seen for name in text.names]), text.same
         for at in range(len(alike)):
             tree = _tree(codes, (), text.forms, float(alike[at]))
             for index, cut in enumerate(grid.tolist()):
                 groups = torch.tensor(_cut(tree, cut))
-                missed = (groups[:, None] == groups) != text.same
+                missed = (groups[:, None] == groups) != same
                 wrong[0, at, index] += missed[new][:, new].sum()
                 wrong[1, at, index] += missed.sum()
     counted = wrong[0] if wrong[0].any() else wrong[1]

@@ -63,8 +63,8 @@ class MoTE(Method):
         """
         check_settings(self, least=0)
         if not self.n_off + self.n_on or not self.reach > 0:
-            raise ConfigError(f"MoTE: n_off {self.n_off}, n_on {self.n_on} and reach {self.reach}; "
-                              "expected a count and a reach above 0.")  # fmt: skip
+            told = f"n_off {self.n_off}, n_on {self.n_on} and reach {self.reach}"
+            raise ConfigError(f"MoTE: {told}; expected a count and a reach above 0.")
 
     @property
     def name(self) -> str:

@@ -21,7 +21,14 @@ _SEEDS = 2**32
 """scikit-learn takes seeds below it."""
 _POSITIVE = ("dose", "norm", "lr", "step")
 _NOT_NEGATIVE = (
-    *("sparsity", "group_sparsity", "shrinkage", "decay", "kl_weight", "cutoff", "fact", "feature"),
+    "sparsity",
+    "group_sparsity",
+    "shrinkage",
+    "decay",
+    "kl_weight",
+    "cutoff",
+    "fact",
+    "feature",
     "latent",
 )
 _CALLED = {str: "text", NoneType: "None", bool: "true or false"}
@@ -40,12 +47,8 @@ def check_settings(method: Any, least: int = 1) -> None:
     for field in fields(method):
         given = getattr(method, field.name)
         expected = _fault(hints[field.name], given) or _range_fault(field.name, given, least)
-        if (
-            expected is None
-            and field.default
-            and field.default is not MISSING
-            and given in ([], ())
-        ):
+        has_default = field.default is not MISSING and bool(field.default)
+        if expected is None and has_default and given in ([], ()):
             expected = "a list of one or more"
         if expected is not None:
             who = f"{type(method).__name__}: {field.name}"

@@ -18,14 +18,10 @@ def sparse_weights(rows: Rows, labels: Bool[Tensor, " n"], c: float) -> Vector:
     Args:
         c: what the cross entropy, summed over rows, weighs against the penalty; 1 is liblinear's.
     """
-    scaled = (rows / rms_of(rows)).double().numpy()
-    probe = _l1_probe(c).fit(scaled, labels.int().numpy())
-    return torch.from_numpy(probe.coef_[0]).float()
-
-
-def _l1_probe(c: float) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     newer = LogisticRegression().get_params()["penalty"] == "deprecated"  # from 1.8 on
     penalty: Any = {"l1_ratio": 1.0} if newer else {"penalty": "l1"}
-    return LogisticRegression(C=c, solver="liblinear", max_iter=2000, random_state=0, **penalty)
+    probe = LogisticRegression(C=c, solver="liblinear", max_iter=2000, random_state=0, **penalty)
+    probe.fit((rows / rms_of(rows)).double().numpy(), labels.int().numpy())
+    return torch.from_numpy(probe.coef_[0]).float()

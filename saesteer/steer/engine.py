@@ -75,8 +75,8 @@ class Attachment:
             if strength := plan.strength * edit.strength:
                 act = Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
-        self._steady = _steady(self._acts, model)
         self._waits = {site: waits(model, site) for site in self._acts}
+        self._steady = _steady(self._acts, self._waits)
         for change in plan.weight_edits:
             check_change(model.hf, change)
         self.weight_changes: tuple[tuple[Change, float], ...] = tuple(
@@ -242,7 +242,9 @@ class Attachment:
         return any(state is not None for state in states.values())
 
 
-def _steady(acts: Mapping[Site, Sequence[Act]], model: Model) -> dict[Site, SteadySite]:
+def _steady(
+    acts: Mapping[Site, Sequence[Act]], may_wait: Mapping[Site, bool]
+) -> dict[Site, SteadySite]:
     """The sites where one vector is added; choices of positions that are equal are one object."""
     wheres: dict[Where, Where] = {}
     found: dict[Site, SteadySite] = {}
@@ -250,5 +252,5 @@ def _steady(acts: Mapping[Site, Sequence[Act]], model: Model) -> dict[Site, Stea
         if SteadySite.fits(here):
             where = here[0].edit.where
             where = wheres.setdefault(where, where)
-            found[site] = SteadySite(site, here, where, waits=waits(model, site))
+            found[site] = SteadySite(site, here, where, waits=may_wait[site])
     return found

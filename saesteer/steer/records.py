@@ -176,11 +176,6 @@ class PassRecord:
         if self._unsettled:
             self.late.add(self)
 
-    def forget(self) -> None:
-        """Let activations go whose norms nobody will ask for."""
-        self.waiting.clear()
-        self.drafts.clear()
-
     @property
     def sites(self) -> dict[Site, SiteRecord]:
         """What was done at each edited site, in the order in which a pass reaches them."""

@@ -18,7 +18,7 @@ from saesteer.errors import PlanError
 from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
 from saesteer.steer.gate import Explains, Proves, proving
-from saesteer.steer.late_norms import LateNorms
+from saesteer.steer.late_norms import LateNorms, settle
 from saesteer.steer.records import Deed, Event, PassRecord
 from saesteer.steer.schedule import DialRow
 
@@ -50,8 +50,7 @@ class Trace:
     def clear(self) -> None:
         """Forget everything so far."""
         self.late.settle()
-        for record in self.passes:
-            record.forget()
+        settle(self.passes)  # the latest may be under way
         self.passes.clear()
         self.events.clear()
         self.dials.clear()
