@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from saesteer.errors import RuleError
@@ -105,8 +105,8 @@ class BooleanProgram:
         facts[:, : given.shape[1]] = given
         return dense.run(facts)
 
-    def on_host(self, given: Bool[Tensor, "... n_given"]) -> PlainProgram | None:
-        """The program on whole numbers, where it is the fastest form for these rows of facts."""
+    def on_host(self, given: Shaped[Tensor, "... n_given"]) -> PlainProgram | None:
+        """The program on whole numbers, where it is the fastest form for so many rows there."""
         plain, n_rows = self.plain, given.shape[:-1].numel()
         small = plain is not None and given.is_cpu and n_rows * plain.work <= PLAIN_WORK
         return plain if small else None

@@ -192,13 +192,10 @@ class RuleGate:
     ) -> tuple[Evidence, Seen]:
         on = self._compiled(frame.valid.device)
         scored, seen = self._scores(on, readings, frame, state)
-        given = scored.scores > on.thresholds
-        if self.forced:
-            given = (given | on.forced_on) & ~on.forced_off
         late = seen.totals is not None
-        found = None if late else on.conclude_on_host(given, frame)
+        found = None if late else on.conclude_on_host(scored.scores, frame)
         if found is None:
-            found = on.conclude(given, scored.scores, frame, late=late)
+            found = on.conclude(scored.scores, frame, late=late)
         return Evidence(scored, found, frame.decode), seen
 
     def _scores(

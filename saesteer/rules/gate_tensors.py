@@ -17,7 +17,7 @@ from saesteer.rules.evidence import Concluded, HostConcluded
 from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.late import Waiting
 from saesteer.rules.opened import OpenProgram, judge_any
-from saesteer.rules.plain import as_numbers
+from saesteer.rules.plain import above
 from saesteer.rules.prompt_scores import Kinds
 from saesteer.rules.terms import Atom, Program, contrary
 from saesteer.steer.frame import Frame
@@ -35,12 +35,16 @@ class Compiled(NamedTuple):
 
     `order` puts the readers' columns into the concepts' order (None: they are), `prompt` and
     `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark what
-    waits for the prompt's end. `denied` are the columns of -p for every open p that is forced off.
+    waits for the prompt's end. `floors` are the thresholds on the host, and `forced` the bits of
+    the concepts that are forced on and off, if any is. `denied` are the columns of -p for every
+    open p that is forced off.
     """
 
     readers: tuple[ConceptReader, ...]
     order: Int[Tensor, " n_concepts"] | None
     thresholds: Float[Tensor, " n_concepts"]
+    floors: tuple[float, ...]
+    forced: tuple[int, int] | None
     prompt: Int[Tensor, " n_prompt"]
     causal: Int[Tensor, " n_causal"]
     resets: Int[Tensor, " n_causal"]
@@ -52,17 +56,20 @@ class Compiled(NamedTuple):
     late_atoms: Bool[Tensor, " n_atoms"]
     late_alarms: Bool[Tensor, " n_constraints"]
 
-    def conclude_on_host(self, given: Tensor, frame: Frame) -> HostConcluded | None:
-        """What follows from the concepts that hold, worked out in whole numbers.
+    def conclude_on_host(self, scores: Tensor, frame: Frame) -> HostConcluded | None:
+        """What follows from the scores `[batch, pos, n_concepts]`, worked out in whole numbers.
 
         None where that is not the fastest way, or the rules are no propositions.
         """
         logic = self.logic
-        plain = logic.on_host(given) if isinstance(logic, BooleanProgram) else None
+        plain = logic.on_host(scores) if isinstance(logic, BooleanProgram) else None
         if plain is None:
             return None
-        batch, pos, _ = given.shape
-        facts = as_numbers(given.flatten(0, 1))
+        batch, pos, _ = scores.shape
+        facts = above(scores.flatten(0, 1), self.floors)
+        if self.forced is not None:
+            on, off = self.forced
+            facts = [(row | on) & ~off for row in facts]
         held = plain.close(facts)
         if not frame.whole:
             real = frame.valid.flatten().tolist()
@@ -71,13 +78,15 @@ class Compiled(NamedTuple):
             )
         return HostConcluded(facts, held, (batch, pos), len(logic.atoms), len(logic.watched))
 
-    def conclude(self, given: Tensor, scores: Tensor, frame: Frame, *, late: bool) -> Concluded:
-        """What follows from the concepts that hold, nothing of it before it is decided.
+    def conclude(self, scores: Tensor, frame: Frame, *, late: bool) -> Concluded:
+        """The same of any rules, by tensors; nothing of it before it is decided.
 
         Args:
-            given: `[batch, pos, n_concepts]`.
             late: whether some concepts are taken over the prompt.
         """
+        given = scores > self.thresholds
+        if self.forced is not None:
+            given = (given | self.forced_on) & ~self.forced_off
         decided, at_atoms, at_alarms = frame.valid[..., None], None, None
         facts = pad(
             given if frame.whole else given & decided, (0, len(self.logic.atoms) - given.shape[-1])
@@ -121,10 +130,16 @@ class Compiled(NamedTuple):
         def flags(values: Sequence[bool]) -> Tensor:
             return torch.tensor(values, dtype=torch.bool).to(device)
 
+        thresholds = torch.tensor([c.threshold for c in concepts])
+        bits = [(1 << i, forced.get(name)) for i, name in enumerate(names)]
+        told = [sum(bit for bit, said in bits if said is value) for value in (True, False)]
+
         return Compiled(
             readers=tuple(reader.to(device) for reader in readers),
             order=None if columns == sorted(columns) else numbers(columns).argsort(),
-            thresholds=torch.tensor([c.threshold for c in concepts]).to(device),
+            thresholds=thresholds.to(device),
+            floors=tuple(thresholds.tolist()),
+            forced=(told[0], told[1]) if forced else None,
             prompt=numbers(prompt),
             causal=numbers(causal),
             resets=numbers(resets),

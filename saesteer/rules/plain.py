@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saesteer.rules.levels import Level
@@ -58,6 +58,18 @@ class PlainProgram:
                 if held == before:
                     break
         return held
+
+
+def above(rows: Float[Tensor, "rows n"], floors: Sequence[float]) -> list[int]:
+    """Which columns exceed their floors, as for `as_numbers`; floors are exact in the rows' dtype.
+
+    One reading instead of a comparison and a reading; NaN exceeds nothing.
+    """
+    bits = [(1 << i, floor) for i, floor in enumerate(floors)]
+    return [
+        sum(bit for (bit, floor), score in zip(bits, row, strict=True) if score > floor)
+        for row in rows.tolist()
+    ]
 
 
 def as_numbers(rows: Bool[Tensor, "rows n"]) -> list[int]:

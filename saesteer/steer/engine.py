@@ -1,7 +1,8 @@
 """One plan attached to one model: which edits act at a site, in one fused step.
 
 All edits of a site read the activation as it came and their changes are added together, in fp32,
-rounded once. Positions that no edit touches are passed on bit for bit.
+rounded once; in a bfloat16 model a vector that is the same everywhere is rounded before too, as
+`steady` says. Positions that no edit touches are passed on bit for bit.
 """
 
 from __future__ import annotations
@@ -91,7 +92,8 @@ class Attachment:
         gates += [control.gate for control in self.controls]
         self._gates = {id(g): g for g in gates if not isinstance(g, Always)}
         remember = [gate.new_state() is not None for gate in self._gates.values()]
-        self.ends = bool(self.controls) or any(remember)
+        self._remember = any(remember)
+        self.ends = bool(self.controls) or self._remember
         reads = [act.edit.reads for acts in self._acts.values() for act in acts]
         reads += [control.gate.sites for control in self.controls]
         self._reads = {site for sites in reads for site in sites}
@@ -129,16 +131,17 @@ class Attachment:
         """Keeps the reading for gates, then applies this site's edits."""
         steady = self._steady.get(site)
         if steady is None or site in self._reads:
-            return functools.partial(self._visit, site)
+            return functools.partial(self._visit, site, site in self._reads, self._acts.get(site))
         return functools.partial(steady.visit, self)
 
-    def _visit(self, site: Site, resid: Tensor, frame: Frame) -> Tensor | None:
+    def _visit(
+        self, site: Site, read: bool, acts: list[Act] | None, resid: Tensor, frame: Frame
+    ) -> Tensor | None:
         now: _Pass | None = frame.memo.get(self)
         if now is None:
             return None  # attached while this pass was under way
-        if site in self._reads:
+        if read:
             now.readings[site] = resid.detach() if resid.requires_grad else resid
-        acts = self._acts.get(site)
         return None if acts is None else self._fused(site, acts, resid, frame, now)
 
     def opened(self, gate: Gate) -> Tensor:
@@ -191,6 +194,8 @@ class Attachment:
             self._write(
                 now.record, Draft(site, resid, cover.mask, tuple(deeds), None if sole else total)
             )
+        if resid.dtype == torch.bfloat16 and all(known is not None for _, known in moves):
+            total = total.to(resid.dtype)  # as where the short way is taken
         return cover.put(narrow(wide + total, wide, resid.dtype), resid)
 
     def _write(self, record: PassRecord, draft: Draft) -> None:
@@ -223,7 +228,7 @@ class Attachment:
         return now.opened[key]
 
     def _states(self, frame: Frame, cache: Any) -> dict[int, Any]:
-        if not self._gates:
+        if not self._remember:
             return {}
         hung = None if cache is None else CacheStates.peek(cache)
         known = None if hung is None or frame.first_pass else hung.of(self._number)

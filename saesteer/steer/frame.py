@@ -150,6 +150,12 @@ class Frame:
         return self.valid if self.finished is None else self.valid > self.finished
 
     @property
+    def plain_answer(self) -> bool:
+        """Whether it is known that all are real tokens behind the prompt, none special, in rows that go on."""
+        unmarked = self.special is None and self.finished is None
+        return unmarked and self.answered and self.places.whole
+
+    @property
     def aside(self) -> bool:
         """Whether the pass only looks at the text steered otherwise, and leaves no trace."""
         return self.prompt is not None and ASIDE in self.prompt.memo
@@ -174,8 +180,38 @@ class Frame:
 
     def with_evidence(self, evidence: dict[str, Any]) -> Frame:
         """The same frame, noting elsewhere."""
+        return self._with(evidence=evidence)
+
+    def next_step(self, kwargs: Mapping[str, Any], special: Ids | None) -> Frame | None:
+        """The frame of the next pass of the same call, from what this one knows of it.
+
+        None where it is not one more token in each row, behind the prompts as this pass was.
+        """
+        ids, prompt = kwargs.get("input_ids"), self.prompt
+        if not self.answered or ids is None or prompt is None:
+            return None
+        shape, device = self.places.shape, self.places.valid.device
+        if shape[1] != 1 or ids.shape != shape or ids.device != device:
+            return None
+        start = _past_length(cache_in(kwargs))
+        if start < self.start:
+            return None
+        pads = prompt.pads_of(shape[0], device)
+        marked, stopped = _marks(ids, special, prompt)
+        return self._with(
+            places=positions(kwargs, shape[0], 1, start, device, pads),
+            start=start,
+            input_ids=ids,
+            special=marked,
+            finished=stopped,
+            memo={},
+            evidence={},
+        )
+
+    def _with(self, **changed: Any) -> Frame:
+        """A copy with other fields, without the cost of freezing each anew."""
         other = object.__new__(Frame)
-        other.__dict__.update(self.__dict__, evidence=evidence)
+        other.__dict__.update(self.__dict__, **changed)
         return other
 
     @staticmethod

@@ -10,6 +10,7 @@ generate at once.
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -187,21 +188,30 @@ class Session:
             self._handles.append(base.register_forward_hook(self._after, with_kwargs=True))
 
     def _before(self, _base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not self.active:
+        if self._paused or not self.visitors:
             return
-        frame = read_frame(
-            args, kwargs, prompt=self._prompt(), special=self._special, decode=self._decode
-        )
-        if self.generating and self._local.prompt is None and frame.first_pass:
-            self._local.prompt = Prompt(frame.valid.sum(-1), frame.input_ids, frame.valid)
-            frame = read_frame(
-                args, kwargs, prompt=self._prompt(), special=self._special, decode=self._decode
-            )
-        local, cache = self._local, cache_in(kwargs)
-        before = getattr(local, "frame", None)
-        local.frame = self._latest = frame
+        local = self._local.__dict__  # this thread's; each look at it by name costs a microsecond
+        before: Frame | None = local.get("frame")
+        frame = None
+        if before is not None and before.prompt is self._prompt(local):
+            frame = before.next_step(kwargs, self._special)
+        if frame is None:
+            frame = self._read(args, kwargs, local)
+        local["frame"] = self._latest = frame
+        cache = cache_in(kwargs)
         for visitor in self.visitors:
             visitor.begin(frame, cache, before)
+
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], local: dict[str, Any]) -> Frame:
+        """The frame of a pass; of a call whose prompt nobody told, the first pass is the prompt."""
+        read = functools.partial(
+            read_frame, args, kwargs, special=self._special, decode=self._decode
+        )
+        frame = read(prompt=self._prompt(local))
+        if local.get("depth") and local["prompt"] is None and frame.first_pass:
+            local["prompt"] = Prompt(frame.valid.sum(-1), frame.input_ids, frame.valid)
+            frame = read(prompt=local["prompt"])
+        return frame
 
     def _after(self, _base: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
         if not self.active:
@@ -212,9 +222,9 @@ class Session:
         for visitor in self.visitors:
             visitor.end(self.frame, cache)
 
-    def _prompt(self) -> Prompt | None:
-        if self.generating:
-            return self._local.prompt
+    def _prompt(self, local: dict[str, Any]) -> Prompt | None:
+        if local.get("depth"):
+            return local["prompt"]
         return self._lengths[-1] if self._lengths else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
@@ -254,7 +264,8 @@ class SiteHook:
         if session._paused or not self._visits:
             return None
         frame = getattr(self._local, "frame", None) or session.frame
-        if resid.shape[:2] != frame.places.shape:
+        rows, n = frame.places.shape
+        if (shape := resid.shape)[0] != rows or shape[1] != n:
             raise PlanError(
                 f"{self._site}: got shape {list(resid.shape)}, expected "
                 f"{list(frame.valid.shape)} and a width; this model's site has no rows to steer."

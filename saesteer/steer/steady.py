@@ -4,7 +4,8 @@ That is so where every act there adds a constant, without gate or schedule, and 
 `where`: of the plan, so mostly the same at all sites. What is left for each site is one addition,
 and one norm for the trace. The choice of positions is made once per pass, and where it takes in
 every position, which is what decoding mostly is, nothing is masked either. Seeing that it does is
-free on the CPU only; elsewhere the host would wait for the device, so there it is never asked.
+free on the CPU only; elsewhere the host would wait for the device, so there it is never asked. In a
+bfloat16 model the vector is rounded when it is placed, so that the addition is one operation.
 
 Norms of small activations are put off and taken many at a time. A module's output that a hook has
 replaced is nobody's any more, so it can wait unchanged; an input is still its caller's, who may
@@ -43,6 +44,8 @@ class Cover(NamedTuple):
     @staticmethod
     def of(where: Where, frame: Frame) -> Cover:
         """The choice of `where` in a pass."""
+        if where.takes_answers and frame.plain_answer:
+            return Cover(frame.places.valid, True)
         mask = where.mask(frame)
         if mask is frame.valid and frame.whole:
             return Cover(mask, full=True)
@@ -90,8 +93,8 @@ class SteadySite:
         self.site, self.where, self.waits = site, where, waits
         self._key = id(where)
         self._acts = tuple(acts)
-        self._sums: dict[torch.device, Added] = {}
-        self._on_cpu: Added | None = None
+        self._sums: dict[tuple[torch.device, torch.dtype], Added] = {}
+        self._on_cpu: tuple[torch.dtype | None, Added | None] = None, None
 
     @staticmethod
     def fits(acts: Sequence[Act]) -> bool:
@@ -112,7 +115,10 @@ class SteadySite:
         now: Pass | None = frame.memo.get(owner)
         if now is None:
             return None
-        added = (self._on_cpu if resid.is_cpu else None) or self._place(resid.device)
+        dtype = resid.dtype
+        placed, added = self._on_cpu
+        if placed is not dtype or added is None or not resid.is_cpu:
+            added = self._place(resid.device, dtype)
         cover = now.covers.get(self._key) or now.cover(self.where, frame)
         record = now.record
         if not record.over:
@@ -121,19 +127,21 @@ class SteadySite:
                 record.waiting.append((added, plain, cover.mask))
             else:
                 record.added.append((added, norm(plain), cover.mask))
-        new = resid + added.vector  # in fp32, whatever the activation is in
-        if (dtype := resid.dtype) != torch.float32:
-            new = new.to(dtype) if dtype == torch.bfloat16 else narrow(new, resid, dtype)
+        new = resid + added.vector
+        if new.dtype is not dtype:
+            new = narrow(new, resid, dtype)
         return new if cover.full else cover.put(new, resid)
 
-    def _place(self, device: torch.device) -> Added:
-        if device not in self._sums:
-            self._sums[device] = self._added(device)
+    def _place(self, device: torch.device, dtype: torch.dtype) -> Added:
+        added = self._sums.get((device, dtype))
+        if added is None:
+            added = self._sums[device, dtype] = self._added(device, dtype)
         if device.type == "cpu":
-            self._on_cpu = self._sums[device]
-        return self._sums[device]
+            self._on_cpu = dtype, added
+        return added
 
-    def _added(self, device: torch.device) -> Added:
+    def _added(self, device: torch.device, dtype: torch.dtype) -> Added:
+        """The sum in fp32, which only a bfloat16 activation is spared: it can't overflow there."""
         vectors, deeds = [], []
         for act in self._acts:
             _, constant, size = act.on(device)
@@ -142,4 +150,5 @@ class SteadySite:
             vectors.append(constant)
             deeds.append((act.index, None, size))
         vector = vectors[0] if len(vectors) == 1 else torch.stack(vectors).sum(0)
-        return Added(self.site, vector, norm(vector), tuple(deeds))
+        cast = vector.to(dtype) if dtype == torch.bfloat16 else vector
+        return Added(self.site, cast, norm(vector), tuple(deeds))

@@ -11,7 +11,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 
@@ -24,8 +24,13 @@ from saesteer.steer.spans import found_mask, span_mask, tokens_of
 
 @dataclass(frozen=True)
 class Where(ABC):
-    """A choice of positions."""
+    """A choice of positions.
 
+    Attributes:
+        takes_answers: it takes in every token of an answer that is not special.
+    """
+
+    takes_answers: ClassVar[bool] = False
     special: bool = False
 
     def mask(self, frame: Frame) -> TokenMask:
@@ -67,6 +72,8 @@ class PromptTokens(Where):
 class Generated(Where):
     """From the last prompt token on, which is in even if it is special (chat templates)."""
 
+    takes_answers = True
+
     def _choose(self, frame: Frame) -> TokenMask:
         if frame.answered:
             return self._plain(frame, frame.valid)
@@ -87,6 +94,8 @@ class Last(Where):
 @dataclass(frozen=True)
 class Everywhere(Where):
     """Every token of prompt and answer."""
+
+    takes_answers = True
 
     def _choose(self, frame: Frame) -> TokenMask:
         return self._plain(frame, frame.valid)

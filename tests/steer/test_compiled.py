@@ -87,7 +87,7 @@ def test_half_precision_is_rounded_once(tiny_model: Callable[[str], Model]) -> N
     hf = deepcopy(whole.hf).to(torch.bfloat16)
     hf.__dict__.pop("_saesteer_model", None)
     model = Model(hf, whole.tokenizer, "half", layout_of(hf))
-    plan = Plan(steer.add(SITE, vector(model)))
+    plan = Plan(steer.add_scaled(SITE, vector(model), 1.0))
     with plan.on(model, prompt_lengths=LENGTHS):
         expected = read(model)
     with plan.compiled(model, LENGTHS):

@@ -134,3 +134,49 @@ def test_behind_padded_prompts_places_are_what_counting_the_mask_gives(tiny_mode
     for record in steps:
         assert record.live.all()
         assert torch.equal(record.logical, counted[:, record.start : record.start + 1])
+
+
+FIELDS = ("start", "input_ids", "special", "finished", "prompt_lengths", "answered", "valid")
+
+
+@pytest.mark.parametrize(
+    ("ids", "padded"),
+    [([[5], [6]], False), ([[5], [6]], True), ([[2], [6]], True), ([[0], [3]], True)],
+)
+def test_a_step_that_follows_one_is_read_as_any_other(
+    ids: list[list[int]], *, padded: bool
+) -> None:
+    mask = MASK if padded else torch.ones_like(MASK)
+    prompt, special = Prompt(mask.sum(-1), IDS, mask, stop_ids=(3,)), Ids([0, 1, 2])
+
+    def given(tokens: list[list[int]], length: int) -> dict[str, Any]:
+        seen = torch.cat([mask, torch.ones(2, length - 4).long()], 1)
+        ids = torch.tensor(tokens)
+        return {"input_ids": ids, "attention_mask": seen, "past_key_values": Cache(length)}
+
+    first = read_frame((), given([[8], [9]], 5), prompt=prompt, special=special)
+    step, anew = given(ids, 6), read_frame((), given(ids, 6), prompt=prompt, special=special)
+    frame = first.next_step(step, special)
+    assert frame is not None
+    for name in FIELDS:
+        mine, known = getattr(frame, name), getattr(anew, name)
+        same = torch.equal(mine, known) if isinstance(known, torch.Tensor) else mine == known
+        assert same, name
+    assert torch.equal(frame.logical[:, -1:], anew.logical)
+    assert frame.memo == {}
+    assert frame.memo is not first.memo
+
+
+def test_what_is_no_such_step_is_not_read_as_one() -> None:
+    prompt = Prompt(MASK.sum(-1), IDS, MASK)
+    ones = torch.ones(2, 1).long()
+    seen = {"attention_mask": torch.cat([MASK, ones], 1), "past_key_values": Cache(5)}
+    step = {**seen, "input_ids": ones}
+    first = read_frame((), step, prompt=prompt)
+    assert first.next_step(step, None) is not None
+    assert first.next_step({**step, "input_ids": None}, None) is None
+    assert first.next_step({**step, "input_ids": torch.ones(2, 2).long()}, None) is None
+    assert first.next_step({**step, "input_ids": torch.ones(4, 1).long()}, None) is None
+    assert first.next_step({**step, "past_key_values": Cache(4)}, None) is None
+    whole = read_frame((IDS,), {"attention_mask": MASK}, prompt=prompt)
+    assert whole.next_step(step, None) is None
