@@ -151,7 +151,7 @@ class Frame:
 
     @property
     def plain_answer(self) -> bool:
-        """Whether it is known that all are real tokens behind the prompt, none special, in rows that go on."""
+        """Whether all are known to be real tokens of answers, none special or behind an end."""
         unmarked = self.special is None and self.finished is None
         return unmarked and self.answered and self.places.whole
 
