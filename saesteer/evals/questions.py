@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from saesteer.errors import TaskError
 
-_SENTENCE = re.compile(r"[^.!?\s][^.!?]*[.!?]+")
+_SENTENCE = re.compile(r"(?=[^.!?\s])(?:\b(?:Dr|Mr|Mrs|Ms|Prof)\.|[^.!?])+[.!?]+")
+"""Up to a full stop that does not belong to a title."""
 _OPTION = re.compile(r"\s*([A-Z])\)\s*(\S.*)")
 
 
@@ -62,8 +63,11 @@ class Question:
         return [*spans, (start + asked[0], start + asked[1])]
 
 
-def read_questions(path: str | Path) -> list[Question]:
+def read_questions(path: str | Path, *, bare: bool = False) -> list[Question]:
     """The problems of a JSON file.
+
+    Args:
+        bare: whether a problem may lack a context, as some of ProverQA's do.
 
     Raises:
         TaskError: a file that can't be read, or a problem without one of its parts; which and why.
@@ -74,10 +78,10 @@ def read_questions(path: str | Path) -> list[Question]:
         raise TaskError(f"problems {path} can't be read: {error}.") from error
     if not isinstance(rows, list) or not rows:
         raise TaskError(f"problems {path}: expected a list of at least one problem.")
-    return [question_of(row, f"{path}, problem {n}") for n, row in enumerate(rows)]
+    return [question_of(row, f"{path}, problem {n}", bare=bare) for n, row in enumerate(rows)]
 
 
-def question_of(row: Any, where: str = "problem") -> Question:
+def question_of(row: Any, where: str = "problem", *, bare: bool = False) -> Question:
     """One problem from its JSON values.
 
     Raises:
@@ -85,7 +89,9 @@ def question_of(row: Any, where: str = "problem") -> Question:
     """
     fields = cast("Mapping[str, Any]", row if isinstance(row, Mapping) else {})
     for key in ("context", "question", "answer"):
-        if not isinstance(fields.get(key), str) or not fields[key].strip():
+        given = fields.get(key)
+        needed = key != "context" or not bare
+        if not isinstance(given, str) or (needed and not given.strip()):
             raise TaskError(f"{where}: {key!r} is {fields.get(key)!r}; expected a text.")
     options = dict(_options(fields.get("options"), where))
     if fields["answer"] not in options:

@@ -1,0 +1,238 @@
+"""Claims written as sentences, with what each stretch of a sentence does in it.
+
+The wordings are those of logic puzzles in general and of ProverQA's in particular: "If Ada sings or
+paints, then she ...", "Anyone who ...", "either ... or ..., but not both". A predicate takes the
+form that its place asks for ("plays chess", "does not play chess", "can play chess"), and what two
+of them begin with is said once or twice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+from saesteer.evals.prover_claims import Claim, Formula, Signed
+from saesteer.evals.prover_words import Predicate, going, third, with_article
+
+Role = Literal[
+    "filler",
+    "person",
+    "everyone",
+    "if",
+    "then",
+    "negation",
+    "and",
+    "or",
+    "exclusive",
+    "inclusive",
+    "condition",
+    "claim",
+]
+"""What a token does; condition and claim are the predicates' words, before and after a "then"."""
+Form = Literal["singular", "plural", "bare", "going"]
+_BE = {"singular": "is", "plural": "are", "bare": "be", "going": "is"}
+_HAVE = {"singular": "has", "plural": "have", "bare": "have", "going": "has"}
+_DO = {"singular": "does", "plural": "do", "bare": "does", "going": "does"}
+_GROUPS = ("people", "humans", "artists", "animals", "students", "citizens", "players", "friends",
+           "workers", "experts", "villagers", "members of the club", "creatures")  # fmt: skip
+_CAN = ("can", "can", "can", "will")
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """Some words, their role and, of a predicate, the literal that they belong to."""
+
+    text: str
+    role: Role = "filler"
+    literal: int = -1
+
+
+@final
+@dataclass(frozen=True)
+class Mark:
+    """Where a piece stands in its sentence, in characters."""
+
+    start: int
+    end: int
+    role: Role
+    literal: int
+
+
+@final
+@dataclass(frozen=True)
+class Sentence:
+    """A claim in words; literals are counted through the condition, then the result."""
+
+    text: str
+    marks: tuple[Mark, ...]
+    claim: Claim
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The predicate of each literal."""
+        condition = self.claim.condition.parts if self.claim.condition else ()
+        return tuple(str(part.name) for part in (*condition, *self.claim.result.parts))
+
+
+Known = Mapping[str, Predicate]
+
+
+def write(rng: random.Random, claim: Claim, predicates: Known, pronoun: str) -> Sentence:
+    """One claim in one of its wordings.
+
+    Args:
+        predicates: by key, as the claim names them.
+        pronoun: what the person is called after the condition.
+    """
+    writer = _Writer(rng, predicates)
+    if claim.condition is None:
+        pieces = writer.plain(claim)
+    elif claim.person is None:
+        pieces = writer.general(claim.condition, claim.result)
+    else:
+        pieces = writer.conditional(str(claim.person), pronoun, claim.condition, claim.result)
+    return _joined([*pieces, Piece(".")], claim)
+
+
+@final
+@dataclass
+class _Writer:
+    """Pieces of one sentence; `count` literals are written."""
+
+    rng: random.Random
+    predicates: Known
+    count: int = 0
+
+    def plain(self, claim: Claim) -> list[Piece]:
+        """`Ada sings.`, `Everyone either sings or paints, but not both.`"""
+        who = Piece("Everyone", "everyone")
+        if claim.person is not None:
+            who = Piece(str(claim.person), "person")
+        return [who, *self.formula(claim.result, "singular", "claim")]
+
+    def conditional(
+        self, name: str, pronoun: str, condition: Formula, result: Formula
+    ) -> list[Piece]:
+        """`If Ada sings, then she paints.`"""
+        opening = [Piece("If", "if"), Piece(name, "person")]
+        before = self.formula(condition, "singular", "condition")
+        after = self.formula(result, "singular", "claim")
+        return [*opening, *before, Piece(","), Piece("then", "then"), Piece(pronoun), *after]
+
+    def general(self, condition: Formula, result: Formula) -> list[Piece]:
+        """The same about everyone, with or without a "then"."""
+        group = self.rng.choice(_GROUPS)
+        match self.rng.randrange(6):
+            case 0 | 1:
+                start = [Piece(self.rng.choice(("Anyone", "Everyone")), "everyone"), Piece("who")]
+                return self._split(start, [], condition, result, "singular")
+            case 2:
+                start = [Piece("All", "everyone"), Piece(f"{group} who")]
+                return self._split(start, [], condition, result, "plural")
+            case 3:
+                start = [Piece("If", "if"), Piece("someone", "everyone")]
+            case 4:
+                start = [Piece("For"), Piece("all", "everyone"), Piece(f"{group},")]
+                start += [Piece("if", "if"), Piece("they")]
+                middle = [Piece(","), Piece("then", "then"), Piece("they")]
+                return self._split(start, middle, condition, result, "plural")
+            case _:
+                start = [Piece("For"), Piece("all", "everyone"), Piece(f"{group},")]
+                start += [Piece("if", "if"), Piece("someone", "everyone")]
+        before = self.formula(condition, "singular", "condition")
+        after = self.formula(result, "plural", "claim")
+        return [*start, *before, Piece(","), Piece("then", "then"), Piece("they"), *after]
+
+    def _split(
+        self,
+        start: Sequence[Piece],
+        middle: Sequence[Piece],
+        condition: Formula,
+        result: Formula,
+        form: Form,
+    ) -> list[Piece]:
+        before = self.formula(condition, form, "condition")
+        return [*start, *before, *middle, *self.formula(result, form, "claim")]
+
+    def formula(self, formula: Formula, form: Form, role: Role) -> list[Piece]:
+        """Literals joined as the operation asks, in one form."""
+        rng, parts = self.rng, formula.parts
+        positive = all(part.positive for part in parts)
+        kinds = {self.predicates[str(part.name)].kind for part in parts}
+        opening, first_opening = [], []
+        if positive and rng.random() < (0.4 if role == "claim" else 0.08):
+            form, opening = "bare", [Piece(rng.choice(_CAN))]
+        elif positive and kinds == {"verb"} and form == "singular" and rng.random() < 0.08:
+            form = "going"
+        either = formula.op == "one_of" or (formula.op == "any" and rng.random() < 0.4)
+        pieces: list[list[Piece]] = [self._literal(part, form, role) for part in parts]
+        alike = positive and len({one[0] for one in pieces}) == 1 and pieces[0][0].role == "filler"
+        if alike and form in ("going", "singular", "plural", "bare") and rng.random() < 0.7:
+            first_opening, pieces = [pieces[0][0]], [one[1:] for one in pieces]
+        if len(parts) > 1 and formula.op == "all" and rng.random() < 0.1:
+            first_opening = [*first_opening, Piece("both")]
+        if either:
+            place = rng.random() < 0.75
+            first_opening = (
+                [*first_opening, Piece("either")] if place else [Piece("either"), *first_opening]
+            )
+        joint = Piece("and", "and") if formula.op == "all" else Piece("or", "or")
+        body = pieces[0]
+        for more in pieces[1:]:
+            body = [*body, joint, *more]
+        tail = self._tail(formula, either=either)
+        return [*opening, *first_opening, *body, *tail]
+
+    def _tail(self, formula: Formula, *, either: bool) -> list[Piece]:
+        """`, but not both`, `(or both)`, or nothing."""
+        rng = self.rng
+        if formula.op == "one_of":
+            if rng.random() < 0.5:
+                return [Piece(","), Piece("but not both", "exclusive")]
+            return [Piece("("), Piece("but not both", "exclusive"), Piece(")")]
+        if formula.op == "any" and (either or rng.random() < 0.3):
+            if rng.random() < 0.15:
+                return [Piece(","), Piece("or both", "inclusive")]
+            return [Piece("("), Piece("or both", "inclusive"), Piece(")")]
+        return []
+
+    def _literal(self, part: Signed, form: Form, role: Role) -> list[Piece]:
+        one = self.predicates[str(part.name)]
+        literal, self.count = self.count, self.count + 1
+        no = [] if part.positive else [Piece("not", "negation")]
+        words = f"{one.head} {one.rest}".strip()
+        said = Piece(words, role, literal)
+        match one.kind:
+            case "verb" if form == "going":
+                words = f"{going(one.head)} {one.rest}"
+                return [Piece("is"), *no, Piece(words, role, literal)]
+            case "verb" if not part.positive:
+                return [Piece(_DO[form]), *no, said]
+            case "verb" if form == "singular":
+                return [Piece(f"{third(one.head)} {one.rest}", role, literal)]
+            case "verb":
+                return [said]
+            case "adjective":
+                return [Piece(_BE[form]), *no, said]
+            case "noun":
+                article = "an" if words[0] in "aeiou" else "a"
+                return [Piece(_BE[form]), *no, Piece(article), said]
+            case "have":
+                article = [Piece(with_article(words))] if with_article(words) else []
+                if part.positive:
+                    return [Piece(_HAVE[form]), *article, said]
+                return [Piece(_DO[form]), *no, Piece("have"), *article, said]
+
+
+def _joined(pieces: Sequence[Piece], claim: Claim) -> Sentence:
+    text, marks = "", list[Mark]()
+    for piece in pieces:
+        tight = not text or text.endswith("(") or piece.text in (".", ",", ")")
+        start = len(text) + (not tight)
+        text = f"{text}{'' if tight else ' '}{piece.text}"
+        if piece.role != "filler":
+            marks.append(Mark(start, len(text), piece.role, piece.literal))
+    return Sentence(text, tuple(marks), claim)

@@ -1,0 +1,125 @@
+"""Generated problems have the answers that they claim, and words kept for tests stay apart."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from saesteer.evals.logic_conclude import NO, OPEN, YES
+from saesteer.evals.prover_claims import Claim, Formula, Signed, conclude_claims, entailed
+from saesteer.evals.prover_problems import ANSWERS, generate_prover_problems
+from saesteer.evals.prover_text import write
+from saesteer.evals.prover_words import Predicate, draw_people, draw_predicates
+from saesteer.evals.questions import question_of
+
+WORD = {YES: "True", NO: "False", OPEN: "Uncertain"}
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return generate_prover_problems(120, seed=4)
+
+
+def test_answers_and_steps_come_evenly_and_are_what_all_worlds_say(problems):
+    assert Counter(one.answer for one in problems) == dict.fromkeys(ANSWERS, 40)
+    assert {one.steps for one in problems} == {1, 2, 3, 4}
+    for one in problems:
+        exact = entailed([said.claim for said in one.sentences], one.asked.claim)
+        assert WORD[exact or ""] == one.answer
+
+
+def test_rules_get_almost_all_that_is_entailed(problems):
+    found = [
+        WORD[conclude_claims([said.claim for said in one.sentences], one.asked.claim).verdict]
+        for one in map(numbered, problems)
+    ]
+    right = [word == one.answer for word, one in zip(found, problems, strict=True)]
+    assert sum(right) >= 0.97 * len(right)
+
+
+def numbered(problem):
+    """The same problem with numbers for predicates, as a reader has them."""
+    from dataclasses import replace
+
+    number: dict[object, int] = {}
+
+    def formula(one: Formula) -> Formula:
+        parts = (Signed(number.setdefault(p.name, len(number)), p.positive) for p in one.parts)
+        return Formula(one.op, tuple(parts))
+
+    def sentence(one):
+        claim = one.claim
+        condition = None if claim.condition is None else formula(claim.condition)
+        return replace(one, claim=Claim(claim.person, formula(claim.result), condition))
+
+    said = tuple(map(sentence, problem.sentences))
+    return replace(problem, sentences=said, asked=sentence(problem.asked))
+
+
+def test_a_problem_is_written_in_the_published_format(problems):
+    for one in problems[:20]:
+        question = question_of(one.to_dict())
+        assert question.answer == one.answer
+        spans = question.sentences()
+        found = [question.prompt[a:b] for a, b in spans]
+        assert found == [said.text for said in (*one.sentences, one.asked)]
+
+
+def test_marks_cover_the_words_of_every_literal_and_the_person(problems):
+    for problem in problems:
+        for said in problem.sentences:
+            literals = [mark for mark in said.marks if mark.literal >= 0]
+            assert len({mark.literal for mark in literals}) == len(said.names)
+            for mark in literals:
+                last = said.names[mark.literal].split()[-1]
+                assert said.text[mark.start : mark.end].endswith(last)
+            people = [said.text[m.start : m.end] for m in said.marks if m.role == "person"]
+            assert people == ([said.claim.person] if said.claim.person else [])
+            assert people or any(mark.role == "everyone" for mark in said.marks)
+
+
+def test_no_word_or_name_for_tests_is_ever_fitted_on():
+    rng = random.Random(0)
+    parts: list[set[str]] = []
+    for new in (False, True):
+        drawn = draw_predicates(rng, 400, new=new)
+        parts.append({word for one in drawn for word in (one.head, one.rest) if word})
+        parts[-1] |= {name.split()[-1] for name in draw_people(rng, 60, new=new)}
+    assert not parts[0] & parts[1]
+
+
+def test_a_predicate_takes_the_form_that_its_place_asks_for():
+    plays, kind = Predicate("verb", "play", "chess"), Predicate("adjective", "kind")
+    voice = Predicate("have", "calm voice")
+    known = {one.key: one for one in (plays, kind, voice)}
+
+    def said(part: Signed, seed: int = 1) -> set[str]:
+        claim = Claim("Ada", Formula("all", (part,)))
+        return {write(random.Random(seed), claim, known, "she").text for seed in range(40)}
+
+    assert said(Signed(plays.key)) == {
+        "Ada plays chess.", "Ada can play chess.", "Ada will play chess.", "Ada is playing chess.",
+    }  # fmt: skip
+    assert said(Signed(plays.key, False)) == {"Ada does not play chess."}
+    assert said(Signed(kind.key, False)) == {"Ada is not kind."}
+    assert "Ada has a calm voice." in said(Signed(voice.key))
+    assert said(Signed(voice.key, False)) == {"Ada does not have a calm voice."}
+
+
+def test_either_of_two_is_told_from_both():
+    one, two = Predicate("noun", "painter"), Predicate("noun", "actor")
+    known = {p.key: p for p in (one, two)}
+    parts = (Signed(one.key), Signed(two.key))
+    texts = {
+        op: {
+            write(random.Random(seed), Claim("Ada", Formula(op, parts)), known, "she").text
+            for seed in range(60)
+        }
+        for op in ("all", "any", "one_of")
+    }
+    assert all("but not both" in text and " or " in text for text in texts["one_of"])
+    assert all(" or " in text and "not" not in text for text in texts["any"])
+    assert all(" and " in text for text in texts["all"])
+    assert "Ada is either a painter or an actor, but not both." in texts["one_of"]
