@@ -12,8 +12,8 @@ from saesteer.config.answers import AnswerConfig
 from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.answer_task import AnswerReader, AnswerTask, Tick, with_words
 from saesteer.evals.prover_fit import BATCH, N_WHOLE, fit_prover_readers
-from saesteer.evals.prover_problems import generate_prover_problems
-from saesteer.evals.questions import Question, question_of, read_questions
+from saesteer.evals.prover_problems import generate_prover_problems, prover_question
+from saesteer.evals.questions import Question, read_questions
 from saesteer.models import Model, Site, load_model
 from saesteer.saes import SAE, load_sae
 
@@ -59,14 +59,14 @@ class ProverTask(AnswerTask):
             return [one for path in files for one in prover_questions(path)[: task.n_test]]
         n, seed = task.n_test or N_GENERATED, task.seed + 10_000
         return [
-            replace(question_of(problem.to_dict()), hops=problem.steps, group=LEVELS[problem.steps])
+            replace(prover_question(problem.to_dict()), hops=problem.steps, group=LEVELS[problem.steps])
             for problem in generate_prover_problems(n, seed=seed, new=True)
         ]
 
     def practice(self, words: tuple[str, ...], n: int) -> list[Question]:
         """Generated problems with the options of the test file."""
         problems = generate_prover_problems(n, seed=self.config.task.seed + 1)
-        return [with_words(question_of(problem.to_dict()), words) for problem in problems]
+        return [with_words(prover_question(problem.to_dict()), words) for problem in problems]
 
     @cached_property
     def others(self) -> tuple[SAE, ...]:
@@ -109,5 +109,5 @@ def prover_questions(path: Path) -> list[Question]:
     group = levels[0] if levels else path.stem
     return [
         replace(question, group=group, id=f"{group}-{question.id}")
-        for question in read_questions(path, bare=True)
+        for question in read_questions(path, prover_question)
     ]

@@ -10,14 +10,13 @@ from saesteer.evals.answer_task import READERS, Tick
 from saesteer.evals.logic_fit import Offsets
 from saesteer.evals.logic_reader import ReadText, Saes, random_sae
 from saesteer.evals.prefill import overlapping, read_texts
-from saesteer.evals.prover_problems import ProverProblem
 from saesteer.evals.prover_reader import Mention, ProverReader, ProverReading, fit_prover_reader
 from saesteer.evals.prover_roles import ROLES
 from saesteer.evals.prover_text import Sentence
-from saesteer.evals.questions import question_of
+from saesteer.evals.prover_problems import ProverProblem, prover_question
 from saesteer.models import Model, Site
 
-N_WHOLE = 160
+N_WHOLE = 320
 """Problems of which every token is kept: roles are fitted on them."""
 STRETCH = 320
 """Problems that are sorted by length before they are read."""
@@ -64,7 +63,7 @@ def prover_readings(
 def _read(
     model: Model, sites: Sequence[Site], problems: Sequence[ProverProblem]
 ) -> list[ProverReading]:
-    asked = [question_of(problem.to_dict()) for problem in problems]
+    asked = [prover_question(problem.to_dict()) for problem in problems]
     texts = [question.prompt[: question.sentences()[-1][1]] for question in asked]
     told = model.tokenizer(texts, return_offsets_mapping=True)["offset_mapping"]
     read = read_texts(model, texts, *sites)
@@ -81,34 +80,48 @@ def _labelled(
     resid: tuple[torch.Tensor, ...],
 ) -> ProverReading:
     sentences = overlapping(offsets, spans)
-    roles, predicates, people = [], list[Mention](), list[Mention]()
+    roles, claimed, predicates, people = [], [], list[Mention](), list[Mention]()
     said = (*problem.sentences, problem.asked)
     for (start, _), sentence, tokens in zip(spans, said, sentences, strict=True):
-        here, mentions, person = _sentence(sentence, start, offsets, tokens)
+        marks = [(start + mark.start, start + mark.end) for mark in sentence.marks]
+        at = overlapping([offsets[t] for t in tokens], marks)
+        here, leans = _tokens(sentence, at, len(tokens))
         roles.append(here)
-        predicates += mentions
-        people += person
+        claimed.append(leans)
+        predicates += _mentions(sentence, at, tokens)
+        named = [
+            tokens[i]
+            for mark, found in zip(sentence.marks, at, strict=True)
+            if mark.role == "person"
+            for i in found
+        ]
+        people += [(tuple(named), str(sentence.claim.person))] if named else []
     return ProverReading(
-        ReadText(resid, tuple(sentences)), tuple(roles), tuple(predicates), tuple(people)
-    )
+        ReadText(resid, tuple(sentences)),
+        tuple(roles), tuple(claimed), tuple(predicates), tuple(people),
+    )  # fmt: skip
 
 
-def _sentence(
-    sentence: Sentence, start: int, offsets: Offsets, tokens: Sequence[int]
-) -> tuple[tuple[int, ...], list[Mention], list[Mention]]:
-    """The role of each token, the predicates' mentions and the person's."""
-    here = [offsets[t] for t in tokens]
-    at = overlapping(here, [(start + mark.start, start + mark.end) for mark in sentence.marks])
-    roles = [ROLES.index("filler")] * len(tokens)
-    spans: dict[int, list[int]] = {}
-    person: list[int] = []
+def _tokens(
+    sentence: Sentence, at: Sequence[Sequence[int]], n: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The role of each token, and whether it is claimed."""
+    roles, claimed = [ROLES.index("filler")] * n, [-1] * n
+    said = {mark.role for mark in sentence.marks}
     for mark, found in zip(sentence.marks, at, strict=True):
         for index in found:
             roles[index] = ROLES.index(mark.role)
+            if mark.role == "content" and "if" in said and "then" not in said:
+                claimed[index] = int(mark.claimed)
+    return tuple(roles), tuple(claimed)
+
+
+def _mentions(
+    sentence: Sentence, at: Sequence[Sequence[int]], tokens: Sequence[int]
+) -> list[Mention]:
+    """The tokens of each literal's predicate."""
+    spans: dict[int, list[int]] = {}
+    for mark, found in zip(sentence.marks, at, strict=True):
         if mark.literal >= 0:
             spans.setdefault(mark.literal, []).extend(tokens[i] for i in found)
-        if mark.role == "person":
-            person += [tokens[i] for i in found]
-    mentions = [(tuple(span), sentence.names[literal]) for literal, span in spans.items()]
-    who = [(tuple(person), str(sentence.claim.person))] if person else []
-    return tuple(roles), mentions, who
+    return [(tuple(span), sentence.names[literal]) for literal, span in spans.items()]

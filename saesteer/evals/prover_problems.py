@@ -11,16 +11,19 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal, final
 
 from saesteer.evals.logic_conclude import NO, OPEN, YES
 from saesteer.evals.prover_claims import Claim, Formula, Name, Op, Signed, entailed
 from saesteer.evals.prover_text import Known, Sentence, write
 from saesteer.evals.prover_words import draw_people, draw_predicates
+from saesteer.evals.questions import Question, question_of
 
 Answer = Literal["True", "False", "Uncertain"]
 ANSWERS: tuple[Answer, ...] = ("True", "False", "Uncertain")
 ASK = "Based on the above information, is the following statement true, false, or uncertain?"
+LEAD = "Problem: "
 _ANSWER_OF: dict[str | None, Answer] = {YES: "True", NO: "False", OPEN: "Uncertain"}
 _OPS: tuple[Op, ...] = ("all", "any", "one_of")
 
@@ -64,7 +67,7 @@ class _Draft:
 
     def rule(self, result: Formula, condition: Formula | None) -> None:
         """Claim a formula of the person or, with a condition, maybe of everyone."""
-        general = condition is not None and self.rng.random() < 0.25
+        general = condition is not None and self.rng.random() < 0.3
         self.claims.append(Claim(None if general else self.person, result, condition))
 
     def new(self, positive: float = 0.85) -> Signed:
@@ -91,6 +94,20 @@ def generate_prover_problems(
     return made
 
 
+def prover_question(row: Any, where: str = "problem") -> Question:
+    """One problem of a file or of `to_dict`; the context may be empty.
+
+    A word comes before the context, since a text's first token is read as nothing but its first.
+
+    Raises:
+        TaskError: a part is missing or of the wrong kind.
+    """
+    question = question_of(row, where, bare=True)
+    n = len(LEAD)
+    told = replace(question, context=LEAD + question.context)
+    return replace(told, spans=tuple((a + n, b + n) for a, b in question.sentences()))
+
+
 def _problem(
     rng: random.Random, name: str, n_steps: int, wanted: Answer, new: bool
 ) -> ProverProblem | None:
@@ -109,11 +126,26 @@ def _problem(
         asked = Claim(person, Formula("all", (goal.opposite,)))
     if wanted != _ANSWER_OF.get(entailed(claims, asked)):
         return None
+    claims = _merged(rng, claims)
     rng.shuffle(claims)
     pronouns = {one: rng.choice(("he", "she")) for one in (person, *others)}
     said = [_said(rng, claim, predicates, pronouns) for claim in dict.fromkeys(claims)]
     question = _said(rng, asked, predicates, pronouns)
     return ProverProblem(name, tuple(said), question, wanted, n_steps)
+
+
+def _merged(rng: random.Random, claims: Sequence[Claim]) -> list[Claim]:
+    """Now and then two facts of one person as one sentence."""
+    made = list(claims)
+    facts = [c for c in made if c.condition is None and len(c.result.parts) == 1]
+    for one, two in pairwise(facts):
+        mine = one.person == two.person and one in made and two in made
+        if mine and one.result.parts[0].name != two.result.parts[0].name and rng.random() < 0.12:
+            made.remove(one)
+            made.remove(two)
+            parts = (one.result.parts[0], two.result.parts[0])
+            made.append(Claim(one.person, Formula("all", parts)))
+    return made
 
 
 def _said(
@@ -170,6 +202,8 @@ def _remaining(draft: _Draft) -> None:
 def _several(draft: _Draft) -> None:
     """The condition leads to two, one, or one at least, of two."""
     op, other, found = draft.rng.choice(_OPS), draft.new(1.0), draft.new(1.0)
+    if op == "all" and draft.rng.random() < 0.3:
+        other, found = other.opposite, found.opposite
     parts = _either_way(draft, other, found)
     draft.rule(Formula(op, parts), Formula("all", (draft.last,)))
     if op == "any":

@@ -19,7 +19,7 @@ from saesteer.evals.answer_task import Verdict
 from saesteer.evals.logic_conclude import answer_word
 from saesteer.evals.logic_reader import ReadText, Saes, sum_mentions
 from saesteer.evals.prover_claims import Claim, Formula, Signed, conclude_claims
-from saesteer.evals.prover_roles import ROLES, Margins, Outline, Part, fit_roles, outline
+from saesteer.evals.prover_roles import CONCEPTS, Margins, Outline, Part, fit_roles, outline
 from saesteer.evals.questions import Question
 from saesteer.features.concepts import Concept, ConceptReader, concept_readers
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
@@ -35,10 +35,14 @@ Mention = tuple[tuple[int, ...], str]
 @final
 @dataclass(frozen=True)
 class ProverReading:
-    """A generated text with what its tokens do, and what it mentions where."""
+    """A generated text with what its tokens do, and what it mentions where.
+
+    `claimed` is 1 or 0 at the content of sentences that have a condition but no "then", else -1.
+    """
 
     text: ReadText
     roles: tuple[tuple[int, ...], ...]
+    claimed: tuple[tuple[int, ...], ...]
     predicates: tuple[Mention, ...]
     people: tuple[Mention, ...]
 
@@ -50,7 +54,7 @@ class ProverReading:
         moved = [(tuple(new[t] for t in span), name) for span, name in spans]
         n = len(self.predicates)
         text = ReadText(tuple(rows[kept] for rows in self.text.resid), ())
-        return ProverReading(text, (), tuple(moved[:n]), tuple(moved[n:]))
+        return ProverReading(text, (), (), tuple(moved[:n]), tuple(moved[n:]))
 
 
 @final
@@ -104,7 +108,7 @@ class ProverReader:
         """How far each role's score lies above its threshold."""
         reader = self.reader
         cuts = torch.tensor([self.concepts[i].threshold for i in reader.concepts])
-        found = torch.zeros(len(tokens), len(ROLES))
+        found = torch.zeros(len(tokens), len(CONCEPTS))
         resid = text.resid[0][list(tokens)].float()
         found[:, list(reader.concepts)] = reader.scores(resid[None])[0] - cuts
         return found
@@ -145,7 +149,8 @@ def fit_prover_reader(
     at = [[t for sentence in text.text.sentences for t in sentence] for text in whole]
     resid = torch.cat([t.text.resid[0][here] for t, here in zip(whole, at, strict=True)])
     roles = torch.tensor([role for text in whole for some in text.roles for role in some])
-    concepts = fit_roles(resid, roles, site, saes[0] if saes else None)
+    claimed = torch.tensor([one for text in whole for some in text.claimed for one in some])
+    concepts = fit_roles(resid, roles, claimed, site, saes[0] if saes else None)
     fast = tuple(sae.to(dtype=texts[0].text.resid[0].dtype) for sae in saes)
     widths = [sae.d_sae for sae in saes] or [rows.shape[1] for rows in texts[0].text.resid]
     predicates, people = (

@@ -2,8 +2,9 @@
 
 Each role is a concept with a score at every token; the highest above its threshold is the token's
 role. The concepts are fitted together, as one multinomial regression, so that their margins are
-log-odds of one another. Where a sentence has a condition but no "then", the split lies where the
-predicates' words are likeliest to be of the condition before it and of the claim after it.
+log-odds of one another. One more concept tells at a predicate's words whether they are claimed or a
+condition. It is fitted on sentences without a "then", and asked there alone: the split lies where
+the words before it are likeliest to be of the condition and those after it of the claim.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
 
 ROLES: tuple[Role, ...] = get_args(Role)
-CONDITION, CLAIM = ROLES.index("condition"), ROLES.index("claim")
+CLAIMED = "claimed"
+CONCEPTS = (*ROLES, CLAIMED)
+"""What is read: the roles compete at every token, the last one counts at content alone."""
 N_FEATURES = 96
 """Features chosen for each role; all roles weigh those of all."""
+C, C_CLAIMED = 0.1, 0.02
+"""Inverse strengths of the two regressions' regularisation."""
 N_CHOOSE = 6000
 """Tokens whose latents are held whole, to choose features by: 200 MB."""
 Margins = Float[Tensor, "tokens roles"]
@@ -62,67 +67,99 @@ class Outline:
 
 
 def outline(margins: Margins, sentence: Sequence[int]) -> Outline | None:
-    """What a sentence's tokens say together; None without a claim, or without anyone it is of.
+    """What a sentence's tokens say together; None without a claim.
+
+    Words before the person, or before the "if", only say who is meant.
 
     Args:
         margins: of the sentence's tokens.
     """
-    roles = [ROLES[i] for i in margins.argmax(-1).tolist()]
-    split, parts = _split(margins, roles), (Part(), Part())
-    here, is_open, negated = int(split == 0), False, False
-    for index, (token, role) in enumerate(zip(sentence, roles, strict=True)):
-        if role in ("condition", "claim"):
-            if int(index >= split) != here:
-                here, is_open = int(index >= split), False
-            part = parts[here]
-            if not is_open:
-                part.literals.append([])
-                part.positive.append(True)
-                is_open = True
-            part.literals[-1].append(token)
-            part.positive[-1] &= not negated
-            negated = False
-        elif role == "negation":
-            negated = True
-        elif role in ("and", "or", "exclusive", "inclusive"):
-            parts[here].joints.add(role)
-            is_open, negated = False, False
-    person = _person(sentence, roles)
-    if not parts[1].literals or not (person or "everyone" in roles):
+    sure = margins[:, :-1].log_softmax(-1)
+    roles = [ROLES[i] for i in sure.argmax(-1).tolist()]
+    person = _person(sure, roles)
+    for index in person:
+        roles[index] = "person"
+    opens = [person.stop, *(i + 1 for i, role in enumerate(roles) if role == "if")]
+    begin = max(opens[:2])
+    parts = _literals(sentence, roles, begin, _split(margins[:, -1], roles, begin))
+    if not parts[1].literals:
         return None
-    return Outline(person, *parts)
+    return Outline(tuple(sentence[i] for i in person), *parts)
 
 
-def _split(margins: Margins, roles: Sequence[Role]) -> int:
+def _literals(
+    sentence: Sequence[int], roles: Sequence[Role], begin: int, split: int
+) -> tuple[Part, Part]:
+    """Condition and claim: a literal goes on until a joint, a negation or the split."""
+    parts = (Part(), Part())
+    here, is_open, negated = int(split <= begin), False, False
+    for index in range(begin, len(roles)):
+        match roles[index]:
+            case "content":
+                if int(index >= split) != here:
+                    here, is_open = int(index >= split), False
+                if not is_open:
+                    parts[here].literals.append([])
+                    parts[here].positive.append(not negated)
+                parts[here].literals[-1].append(sentence[index])
+                is_open, negated = True, False
+            case "negation":
+                is_open, negated = False, True
+            case "and" | "or" | "exclusive" | "inclusive" as joint:
+                parts[here].joints.add(joint)
+                is_open, negated = False, False
+            case _:
+                pass
+    return parts
+
+
+def _split(
+    claimed: Float[Tensor, " tokens"], roles: Sequence[Role], begin: int
+) -> int:
     """The index of the first token that no longer belongs to the condition."""
-    if "then" in roles:
-        return roles.index("then")
-    if "if" not in roles and "everyone" not in roles:
-        return 0
-    content = [i for i, role in enumerate(roles) if role in ("condition", "claim")]
-    if not content:
-        return 0
-    lean = (margins[content, CONDITION] - margins[content, CLAIM]).cumsum(0)
-    best = int((2 * lean - lean[-1]).argmax())
-    if float(2 * lean[best] - lean[-1]) <= float(-lean[-1]):
-        return 0
-    return content[best + 1] if best + 1 < len(content) else len(roles)
+    if "if" not in roles:
+        return begin
+    if "then" in roles[begin:]:
+        return roles.index("then", begin)
+    content = [i for i, role in enumerate(roles) if role == "content" and i >= begin]
+    if len(content) < 2:
+        return begin
+    lean = claimed[content]
+    at = [float(lean[i:].sum() - lean[:i].sum()) for i in range(1, len(content))]
+    return content[1 + at.index(max(at))]
 
 
-def _person(sentence: Sequence[int], roles: Sequence[Role]) -> tuple[int, ...]:
-    """The first run of tokens that name someone."""
-    if "person" not in roles:
-        return ()
-    start = stop = roles.index("person")
+def _person(sure: Margins, roles: Sequence[Role]) -> range:
+    """The first run of tokens that name someone; none where the sentence is about everyone.
+
+    A name's first token may be a word of its own ("No-el"), so the run begins where the sentence
+    or the condition does. A sentence about nobody and not about everyone must name someone too.
+    """
+    named = sure[:, ROLES.index("person")]
+    if "everyone" in roles:
+        everyone = sure[:, ROLES.index("everyone")]
+        if "person" not in roles or float(everyone.max()) >= float(named.max()):
+            return range(0)
+    start = roles.index("person") if "person" in roles else int(named[:6].argmax())
+    stop = start + 1
     while stop < len(roles) and roles[stop] == "person":
         stop += 1
-    return tuple(sentence[start:stop])
+    while start > 0 and roles[start - 1] not in ("if", "then", "everyone"):
+        start -= 1
+    return range(start, stop)
 
 
 def fit_roles(
-    resid: Float[Tensor, "tokens width"], roles: Int[Tensor, " tokens"], site: Site, sae: SAE | None
+    resid: Float[Tensor, "tokens width"],
+    roles: Int[Tensor, " tokens"],
+    claimed: Int[Tensor, " tokens"],
+    site: Site,
+    sae: SAE | None,
 ) -> tuple[Concept, ...]:
-    """One concept for each of `ROLES`, over latents or, without an SAE, activations.
+    """One concept for each of `CONCEPTS`, over latents or, without an SAE, activations.
+
+    Args:
+        claimed: 1 or 0 at the content of sentences without a "then", -1 elsewhere.
 
     Raises:
         ContrastError: a role that never occurs.
@@ -130,39 +167,46 @@ def fit_roles(
     missing = [role for i, role in enumerate(ROLES) if not (roles == i).any()]
     if missing:
         raise ContrastError(f"no token is {', '.join(missing)}; give texts in which every role is.")
-    if sae is None:
-        weights, biases = _regression(resid.float(), roles)
-        return tuple(
-            Concept(role, ProbeReadout(site, weights[i], float(biases[i])), 0.0)
-            for i, role in enumerate(ROLES)
-        )
-    features = _chosen(resid, roles, sae)
-    columns = sae.slice(features).to(dtype=torch.float32)
-    weights, biases = _regression(columns.read(resid.float()), roles)
-    return tuple(
-        Concept(role, FeatureReadout(tuple(features), tuple(weights[i].tolist())), -float(biases[i]))
-        for i, role in enumerate(ROLES)
-    )
+    told = claimed >= 0
+    if not told.any() or claimed[told].unique().numel() < 2:
+        raise ContrastError('no sentence without a "then" has a condition and a claim.')
+    concepts: list[Concept] = []
+    tasks = ((ROLES, resid, roles, C), ((CLAIMED,), resid[told], claimed[told], C_CLAIMED))
+    for names, rows, labels, c in tasks:
+        features = [] if sae is None else _chosen(rows, labels, sae)
+        read = rows.float()
+        if sae is not None:
+            read = sae.slice(features).to(dtype=torch.float32).read(read)
+        weights, biases = _regression(read, labels, c)
+        for name, weight, bias in zip(names, weights, biases.tolist(), strict=True):
+            if sae is None:
+                concepts.append(Concept(name, ProbeReadout(site, weight, bias), 0.0))
+            else:
+                readout = FeatureReadout(tuple(features), tuple(weight.tolist()))
+                concepts.append(Concept(name, readout, -bias))
+    return tuple(concepts)
 
 
-def _chosen(resid: Tensor, roles: Tensor, sae: SAE) -> list[int]:
+def _chosen(resid: Tensor, labels: Tensor, sae: SAE) -> list[int]:
     latents = sae.encode(resid[:N_CHOOSE].float()).float()
-    found = roles[:N_CHOOSE]
+    found = labels[:N_CHOOSE]
     chosen: dict[int, None] = {}
     for index in found.unique().tolist():
         chosen |= dict.fromkeys(most_separating(latents, found == index, N_FEATURES))
     return sorted(chosen)
 
 
-def _regression(rows: Tensor, roles: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights `[roles, columns]` and biases of a multinomial regression over scaled columns."""
+def _regression(rows: Tensor, labels: Tensor, c: float) -> tuple[Tensor, Tensor]:
+    """Weights and biases of a multinomial regression over scaled columns; one row for two labels.
+
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-3)
-    fit = LogisticRegression(C=0.1, max_iter=100, tol=1e-3)
+    fit = LogisticRegression(C=c, max_iter=100, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # separable rows go on for ever
-        fit.fit(((rows - centre) / scale).numpy(), roles.numpy())
+        fit.fit(((rows - centre) / scale).numpy(), labels.numpy())
     weights = torch.from_numpy(fit.coef_).float() / scale
     return weights, torch.from_numpy(fit.intercept_).float() - weights @ centre

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from saesteer.evals.prover_claims import Claim, Formula, Signed
-from saesteer.evals.prover_words import Predicate, going, third, with_article
+from saesteer.evals.prover_words import Predicate, going, groups, third, with_article
 
 Role = Literal[
     "filler",
@@ -27,27 +27,34 @@ Role = Literal[
     "or",
     "exclusive",
     "inclusive",
-    "condition",
-    "claim",
+    "content",
 ]
-"""What a token does; condition and claim are the predicates' words, before and after a "then"."""
+"""What a token does; content are the words of predicates."""
 Form = Literal["singular", "plural", "bare", "going"]
+_NOT_BOTH = ("but not both",) * 8 + ("but never both", "though not both", "and not both at once")
+_OR_BOTH = ("or both",) * 6 + ("possibly both", "or maybe both")
 _BE = {"singular": "is", "plural": "are", "bare": "be", "going": "is"}
 _HAVE = {"singular": "has", "plural": "have", "bare": "have", "going": "has"}
 _DO = {"singular": "does", "plural": "do", "bare": "does", "going": "does"}
 _GROUPS = ("people", "humans", "artists", "animals", "students", "citizens", "players", "friends",
-           "workers", "experts", "villagers", "members of the club", "creatures")  # fmt: skip
-_CAN = ("can", "can", "can", "will")
+           "workers", "experts", "villagers", "members of the club", "creatures", "beings", "persons")  # fmt: skip
+_WHO = ("Anyone", "Everyone", "Anyone", "Everyone", "Any person", "Every person")
+_CAN = ("can", "can", "can", "can", "will", "may", "must")
+_IF = ("If",) * 9 + ("When",)
 
 
 @final
 @dataclass(frozen=True)
 class Piece:
-    """Some words, their role and, of a predicate, the literal that they belong to."""
+    """Some words, their role and, of a predicate, the literal that they belong to.
+
+    `claimed` tells whether the predicate stands in the claim or in its condition.
+    """
 
     text: str
     role: Role = "filler"
     literal: int = -1
+    claimed: bool = False
 
 
 @final
@@ -59,6 +66,7 @@ class Mark:
     end: int
     role: Role
     literal: int
+    claimed: bool
 
 
 @final
@@ -111,26 +119,27 @@ class _Writer:
         who = Piece("Everyone", "everyone")
         if claim.person is not None:
             who = Piece(str(claim.person), "person")
-        return [who, *self.formula(claim.result, "singular", "claim")]
+        return [who, *self.formula(claim.result, "singular", claimed=True)]
 
     def conditional(
         self, name: str, pronoun: str, condition: Formula, result: Formula
     ) -> list[Piece]:
         """`If Ada sings, then she paints.`"""
-        opening = [Piece("If", "if"), Piece(name, "person")]
-        before = self.formula(condition, "singular", "condition")
-        after = self.formula(result, "singular", "claim")
-        return [*opening, *before, Piece(","), Piece("then", "then"), Piece(pronoun), *after]
+        opening = [Piece(self.rng.choice(_IF), "if"), Piece(name, "person")]
+        then = [Piece("then", "then")] if self.rng.random() < 0.9 else []
+        before = self.formula(condition, "singular", claimed=False)
+        after = self.formula(result, "singular", claimed=True)
+        return [*opening, *before, Piece(","), *then, Piece(pronoun), *after]
 
     def general(self, condition: Formula, result: Formula) -> list[Piece]:
         """The same about everyone, with or without a "then"."""
-        group = self.rng.choice(_GROUPS)
+        group = self.rng.choice(_GROUPS if self.rng.random() < 0.5 else groups())
         match self.rng.randrange(6):
             case 0 | 1:
-                start = [Piece(self.rng.choice(("Anyone", "Everyone")), "everyone"), Piece("who")]
+                start = [Piece(self.rng.choice(_WHO), "everyone"), Piece("who", "if")]
                 return self._split(start, [], condition, result, "singular")
             case 2:
-                start = [Piece("All", "everyone"), Piece(f"{group} who")]
+                start = [Piece("All", "everyone"), Piece(group), Piece("who", "if")]
                 return self._split(start, [], condition, result, "plural")
             case 3:
                 start = [Piece("If", "if"), Piece("someone", "everyone")]
@@ -142,8 +151,8 @@ class _Writer:
             case _:
                 start = [Piece("For"), Piece("all", "everyone"), Piece(f"{group},")]
                 start += [Piece("if", "if"), Piece("someone", "everyone")]
-        before = self.formula(condition, "singular", "condition")
-        after = self.formula(result, "plural", "claim")
+        before = self.formula(condition, "singular", claimed=False)
+        after = self.formula(result, "plural", claimed=True)
         return [*start, *before, Piece(","), Piece("then", "then"), Piece("they"), *after]
 
     def _split(
@@ -154,21 +163,24 @@ class _Writer:
         result: Formula,
         form: Form,
     ) -> list[Piece]:
-        before = self.formula(condition, form, "condition")
-        return [*start, *before, *middle, *self.formula(result, form, "claim")]
+        before = self.formula(condition, form, claimed=False)
+        return [*start, *before, *middle, *self.formula(result, form, claimed=True)]
 
-    def formula(self, formula: Formula, form: Form, role: Role) -> list[Piece]:
+    def formula(self, formula: Formula, form: Form, *, claimed: bool) -> list[Piece]:
         """Literals joined as the operation asks, in one form."""
         rng, parts = self.rng, formula.parts
         positive = all(part.positive for part in parts)
         kinds = {self.predicates[str(part.name)].kind for part in parts}
         opening, first_opening = [], []
-        if positive and rng.random() < (0.4 if role == "claim" else 0.08):
+        if positive and rng.random() < (0.35 if claimed else 0.08):
             form, opening = "bare", [Piece(rng.choice(_CAN))]
         elif positive and kinds == {"verb"} and form == "singular" and rng.random() < 0.08:
             form = "going"
+        if len(parts) > 1 and formula.op == "all" and form == "singular" and rng.random() < 0.6:
+            if not any(part.positive for part in parts):
+                return self._neither(parts, claimed)
         either = formula.op == "one_of" or (formula.op == "any" and rng.random() < 0.4)
-        pieces: list[list[Piece]] = [self._literal(part, form, role) for part in parts]
+        pieces: list[list[Piece]] = [self._literal(part, form, claimed) for part in parts]
         alike = positive and len({one[0] for one in pieces}) == 1 and pieces[0][0].role == "filler"
         if alike and form in ("going", "singular", "plural", "bare") and rng.random() < 0.7:
             first_opening, pieces = [pieces[0][0]], [one[1:] for one in pieces]
@@ -186,33 +198,41 @@ class _Writer:
         tail = self._tail(formula, either=either)
         return [*opening, *first_opening, *body, *tail]
 
+    def _neither(self, parts: Sequence[Signed], claimed: bool) -> list[Piece]:
+        """`neither sings nor paints`."""
+        pieces: list[Piece] = []
+        for word, part in zip(("neither", "nor"), parts, strict=False):
+            said = self._literal(part.opposite, "singular", claimed)
+            pieces += [Piece(word, "negation"), *said]
+        return pieces
+
     def _tail(self, formula: Formula, *, either: bool) -> list[Piece]:
         """`, but not both`, `(or both)`, or nothing."""
         rng = self.rng
         if formula.op == "one_of":
-            if rng.random() < 0.5:
-                return [Piece(","), Piece("but not both", "exclusive")]
-            return [Piece("("), Piece("but not both", "exclusive"), Piece(")")]
+            words = Piece(rng.choice(_NOT_BOTH), "exclusive")
+            return [Piece(","), words] if rng.random() < 0.6 else [Piece("("), words, Piece(")")]
         if formula.op == "any" and (either or rng.random() < 0.3):
-            if rng.random() < 0.15:
-                return [Piece(","), Piece("or both", "inclusive")]
-            return [Piece("("), Piece("or both", "inclusive"), Piece(")")]
+            words = Piece(rng.choice(_OR_BOTH), "inclusive")
+            return [Piece(","), words] if rng.random() < 0.15 else [Piece("("), words, Piece(")")]
         return []
 
-    def _literal(self, part: Signed, form: Form, role: Role) -> list[Piece]:
+    def _literal(self, part: Signed, form: Form, claimed: bool) -> list[Piece]:
         one = self.predicates[str(part.name)]
         literal, self.count = self.count, self.count + 1
         no = [] if part.positive else [Piece("not", "negation")]
         words = f"{one.head} {one.rest}".strip()
-        said = Piece(words, role, literal)
+        said = Piece(words, "content", literal, claimed)
         match one.kind:
             case "verb" if form == "going":
                 words = f"{going(one.head)} {one.rest}"
-                return [Piece("is"), *no, Piece(words, role, literal)]
+                return [Piece("is"), *no, replace(said, text=words)]
+            case "verb" if not part.positive and self.rng.random() < 0.1:
+                return [Piece(self.rng.choice(("cannot", "will not")), "negation"), said]
             case "verb" if not part.positive:
                 return [Piece(_DO[form]), *no, said]
             case "verb" if form == "singular":
-                return [Piece(f"{third(one.head)} {one.rest}", role, literal)]
+                return [replace(said, text=f"{third(one.head)} {one.rest}")]
             case "verb":
                 return [said]
             case "adjective":
@@ -234,5 +254,5 @@ def _joined(pieces: Sequence[Piece], claim: Claim) -> Sentence:
         start = len(text) + (not tight)
         text = f"{text}{'' if tight else ' '}{piece.text}"
         if piece.role != "filler":
-            marks.append(Mark(start, len(text), piece.role, piece.literal))
+            marks.append(Mark(start, len(text), piece.role, piece.literal, piece.claimed))
     return Sentence(text, tuple(marks), claim)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -63,11 +63,13 @@ class Question:
         return [*spans, (start + asked[0], start + asked[1])]
 
 
-def read_questions(path: str | Path, *, bare: bool = False) -> list[Question]:
+def read_questions(
+    path: str | Path, read: Callable[[Any, str], Question] | None = None
+) -> list[Question]:
     """The problems of a JSON file.
 
     Args:
-        bare: whether a problem may lack a context, as some of ProverQA's do.
+        read: what makes a problem of its values and of where they stand; `question_of` if left out.
 
     Raises:
         TaskError: a file that can't be read, or a problem without one of its parts; which and why.
@@ -78,11 +80,14 @@ def read_questions(path: str | Path, *, bare: bool = False) -> list[Question]:
         raise TaskError(f"problems {path} can't be read: {error}.") from error
     if not isinstance(rows, list) or not rows:
         raise TaskError(f"problems {path}: expected a list of at least one problem.")
-    return [question_of(row, f"{path}, problem {n}", bare=bare) for n, row in enumerate(rows)]
+    return [(read or question_of)(row, f"{path}, problem {n}") for n, row in enumerate(rows)]
 
 
 def question_of(row: Any, where: str = "problem", *, bare: bool = False) -> Question:
     """One problem from its JSON values.
+
+    Args:
+        bare: whether it may lack a context.
 
     Raises:
         TaskError: a part is missing or of the wrong kind.
