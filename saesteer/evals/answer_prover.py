@@ -59,8 +59,8 @@ class ProverTask(AnswerTask):
             return [one for path in files for one in prover_questions(path)[: task.n_test]]
         n, seed = task.n_test or N_GENERATED, task.seed + 10_000
         return [
-            replace(prover_question(problem.to_dict()), hops=problem.steps, group=LEVELS[problem.steps])
-            for problem in generate_prover_problems(n, seed=seed, new=True)
+            replace(prover_question(one.to_dict()), hops=one.steps, group=LEVELS[one.steps])
+            for one in generate_prover_problems(n, seed=seed, new=True)
         ]
 
     def practice(self, words: tuple[str, ...], n: int) -> list[Question]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from saesteer.evals.answer_task import READERS, Tick
 from saesteer.evals.logic_fit import Offsets
 from saesteer.evals.logic_reader import ReadText, Saes, random_sae
 from saesteer.evals.prefill import overlapping, read_texts
-from saesteer.evals.prover_reader import Mention, ProverReader, ProverReading, fit_prover_reader
-from saesteer.evals.prover_roles import ROLES
-from saesteer.evals.prover_text import Sentence
 from saesteer.evals.prover_problems import ProverProblem, prover_question
+from saesteer.evals.prover_reader import Mention, ProverReader, ProverReading, fit_prover_reader
+from saesteer.evals.prover_roles import ROLES, TokenLabels
+from saesteer.evals.prover_text import Sentence
+from saesteer.evals.questions import Question
 from saesteer.models import Model, Site
 
-N_WHOLE = 320
+N_WHOLE = 480
 """Problems of which every token is kept: roles are fitted on them."""
 STRETCH = 320
 """Problems that are sorted by length before they are read."""
@@ -68,52 +70,53 @@ def _read(
     told = model.tokenizer(texts, return_offsets_mapping=True)["offset_mapping"]
     read = read_texts(model, texts, *sites)
     return [
-        _labelled(problem, question.sentences(), offsets, resid)
+        _labelled(problem, question, offsets, resid)
         for problem, question, offsets, resid in zip(problems, asked, told, read, strict=True)
     ]
 
 
 def _labelled(
-    problem: ProverProblem,
-    spans: Sequence[tuple[int, int]],
-    offsets: Offsets,
-    resid: tuple[torch.Tensor, ...],
+    problem: ProverProblem, question: Question, offsets: Offsets, resid: tuple[Tensor, ...]
 ) -> ProverReading:
+    spans = question.sentences()
     sentences = overlapping(offsets, spans)
-    roles, claimed, predicates, people = [], [], list[Mention](), list[Mention]()
+    predicates, people, labels = list[Mention](), list[Mention](), list[TokenLabels]()
     said = (*problem.sentences, problem.asked)
     for (start, _), sentence, tokens in zip(spans, said, sentences, strict=True):
+        here = [offsets[t] for t in tokens]
         marks = [(start + mark.start, start + mark.end) for mark in sentence.marks]
-        at = overlapping([offsets[t] for t in tokens], marks)
-        here, leans = _tokens(sentence, at, len(tokens))
-        roles.append(here)
-        claimed.append(leans)
-        predicates += _mentions(sentence, at, tokens)
-        named = [
-            tokens[i]
-            for mark, found in zip(sentence.marks, at, strict=True)
-            if mark.role == "person"
-            for i in found
-        ]
+        at = overlapping(here, marks)
+        turns = [(start + a, start + b) for a, b in ([sentence.turn] if sentence.turn else [])]
+        labels.append(_labels(sentence, at, overlapping(here, turns), question.prompt, here))
+        named = [tokens[i] for mark, found in zip(sentence.marks, at, strict=True)
+                 if mark.role == "person" for i in found]  # fmt: skip
         people += [(tuple(named), str(sentence.claim.person))] if named else []
+        predicates += _mentions(sentence, at, tokens)
+    joined = TokenLabels(
+        *(torch.cat([getattr(one, key) for one in labels]) for key in ("roles", "turn", "inside"))
+    )
     return ProverReading(
-        ReadText(resid, tuple(sentences)),
-        tuple(roles), tuple(claimed), tuple(predicates), tuple(people),
-    )  # fmt: skip
+        ReadText(resid, tuple(sentences)), joined, tuple(predicates), tuple(people)
+    )
 
 
-def _tokens(
-    sentence: Sentence, at: Sequence[Sequence[int]], n: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The role of each token, and whether it is claimed."""
-    roles, claimed = [ROLES.index("filler")] * n, [-1] * n
-    said = {mark.role for mark in sentence.marks}
+def _labels(
+    sentence: Sentence,
+    at: Sequence[Sequence[int]],
+    turns: Sequence[Sequence[int]],
+    text: str,
+    offsets: Offsets,
+) -> TokenLabels:
+    """What each token of a sentence is, from where its marks and its turn stand."""
+    roles = torch.zeros(len(offsets), dtype=torch.long)
     for mark, found in zip(sentence.marks, at, strict=True):
-        for index in found:
-            roles[index] = ROLES.index(mark.role)
-            if mark.role == "content" and "if" in said and "then" not in said:
-                claimed[index] = int(mark.claimed)
-    return tuple(roles), tuple(claimed)
+        roles[list(found)] = ROLES.index(mark.role)
+    turn = torch.full_like(roles, -1)
+    for found in turns:
+        turn[int((roles == ROLES.index("if")).nonzero()[-1]) + 1 :] = 0
+        turn[found[0]] = 1
+    inside = [a > 0 and text[a].isalnum() and text[a - 1].isalnum() for a, _ in offsets]
+    return TokenLabels(roles, turn, torch.tensor(inside).long())
 
 
 def _mentions(

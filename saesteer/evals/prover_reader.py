@@ -19,7 +19,15 @@ from saesteer.evals.answer_task import Verdict
 from saesteer.evals.logic_conclude import answer_word
 from saesteer.evals.logic_reader import ReadText, Saes, sum_mentions
 from saesteer.evals.prover_claims import Claim, Formula, Signed, conclude_claims
-from saesteer.evals.prover_roles import CONCEPTS, Margins, Outline, Part, fit_roles, outline
+from saesteer.evals.prover_roles import (
+    CONCEPTS,
+    Margins,
+    Outline,
+    Part,
+    TokenLabels,
+    fit_roles,
+    outline,
+)
 from saesteer.evals.questions import Question
 from saesteer.features.concepts import Concept, ConceptReader, concept_readers
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
@@ -35,26 +43,24 @@ Mention = tuple[tuple[int, ...], str]
 @final
 @dataclass(frozen=True)
 class ProverReading:
-    """A generated text with what its tokens do, and what it mentions where.
-
-    `claimed` is 1 or 0 at the content of sentences that have a condition but no "then", else -1.
-    """
+    """A generated text with what it mentions where, and what the tokens of its sentences are."""
 
     text: ReadText
-    roles: tuple[tuple[int, ...], ...]
-    claimed: tuple[tuple[int, ...], ...]
+    labels: TokenLabels
     predicates: tuple[Mention, ...]
     people: tuple[Mention, ...]
 
     def mentions_only(self) -> ProverReading:
-        """The same with no other tokens than those of mentions; its roles are gone."""
+        """The same with no other tokens than those of mentions, and no sentences."""
         spans = (*self.predicates, *self.people)
         kept = sorted({t for span, _ in spans for t in span})
         new = {t: index for index, t in enumerate(kept)}
         moved = [(tuple(new[t] for t in span), name) for span, name in spans]
         n = len(self.predicates)
         text = ReadText(tuple(rows[kept] for rows in self.text.resid), ())
-        return ProverReading(text, (), (), tuple(moved[:n]), tuple(moved[n:]))
+        none = torch.zeros(0, dtype=torch.long)
+        labels = TokenLabels(none, none, none)
+        return ProverReading(text, labels, tuple(moved[:n]), tuple(moved[n:]))
 
 
 @final
@@ -148,23 +154,26 @@ def fit_prover_reader(
     whole = texts[:n_whole]
     at = [[t for sentence in text.text.sentences for t in sentence] for text in whole]
     resid = torch.cat([t.text.resid[0][here] for t, here in zip(whole, at, strict=True)])
-    roles = torch.tensor([role for text in whole for some in text.roles for role in some])
-    claimed = torch.tensor([one for text in whole for some in text.claimed for one in some])
-    concepts = fit_roles(resid, roles, claimed, site, saes[0] if saes else None)
+    labels = TokenLabels(
+        *(torch.cat([getattr(t.labels, key) for t in whole]) for key in ("roles", "turn", "inside"))
+    )
+    concepts = fit_roles(resid, labels, site, saes[0] if saes else None)
     fast = tuple(sae.to(dtype=texts[0].text.resid[0].dtype) for sae in saes)
     widths = [sae.d_sae for sae in saes] or [rows.shape[1] for rows in texts[0].text.resid]
+    starts = range(0, len(texts), N_ENCODED)
     predicates, people = (
         fit_identity(
-            [text for start in range(0, len(texts), N_ENCODED)
-             for text in _named(texts[start : start + N_ENCODED], fast, who)],
-            sum(widths), standardise=not saes, seed=seed,
+            [one for at in starts for one in _named(texts[at : at + N_ENCODED], fast, who=who)],
+            sum(widths),
+            standardise=not saes,
+            seed=seed,
         )
         for who in (False, True)
-    )  # fmt: skip
+    )
     return ProverReader(concepts, predicates, people, saes)
 
 
-def _named(texts: Sequence[ProverReading], saes: Saes, who: bool) -> list[NamedText]:
+def _named(texts: Sequence[ProverReading], saes: Saes, *, who: bool) -> list[NamedText]:
     mentions = [text.people if who else text.predicates for text in texts]
     starts = torch.tensor([0, *(len(text.text.resid[0]) for text in texts)]).cumsum(0).tolist()
     spans = [

@@ -1,10 +1,11 @@
 """What tokens do in ProverQA's sentences, and how a row of roles becomes a claim's outline.
 
 Each role is a concept with a score at every token; the highest above its threshold is the token's
-role. The concepts are fitted together, as one multinomial regression, so that their margins are
-log-odds of one another. One more concept tells at a predicate's words whether they are claimed or a
-condition. It is fitted on sentences without a "then", and asked there alone: the split lies where
-the words before it are likeliest to be of the condition and those after it of the claim.
+role. They are fitted together, as one multinomial regression, so that their margins are log-odds of
+one another. Two more concepts stand for themselves. One tells at which token a claim begins that no
+"then" announces ("Anyone who sings / is happy"), and is fitted and asked in such sentences alone.
+The other tells that a token goes on with the word of the token before: a word has the role of its
+last token, where all of it is known ("am-uses", "No-el").
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
 
 ROLES: tuple[Role, ...] = get_args(Role)
-CLAIMED = "claimed"
-CONCEPTS = (*ROLES, CLAIMED)
-"""What is read: the roles compete at every token, the last one counts at content alone."""
+TURN, CONTINUES = "turn", "continues"
+CONCEPTS = (*ROLES, TURN, CONTINUES)
+"""What is read: the roles compete at every token, the others count each for themselves."""
 N_FEATURES = 96
 """Features chosen for each role; all roles weigh those of all."""
-C, C_CLAIMED = 0.1, 0.02
-"""Inverse strengths of the two regressions' regularisation."""
+C = 0.1
+"""Inverse strength of the regressions' regularisation."""
 N_CHOOSE = 6000
 """Tokens whose latents are held whole, to choose features by: 200 MB."""
 Margins = Float[Tensor, "tokens roles"]
@@ -66,6 +67,18 @@ class Outline:
     claim: Part
 
 
+@final
+@dataclass(frozen=True)
+class TokenLabels:
+    """What each of some tokens is: the number of its role; whether a claim turns up there, -1 in
+    sentences that need no telling; whether it goes on with a word.
+    """
+
+    roles: Int[Tensor, " tokens"]
+    turn: Int[Tensor, " tokens"]
+    inside: Int[Tensor, " tokens"]
+
+
 def outline(margins: Margins, sentence: Sequence[int]) -> Outline | None:
     """What a sentence's tokens say together; None without a claim.
 
@@ -74,14 +87,17 @@ def outline(margins: Margins, sentence: Sequence[int]) -> Outline | None:
     Args:
         margins: of the sentence's tokens.
     """
-    sure = margins[:, :-1].log_softmax(-1)
+    sure = margins[:, : len(ROLES)].log_softmax(-1)
+    sure = _by_word(sure, margins[:, CONCEPTS.index(CONTINUES)])
     roles = [ROLES[i] for i in sure.argmax(-1).tolist()]
     person = _person(sure, roles)
     for index in person:
         roles[index] = "person"
     opens = [person.stop, *(i + 1 for i, role in enumerate(roles) if role == "if")]
     begin = max(opens[:2])
-    parts = _literals(sentence, roles, begin, _split(margins[:, -1], roles, begin))
+    parts = _literals(
+        sentence, roles, begin, _split(margins[:, CONCEPTS.index(TURN)], roles, begin)
+    )
     if not parts[1].literals:
         return None
     return Outline(tuple(sentence[i] for i in person), *parts)
@@ -113,20 +129,24 @@ def _literals(
     return parts
 
 
-def _split(
-    claimed: Float[Tensor, " tokens"], roles: Sequence[Role], begin: int
-) -> int:
+def _by_word(sure: Margins, continues: Float[Tensor, " tokens"]) -> Margins:
+    """The same with every token's row that of its word's last token."""
+    rows = list(sure)
+    for index in range(len(rows) - 1, 0, -1):
+        if float(continues[index]) > 0:
+            rows[index - 1] = rows[index]
+    return torch.stack(rows)
+
+
+def _split(turn: Float[Tensor, " tokens"], roles: Sequence[Role], begin: int) -> int:
     """The index of the first token that no longer belongs to the condition."""
-    if "if" not in roles:
-        return begin
-    if "then" in roles[begin:]:
-        return roles.index("then", begin)
     content = [i for i, role in enumerate(roles) if role == "content" and i >= begin]
-    if len(content) < 2:
+    if "if" not in roles or len(content) < 2:
         return begin
-    lean = claimed[content]
-    at = [float(lean[i:].sum() - lean[:i].sum()) for i in range(1, len(content))]
-    return content[1 + at.index(max(at))]
+    first, last = content[0], content[-1]
+    if "then" in roles[first:last]:
+        return roles.index("then", first)
+    return max(range(first + 1, last + 1), key=lambda i: float(turn[i]))
 
 
 def _person(sure: Margins, roles: Sequence[Role]) -> range:
@@ -150,41 +170,41 @@ def _person(sure: Margins, roles: Sequence[Role]) -> range:
 
 
 def fit_roles(
-    resid: Float[Tensor, "tokens width"],
-    roles: Int[Tensor, " tokens"],
-    claimed: Int[Tensor, " tokens"],
-    site: Site,
-    sae: SAE | None,
+    resid: Float[Tensor, "tokens width"], labels: TokenLabels, site: Site, sae: SAE | None
 ) -> tuple[Concept, ...]:
     """One concept for each of `CONCEPTS`, over latents or, without an SAE, activations.
 
-    Args:
-        claimed: 1 or 0 at the content of sentences without a "then", -1 elsewhere.
-
     Raises:
-        ContrastError: a role that never occurs.
+        ContrastError: a role that never occurs, or a concept that holds nowhere or everywhere.
     """
-    missing = [role for i, role in enumerate(ROLES) if not (roles == i).any()]
-    if missing:
-        raise ContrastError(f"no token is {', '.join(missing)}; give texts in which every role is.")
-    told = claimed >= 0
-    if not told.any() or claimed[told].unique().numel() < 2:
-        raise ContrastError('no sentence without a "then" has a condition and a claim.')
+    here = {ROLES[i] for i in labels.roles.unique().tolist()}
+    if len(here) < len(ROLES):
+        missing = ", ".join(role for role in ROLES if role not in here)
+        raise ContrastError(f"no token is {missing}; give texts in which every role is.")
+    tasks = ((ROLES, labels.roles), ((TURN,), labels.turn), ((CONTINUES,), labels.inside))
     concepts: list[Concept] = []
-    tasks = ((ROLES, resid, roles, C), ((CLAIMED,), resid[told], claimed[told], C_CLAIMED))
-    for names, rows, labels, c in tasks:
-        features = [] if sae is None else _chosen(rows, labels, sae)
-        read = rows.float()
-        if sae is not None:
-            read = sae.slice(features).to(dtype=torch.float32).read(read)
-        weights, biases = _regression(read, labels, c)
-        for name, weight, bias in zip(names, weights, biases.tolist(), strict=True):
-            if sae is None:
-                concepts.append(Concept(name, ProbeReadout(site, weight, bias), 0.0))
-            else:
-                readout = FeatureReadout(tuple(features), tuple(weight.tolist()))
-                concepts.append(Concept(name, readout, -bias))
+    for names, told in tasks:
+        concepts += _fitted(names, resid[told >= 0], told[told >= 0], site, sae)
     return tuple(concepts)
+
+
+def _fitted(
+    names: Sequence[str], resid: Tensor, labels: Tensor, site: Site, sae: SAE | None
+) -> list[Concept]:
+    """Concepts that compete, or one that holds where the label is 1."""
+    if labels.unique().numel() < 2:
+        raise ContrastError(f"no text tells where {names[0]} holds and where not.")
+    if sae is None:
+        weights, biases = _regression(resid.float(), labels)
+        told = zip(names, weights, biases.tolist(), strict=True)
+        return [Concept(name, ProbeReadout(site, w, b), 0.0) for name, w, b in told]
+    features = _chosen(resid, labels, sae)
+    columns = sae.slice(features).to(dtype=torch.float32)
+    weights, biases = _regression(columns.read(resid.float()), labels)
+    return [
+        Concept(name, FeatureReadout(tuple(features), tuple(w)), -b)
+        for name, w, b in zip(names, weights.tolist(), biases.tolist(), strict=True)
+    ]
 
 
 def _chosen(resid: Tensor, labels: Tensor, sae: SAE) -> list[int]:
@@ -196,15 +216,13 @@ def _chosen(resid: Tensor, labels: Tensor, sae: SAE) -> list[int]:
     return sorted(chosen)
 
 
-def _regression(rows: Tensor, labels: Tensor, c: float) -> tuple[Tensor, Tensor]:
-    """Weights and biases of a multinomial regression over scaled columns; one row for two labels.
-
-    """
+def _regression(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights and biases of a multinomial regression over scaled columns; one row for 0 and 1."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-3)
-    fit = LogisticRegression(C=c, max_iter=100, tol=1e-3)
+    fit = LogisticRegression(C=C, max_iter=100, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # separable rows go on for ever
         fit.fit(((rows - centre) / scale).numpy(), labels.numpy())

@@ -29,15 +29,15 @@ Role = Literal[
     "inclusive",
     "content",
 ]
-"""What a token does; content are the words of predicates."""
+"""What a token does; content are the words of predicates, and "then" also who is meant after it."""
 Form = Literal["singular", "plural", "bare", "going"]
 _NOT_BOTH = ("but not both",) * 8 + ("but never both", "though not both", "and not both at once")
 _OR_BOTH = ("or both",) * 6 + ("possibly both", "or maybe both")
 _BE = {"singular": "is", "plural": "are", "bare": "be", "going": "is"}
 _HAVE = {"singular": "has", "plural": "have", "bare": "have", "going": "has"}
 _DO = {"singular": "does", "plural": "do", "bare": "does", "going": "does"}
-_GROUPS = ("people", "humans", "artists", "animals", "students", "citizens", "players", "friends",
-           "workers", "experts", "villagers", "members of the club", "creatures", "beings", "persons")  # fmt: skip
+_GROUPS = ("people", "humans", "animals", "students", "citizens", "friends", "villagers",
+           "members of the club", "creatures", "beings", "persons")  # fmt: skip
 _WHO = ("Anyone", "Everyone", "Anyone", "Everyone", "Any person", "Every person")
 _CAN = ("can", "can", "can", "can", "will", "may", "must")
 _IF = ("If",) * 9 + ("When",)
@@ -48,13 +48,13 @@ _IF = ("If",) * 9 + ("When",)
 class Piece:
     """Some words, their role and, of a predicate, the literal that they belong to.
 
-    `claimed` tells whether the predicate stands in the claim or in its condition.
+    `turns` where a claim begins that no "then" announces.
     """
 
     text: str
     role: Role = "filler"
     literal: int = -1
-    claimed: bool = False
+    turns: bool = False
 
 
 @final
@@ -66,17 +66,20 @@ class Mark:
     end: int
     role: Role
     literal: int
-    claimed: bool
 
 
 @final
 @dataclass(frozen=True)
 class Sentence:
-    """A claim in words; literals are counted through the condition, then the result."""
+    """A claim in words; literals are counted through the condition, then the result.
+
+    `turn` is where, in characters, a claim begins that no "then" announces.
+    """
 
     text: str
     marks: tuple[Mark, ...]
     claim: Claim
+    turn: tuple[int, int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,7 +122,7 @@ class _Writer:
         who = Piece("Everyone", "everyone")
         if claim.person is not None:
             who = Piece(str(claim.person), "person")
-        return [who, *self.formula(claim.result, "singular", claimed=True)]
+        return [who, *self.formula(claim.result, "singular", "claim")]
 
     def conditional(
         self, name: str, pronoun: str, condition: Formula, result: Formula
@@ -127,9 +130,9 @@ class _Writer:
         """`If Ada sings, then she paints.`"""
         opening = [Piece(self.rng.choice(_IF), "if"), Piece(name, "person")]
         then = [Piece("then", "then")] if self.rng.random() < 0.9 else []
-        before = self.formula(condition, "singular", claimed=False)
-        after = self.formula(result, "singular", claimed=True)
-        return [*opening, *before, Piece(","), *then, Piece(pronoun), *after]
+        before = self.formula(condition, "singular")
+        after = self.formula(result, "singular", "claim")
+        return [*opening, *before, Piece(","), *then, Piece(pronoun, "then"), *after]
 
     def general(self, condition: Formula, result: Formula) -> list[Piece]:
         """The same about everyone, with or without a "then"."""
@@ -144,16 +147,16 @@ class _Writer:
             case 3:
                 start = [Piece("If", "if"), Piece("someone", "everyone")]
             case 4:
-                start = [Piece("For"), Piece("all", "everyone"), Piece(f"{group},")]
-                start += [Piece("if", "if"), Piece("they")]
-                middle = [Piece(","), Piece("then", "then"), Piece("they")]
+                start = [Piece("For"), Piece("all", "everyone"), Piece(group, "content")]
+                start += [Piece(","), Piece("if", "if"), Piece("they")]
+                middle = [Piece(","), Piece("then", "then"), Piece("they", "then")]
                 return self._split(start, middle, condition, result, "plural")
             case _:
-                start = [Piece("For"), Piece("all", "everyone"), Piece(f"{group},")]
-                start += [Piece("if", "if"), Piece("someone", "everyone")]
-        before = self.formula(condition, "singular", claimed=False)
-        after = self.formula(result, "plural", claimed=True)
-        return [*start, *before, Piece(","), Piece("then", "then"), Piece("they"), *after]
+                start = [Piece("For"), Piece("all", "everyone"), Piece(group, "content")]
+                start += [Piece(","), Piece("if", "if"), Piece("someone", "everyone")]
+        before = self.formula(condition, "singular")
+        after = self.formula(result, "plural", "claim")
+        return [*start, *before, Piece(","), Piece("then", "then"), Piece("they", "then"), *after]
 
     def _split(
         self,
@@ -163,46 +166,43 @@ class _Writer:
         result: Formula,
         form: Form,
     ) -> list[Piece]:
-        before = self.formula(condition, form, claimed=False)
-        return [*start, *before, *middle, *self.formula(result, form, claimed=True)]
+        before = self.formula(condition, form)
+        first, *after = self.formula(result, form, "claim")
+        return [*start, *before, *middle, replace(first, turns=not middle), *after]
 
-    def formula(self, formula: Formula, form: Form, *, claimed: bool) -> list[Piece]:
+    def formula(
+        self, formula: Formula, form: Form, place: Literal["condition", "claim"] = "condition"
+    ) -> list[Piece]:
         """Literals joined as the operation asks, in one form."""
         rng, parts = self.rng, formula.parts
         positive = all(part.positive for part in parts)
+        several = len(parts) > 1 and formula.op == "all"
+        if several and form == "singular" and not any(p.positive for p in parts):
+            return self._neither(parts)
+        opening: list[Piece] = []
         kinds = {self.predicates[str(part.name)].kind for part in parts}
-        opening, first_opening = [], []
-        if positive and rng.random() < (0.35 if claimed else 0.08):
+        if positive and rng.random() < (0.35 if place == "claim" else 0.08):
             form, opening = "bare", [Piece(rng.choice(_CAN))]
         elif positive and kinds == {"verb"} and form == "singular" and rng.random() < 0.08:
             form = "going"
-        if len(parts) > 1 and formula.op == "all" and form == "singular" and rng.random() < 0.6:
-            if not any(part.positive for part in parts):
-                return self._neither(parts, claimed)
+        said = [self._literal(part, form) for part in parts]
+        shared: list[Piece] = []
+        alike = positive and len({one[0] for one in said}) == 1 and said[0][0].role == "filler"
+        if alike and rng.random() < 0.7:
+            shared, said = [said[0][0]], [one[1:] for one in said]
         either = formula.op == "one_of" or (formula.op == "any" and rng.random() < 0.4)
-        pieces: list[list[Piece]] = [self._literal(part, form, claimed) for part in parts]
-        alike = positive and len({one[0] for one in pieces}) == 1 and pieces[0][0].role == "filler"
-        if alike and form in ("going", "singular", "plural", "bare") and rng.random() < 0.7:
-            first_opening, pieces = [pieces[0][0]], [one[1:] for one in pieces]
-        if len(parts) > 1 and formula.op == "all" and rng.random() < 0.1:
-            first_opening = [*first_opening, Piece("both")]
-        if either:
-            place = rng.random() < 0.75
-            first_opening = (
-                [*first_opening, Piece("either")] if place else [Piece("either"), *first_opening]
-            )
+        if either or (several and rng.random() < 0.1):
+            word = Piece("either" if either else "both")
+            shared = [*shared, word] if rng.random() < 0.75 else [word, *shared]
         joint = Piece("and", "and") if formula.op == "all" else Piece("or", "or")
-        body = pieces[0]
-        for more in pieces[1:]:
-            body = [*body, joint, *more]
-        tail = self._tail(formula, either=either)
-        return [*opening, *first_opening, *body, *tail]
+        body = [piece for one in said for piece in (joint, *one)][1:]
+        return [*opening, *shared, *body, *self._tail(formula, either=either)]
 
-    def _neither(self, parts: Sequence[Signed], claimed: bool) -> list[Piece]:
+    def _neither(self, parts: Sequence[Signed]) -> list[Piece]:
         """`neither sings nor paints`."""
         pieces: list[Piece] = []
         for word, part in zip(("neither", "nor"), parts, strict=False):
-            said = self._literal(part.opposite, "singular", claimed)
+            said = self._literal(part.opposite, "singular")
             pieces += [Piece(word, "negation"), *said]
         return pieces
 
@@ -217,12 +217,12 @@ class _Writer:
             return [Piece(","), words] if rng.random() < 0.15 else [Piece("("), words, Piece(")")]
         return []
 
-    def _literal(self, part: Signed, form: Form, claimed: bool) -> list[Piece]:
+    def _literal(self, part: Signed, form: Form) -> list[Piece]:
         one = self.predicates[str(part.name)]
         literal, self.count = self.count, self.count + 1
         no = [] if part.positive else [Piece("not", "negation")]
         words = f"{one.head} {one.rest}".strip()
-        said = Piece(words, "content", literal, claimed)
+        said = Piece(words, "content", literal)
         match one.kind:
             case "verb" if form == "going":
                 words = f"{going(one.head)} {one.rest}"
@@ -248,11 +248,13 @@ class _Writer:
 
 
 def _joined(pieces: Sequence[Piece], claim: Claim) -> Sentence:
-    text, marks = "", list[Mark]()
+    text, marks, turn = "", list[Mark](), None
     for piece in pieces:
         tight = not text or text.endswith("(") or piece.text in (".", ",", ")")
         start = len(text) + (not tight)
         text = f"{text}{'' if tight else ' '}{piece.text}"
+        if piece.turns:
+            turn = (start, len(text))
         if piece.role != "filler":
-            marks.append(Mark(start, len(text), piece.role, piece.literal, piece.claimed))
-    return Sentence(text, tuple(marks), claim)
+            marks.append(Mark(start, len(text), piece.role, piece.literal))
+    return Sentence(text, tuple(marks), claim, turn)

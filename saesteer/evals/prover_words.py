@@ -98,9 +98,10 @@ def going(verb: str) -> str:
     return f"{verb}{verb[-1]}ing" if verb in _DOUBLED else f"{verb}ing"
 
 
-_DOUBLED = frozenset(
-    "chat clap cut dig drop hit jog plan run sit slip spin spot stop swim win wrap".split()
-)
+_DOUBLED = (
+    "chat", "clap", "cut", "dig", "drop", "hit", "jog", "plan", "run", "sit", "slip", "spin", "spot",
+    "stop", "swim", "win", "wrap",
+)  # fmt: skip
 """Verbs whose last consonant is written twice before -ing."""
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from saesteer.evals.logic_conclude import NO, OPEN, YES
 from saesteer.evals.prover_claims import Claim, Formula, Signed, conclude_claims, entailed
-from saesteer.evals.prover_problems import ANSWERS, generate_prover_problems
+from saesteer.evals.prover_problems import ANSWERS, generate_prover_problems, prover_question
 from saesteer.evals.prover_text import write
 from saesteer.evals.prover_words import Predicate, draw_people, draw_predicates
-from saesteer.evals.questions import question_of
 
 WORD = {YES: "True", NO: "False", OPEN: "Uncertain"}
 
@@ -41,8 +42,6 @@ def test_rules_get_almost_all_that_is_entailed(problems):
 
 def numbered(problem):
     """The same problem with numbers for predicates, as a reader has them."""
-    from dataclasses import replace
-
     number: dict[object, int] = {}
 
     def formula(one: Formula) -> Formula:
@@ -60,7 +59,7 @@ def numbered(problem):
 
 def test_a_problem_is_written_in_the_published_format(problems):
     for one in problems[:20]:
-        question = question_of(one.to_dict())
+        question = prover_question(one.to_dict())
         assert question.answer == one.answer
         spans = question.sentences()
         found = [question.prompt[a:b] for a, b in spans]
@@ -74,7 +73,7 @@ def test_marks_cover_the_words_of_every_literal_and_the_person(problems):
             assert len({mark.literal for mark in literals}) == len(said.names)
             for mark in literals:
                 last = said.names[mark.literal].split()[-1]
-                assert said.text[mark.start : mark.end].endswith(last)
+                assert said.text[mark.start : mark.end].split()[-1].startswith(last[:2])
             people = [said.text[m.start : m.end] for m in said.marks if m.role == "person"]
             assert people == ([said.claim.person] if said.claim.person else [])
             assert people or any(mark.role == "everyone" for mark in said.marks)
@@ -97,12 +96,15 @@ def test_a_predicate_takes_the_form_that_its_place_asks_for():
 
     def said(part: Signed, seed: int = 1) -> set[str]:
         claim = Claim("Ada", Formula("all", (part,)))
-        return {write(random.Random(seed), claim, known, "she").text for seed in range(40)}
+        return {write(random.Random(seed), claim, known, "she").text for seed in range(150)}
 
     assert said(Signed(plays.key)) == {
         "Ada plays chess.", "Ada can play chess.", "Ada will play chess.", "Ada is playing chess.",
+        "Ada may play chess.", "Ada must play chess.",
     }  # fmt: skip
-    assert said(Signed(plays.key, False)) == {"Ada does not play chess."}
+    assert said(Signed(plays.key, False)) == {
+        "Ada does not play chess.", "Ada cannot play chess.", "Ada will not play chess.",
+    }  # fmt: skip
     assert said(Signed(kind.key, False)) == {"Ada is not kind."}
     assert "Ada has a calm voice." in said(Signed(voice.key))
     assert said(Signed(voice.key, False)) == {"Ada does not have a calm voice."}
@@ -119,7 +121,35 @@ def test_either_of_two_is_told_from_both():
         }
         for op in ("all", "any", "one_of")
     }
-    assert all("but not both" in text and " or " in text for text in texts["one_of"])
+    assert all(re.search("(not|never) both", text) for text in texts["one_of"])
     assert all(" or " in text and "not" not in text for text in texts["any"])
     assert all(" and " in text for text in texts["all"])
     assert "Ada is either a painter or an actor, but not both." in texts["one_of"]
+
+
+def test_neither_denies_both_and_a_turn_is_marked_where_no_then_stands():
+    one, two = Predicate("verb", "sing", "opera"), Predicate("adjective", "calm")
+    known = {p.key: p for p in (one, two)}
+    sings, calm = Signed(one.key), Signed(two.key)
+    denied = Claim("Ada", Formula("all", (sings.opposite, calm.opposite)))
+    assert write(random.Random(0), denied, known, "she").text == (
+        "Ada neither sings opera nor is calm."
+    )
+    rule = Claim(None, Formula("all", (calm,)), Formula("all", (sings,)))
+    found = [write(random.Random(seed), rule, known, "they") for seed in range(40)]
+    for said in found:
+        assert (said.turn is None) == (" then " in said.text)
+        if said.turn is not None:
+            start, end = said.turn
+            assert said.text[start:end] in ("is", "are", "can", "will", "may", "must")
+    assert 5 < sum(said.turn is None for said in found) < 35
+
+
+def test_a_problem_may_lack_a_context_and_its_sentences_are_those_after_the_lead():
+    row = {
+        "id": 3, "context": "", "question": "Is it true or false? Dr. Ann sings.",
+        "options": ["A) True", "B) False", "C) Uncertain"], "answer": "C",
+    }  # fmt: skip
+    question = prover_question(row)
+    assert [question.prompt[a:b] for a, b in question.sentences()] == ["Dr. Ann sings."]
+    assert question.prompt.startswith("Problem:")

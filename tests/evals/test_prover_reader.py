@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,22 +12,24 @@ from saesteer.evals.answer_task import shuffled
 from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.prover_claims import Claim, Formula, Signed
 from saesteer.evals.prover_reader import ProverReading, fit_prover_reader
-from saesteer.evals.prover_roles import ROLES, outline
+from saesteer.evals.prover_roles import CONCEPTS, ROLES, TokenLabels, outline
 from saesteer.evals.questions import Question
 from saesteer.models import Site
 from saesteer.saes import SAE
 
 WIDTH, SITE = 64, Site.parse("resid_post.1")
-N = len(ROLES)
+N = len(CONCEPTS)
 SENTENCES = (
-    "person claim:0",
-    "person2 claim:1",
-    "if person condition:0 then filler negation claim:2",
-    "if everyone condition:2 or condition:3 exclusive then claim:4 and claim:5",
-    "everyone condition:1 and negation condition:4 filler claim:0 or claim:3 inclusive",
-    "person filler claim:4 claim:4 or claim:5 exclusive",
-    "person negation claim:2",
+    "person content:0",
+    "person2 inside-person2 content:1",
+    "if person content:0 then filler negation content:2",
+    "if everyone content:2 or content:3 exclusive then content:4 and content:5",
+    "everyone if content:1 and negation content:4 turn-content:0 or content:3 inclusive",
+    "content everyone if content:5 turn-content:2",
+    "person filler content:4 inside-content:4 or content:5 exclusive",
+    "person negation content:2",
 )
+"""Tokens by role; `turn-` and `inside-` say what else holds, a number which word it is."""
 
 
 def planted_sae() -> SAE:
@@ -34,31 +38,38 @@ def planted_sae() -> SAE:
 
 
 def text(seed: int) -> ProverReading:
-    """The sentences above; each predicate and person is a random direction beyond the roles'."""
+    """The sentences above; each predicate and person is a random direction beyond the concepts'."""
     generator = torch.Generator().manual_seed(seed)
     words = torch.rand(8, WIDTH, generator=generator)
     words[:, :N] = 0
-    rows, sentences, roles = [], [], []
+    rows, sentences, labels = [], [], []
     predicates, people = [], []
     for said in SENTENCES:
-        start, here, found = len(rows), [], {}
+        start, found = len(rows), {}
+        needs_turn = "turn-" in said
         for token in said.split():
             role, _, word = token.partition(":")
-            number = 7 if role == "person2" else 6 if role == "person" else word and int(word)
-            role = role.removesuffix("2")
+            *more, role = role.split("-")
+            number = {"person": 6, "person2": 7}.get(role, int(word) if word else None)
+            holds = [
+                role.removesuffix("2"),
+                *({"turn": "turn", "inside": "continues"}[m] for m in more),
+            ]
             row = 0.05 * torch.randn(WIDTH, generator=generator)
-            row[ROLES.index(role)] += 2
-            if number != "":
+            for one in holds:
+                row[CONCEPTS.index(one)] += 2
+            if number is not None:
                 row += 2 * words[number]
                 found.setdefault(number, []).append(len(rows))
             rows.append(row)
-            here.append(ROLES.index(role))
+            turn = int("turn" in more) if needs_turn else -1
+            labels.append((ROLES.index(holds[0]), turn, int("inside" in more)))
         sentences.append(tuple(range(start, len(rows))))
-        roles.append(tuple(here))
         for number, span in found.items():
             (people if number > 5 else predicates).append((tuple(span), f"{seed}-{number}"))
     read = ReadText((torch.stack(rows),), tuple(sentences))
-    return ProverReading(read, tuple(roles), tuple(predicates), tuple(people))
+    told = TokenLabels(*torch.tensor(labels).T)
+    return ProverReading(read, told, tuple(predicates), tuple(people))
 
 
 def all_of(*parts: Signed) -> Formula:
@@ -72,6 +83,7 @@ TRUTH = [
     Claim(6, all_of(C.opposite), all_of(A)),
     Claim(None, all_of(E, F), Formula("one_of", (C, D))),
     Claim(None, Formula("any", (A, D)), all_of(B, E.opposite)),
+    Claim(None, all_of(C), all_of(F)),
     Claim(6, Formula("one_of", (E, F))),
     Claim(6, all_of(C.opposite)),
 ]
@@ -91,7 +103,9 @@ def renamed(claims) -> list[Claim]:
             assert known.setdefault(key, expected) == expected
 
         def formula(one):
-            return Formula(one.op, tuple(Signed(known["what", p.name], p.positive) for p in one.parts))
+            return Formula(
+                one.op, tuple(Signed(known["what", p.name], p.positive) for p in one.parts)
+            )
 
         person = None if claim.person is None else known["who", claim.person]
         condition = None if claim.condition is None else formula(claim.condition)
@@ -133,38 +147,63 @@ def test_mentions_stay_when_all_other_tokens_go():
 def test_a_role_that_never_occurs_can_not_be_fitted():
     negation = ROLES.index("negation")
     bare = [
-        ProverReading(
-            one.text,
-            tuple(tuple(0 if r == negation else r for r in some) for some in one.roles),
-            one.predicates,
-            one.people,
-        )
+        replace(one, labels=replace(one.labels, roles=one.labels.roles.masked_fill(
+            one.labels.roles == negation, 0
+        )))
         for one in map(text, range(4))
-    ]
+    ]  # fmt: skip
     with pytest.raises(ContrastError, match="no token is negation"):
         fit_prover_reader(bare, 4, SITE, (planted_sae(),))
 
 
-def margins(roles: str) -> torch.Tensor:
-    ids = torch.tensor([ROLES.index(role) for role in roles.split()])
-    return torch.nn.functional.one_hot(ids, N).float()
+def test_texts_that_never_turn_can_not_be_fitted():
+    flat = [
+        replace(one, labels=replace(one.labels, turn=torch.full_like(one.labels.turn, -1)))
+        for one in map(text, range(4))
+    ]
+    with pytest.raises(ContrastError, match="no text tells where turn holds"):
+        fit_prover_reader(flat, 4, SITE, ())
 
 
-def test_without_a_then_the_split_lies_where_the_words_lean_most():
-    rows = margins("everyone condition claim condition or condition claim claim")
-    found = outline(rows, range(8))
+def margins(said: str) -> torch.Tensor:
+    rows = torch.zeros(len(said.split()), N)
+    rows[:, CONCEPTS.index("continues")] = -1
+    for row, token in zip(rows, said.split(), strict=True):
+        *more, role = token.split("-")
+        row[ROLES.index(role)] = 9
+        row[CONCEPTS.index("turn")] = "turn" in more
+        row[CONCEPTS.index("continues")] = 1 if "inside" in more else -1
+    return rows
+
+
+def literals(said: str) -> tuple[list[list[int]], list[list[int]]] | None:
+    found = outline(margins(said), range(len(said.split())))
+    return found and (found.condition.literals, found.claim.literals)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("person content content", ([], [[1, 2]])),
+        ("everyone if content content or content turn-content content", ([[2, 3], [5]], [[6, 7]])),
+        ("if person content then content and content", ([[2]], [[4], [6]])),
+        ("everyone content if content then content", ([[3]], [[5]])),
+        ("person negation content negation content", ([], [[2], [4]])),
+        ("filler inside-person filler content", ([], [[3]])),
+        ("if negation inside-person content then content", ([[3]], [[5]])),
+        ("person exclusive inside-content content", ([], [[1, 2, 3]])),
+    ],
+)
+def test_roles_in_order_make_a_condition_and_a_claim(said, expected):
+    assert literals(said) == expected
+
+
+def test_a_name_is_all_its_tokens_and_a_negation_in_it_denies_nothing():
+    found = outline(margins("negation inside-person filler content"), range(4))
     assert found is not None
-    assert found.condition.literals == [[1, 2, 3], [5]]
-    assert found.claim.literals == [[6, 7]]
+    assert (found.person, found.claim.positive) == ((0, 1), [True])
 
 
-def test_without_an_if_all_is_claimed():
-    found = outline(margins("person condition claim"), range(3))
-    assert found is not None
-    assert (found.condition.literals, found.claim.literals) == ([], [[1, 2]])
-
-
-@pytest.mark.parametrize("roles", ["person filler filler", "filler claim claim", "filler"])
-def test_a_sentence_without_a_claim_or_anyone_is_not_read(roles):
-    rows = margins(roles)
-    assert outline(rows, range(len(rows))) is None
+@pytest.mark.parametrize("said", ["person filler filler", "filler"])
+def test_a_sentence_without_a_claim_is_not_read(said):
+    assert literals(said) is None
