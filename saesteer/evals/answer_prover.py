@@ -59,7 +59,7 @@ class ProverTask(AnswerTask):
             return [one for path in files for one in prover_questions(path)[: task.n_test]]
         n, seed = task.n_test or N_GENERATED, task.seed + 10_000
         return [
-            replace(prover_question(one.to_dict()), hops=one.steps, group=LEVELS[one.steps])
+            replace(prover_question(one.to_dict()), group=LEVELS[one.steps])
             for one in generate_prover_problems(n, seed=seed, new=True)
         ]
 

@@ -18,7 +18,7 @@ from saesteer.evals.prover_text import Sentence
 from saesteer.evals.questions import Question
 from saesteer.models import Model, Site
 
-N_WHOLE = 480
+N_WHOLE = 320
 """Problems of which every token is kept: roles are fitted on them."""
 STRETCH = 320
 """Problems that are sorted by length before they are read."""

@@ -47,6 +47,7 @@ class ProverProblem:
             "question": f"{ASK} {self.asked.text}",
             "options": [f"{x}) {y}" for x, y in zip("ABC", ANSWERS, strict=True)],
             "answer": "ABC"[ANSWERS.index(self.answer)],
+            "hops": self.steps,
         }
 
 

@@ -36,6 +36,8 @@ from saesteer.models.sites import Site
 
 N_ENCODED = 16
 """Texts whose mentions are encoded together."""
+N_STEPS = (1000, 400)
+"""Steps that the readouts of predicates and of people are fitted in; names are told apart sooner."""
 Mention = tuple[tuple[int, ...], str]
 """The tokens of a mention and what they name."""
 
@@ -165,6 +167,7 @@ def fit_prover_reader(
         fit_identity(
             [one for at in starts for one in _named(texts[at : at + N_ENCODED], fast, who=who)],
             sum(widths),
+            n_steps=N_STEPS[who],
             standardise=not saes,
             seed=seed,
         )
