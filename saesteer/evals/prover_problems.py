@@ -40,7 +40,7 @@ class ProverProblem:
     steps: int
 
     def to_dict(self) -> dict[str, Any]:
-        """In the published format."""
+        """In the published format, and beside it how many steps there are."""
         return {
             "id": self.id,
             "context": " ".join(sentence.text for sentence in self.sentences),

@@ -37,7 +37,7 @@ from saesteer.models.sites import Site
 N_ENCODED = 16
 """Texts whose mentions are encoded together."""
 N_STEPS = (1000, 400)
-"""Steps that the readouts of predicates and of people are fitted in; names are told apart sooner."""
+"""Steps that the readouts of predicates and of people are fitted in; names are learned sooner."""
 Mention = tuple[tuple[int, ...], str]
 """The tokens of a mention and what they name."""
 

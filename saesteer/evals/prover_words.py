@@ -99,8 +99,8 @@ def going(verb: str) -> str:
 
 
 _DOUBLED = (
-    "chat", "clap", "cut", "dig", "drop", "hit", "jog", "plan", "run", "sit", "slip", "spin", "spot",
-    "stop", "swim", "win", "wrap",
+    "chat", "clap", "cut", "dig", "drop", "hit", "jog", "plan", "run", "sit", "slip", "spin",
+    "spot", "stop", "swim", "win", "wrap",
 )  # fmt: skip
 """Verbs whose last consonant is written twice before -ing."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ TRUTH = [
 
 def renamed(claims) -> list[Claim]:
     """The same with each number replaced by the one that `TRUTH` has in its place."""
-    known: dict[object, object] = {None: None}
+    known: dict[Any, Any] = {None: None}
     made = []
     for claim, truth in zip(claims, TRUTH, strict=True):
         assert claim is not None
