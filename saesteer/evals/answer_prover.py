@@ -11,7 +11,7 @@ from typing import Any, final
 from saesteer.config.answers import AnswerConfig
 from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.answer_task import AnswerReader, AnswerTask, Tick, with_words
-from saesteer.evals.prover_fit import BATCH, N_WHOLE, fit_prover_readers
+from saesteer.evals.prover_fit import fit_prover_readers, fitting_problems, n_batches
 from saesteer.evals.prover_problems import generate_prover_problems, prover_question
 from saesteer.evals.questions import Question, read_questions
 from saesteer.models import Model, Site, load_model
@@ -44,8 +44,7 @@ class ProverTask(AnswerTask):
     @property
     def n_steps(self) -> int:
         """One for every batch of generated problems, one for each reader."""
-        n, whole = self.config.task.n_fit, min(self.config.task.n_fit, N_WHOLE)
-        return -(-whole // BATCH) + -(-(n - whole) // BATCH) + 3
+        return n_batches(self.config.task.n_fit) + 3
 
     def questions(self) -> list[Question]:
         """The problems of the files, or generated ones of words that no fit has seen.
@@ -60,7 +59,7 @@ class ProverTask(AnswerTask):
         n, seed = task.n_test or N_GENERATED, task.seed + 10_000
         return [
             replace(prover_question(one.to_dict()), group=LEVELS[one.steps])
-            for one in generate_prover_problems(n, seed=seed, new=True)
+            for one in generate_prover_problems(n, "tests", seed=seed)
         ]
 
     def practice(self, words: tuple[str, ...], n: int) -> list[Question]:
@@ -82,7 +81,7 @@ class ProverTask(AnswerTask):
         """A reader each from SAEs' latents, random SAEs' and the activations themselves."""
         config, task = self.config, self.config.task
         reading = load_model(config.model, device=config.device, dtype=task.fit_dtype)
-        problems = generate_prover_problems(task.n_fit, seed=task.seed)
+        problems = fitting_problems(task.n_fit, task.seed)
         return fit_prover_readers(reading, (sae, *self.others), problems, tick, task.seed)
 
     def row(

@@ -41,7 +41,7 @@ class Answered:
         return self.verdict is not None and not self._says(self.verdict)
 
     def _says(self, word: str) -> bool:
-        """Whether it is the word, its first token of two letters or more, or three letters of it."""
+        """Whether it is the word, its first token (of 2 letters or more), or 3 of its letters."""
         said, whole = self.said.casefold(), word.casefold()
         if said == whole or (len(said) > 1 and self.begins == word):
             return True

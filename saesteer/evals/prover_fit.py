@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,7 +12,11 @@ from saesteer.evals.answer_task import READERS, Tick
 from saesteer.evals.logic_fit import Offsets
 from saesteer.evals.logic_reader import ReadText, Saes, random_sae
 from saesteer.evals.prefill import overlapping, read_texts
-from saesteer.evals.prover_problems import ProverProblem, prover_question
+from saesteer.evals.prover_problems import (
+    ProverProblem,
+    generate_prover_problems,
+    prover_question,
+)
 from saesteer.evals.prover_reader import Mention, ProverReader, ProverReading, fit_prover_reader
 from saesteer.evals.prover_roles import ROLES, TokenLabels
 from saesteer.evals.prover_text import Sentence
@@ -20,20 +25,31 @@ from saesteer.models import Model, Site
 
 N_WHOLE = 320
 """Problems of which every token is kept: roles are fitted on them."""
+N_CUT = 100
+"""Problems more, whose words are new: what the cuts between predicates are set on."""
 STRETCH = 320
 """Problems that are sorted by length before they are read."""
 BATCH = 16
 
 
+def fitting_problems(n: int, seed: int) -> list[ProverProblem]:
+    """Generated problems, then `N_CUT` of other words."""
+    made = generate_prover_problems(n, seed=seed)
+    return made + generate_prover_problems(N_CUT, "cuts", seed=seed)
+
+
 def fit_prover_readers(
     model: Model, saes: Saes, problems: Sequence[ProverProblem], tick: Tick, seed: int = 0
 ) -> Mapping[str, ProverReader]:
-    """One reader each from the SAEs' latents, random SAEs' and the activations themselves."""
-    texts: list[ProverReading] = []
+    """One reader each from the SAEs' latents, random SAEs' and the activations themselves.
+
+    Args:
+        problems: as `fitting_problems` makes them.
+    """
+    texts, n_whole = list[ProverReading](), min(N_WHOLE, len(problems) - N_CUT)
     for batch in prover_readings(model, [sae.site for sae in saes], problems):
-        texts += batch if len(texts) < N_WHOLE else [text.mentions_only() for text in batch]
+        texts += batch if len(texts) < n_whole else [text.mentions_only() for text in batch]
         tick(f"read {len(texts)} of {len(problems)} generated problems")
-    n_whole = min(N_WHOLE, len(texts))
     sample = zip(*(text.text.resid for text in texts[:n_whole]), strict=True)
     random = tuple(
         random_sae(sae, torch.cat(rows).float(), seed)
@@ -41,7 +57,7 @@ def fit_prover_readers(
     )
     readers: dict[str, ProverReader] = {}
     for name, space in zip(READERS, (saes, random, ()), strict=True):
-        readers[name] = fit_prover_reader(texts, n_whole, saes[0].site, space, seed=seed)
+        readers[name] = fit_prover_reader(texts, n_whole, N_CUT, saes[0].site, space, seed=seed)
         tick(f"fit {name}")
     return readers
 
@@ -51,15 +67,24 @@ def prover_readings(
 ) -> Iterator[list[ProverReading]]:
     """Activations of generated problems at some sites, with what their tokens are.
 
-    The first `N_WHOLE` come first, the others by stretches sorted by length. None is read beyond
-    the sentence asked about, which nothing after it can change.
+    The first `N_WHOLE` come first and the last `N_CUT` last; between them stretches of `STRETCH`
+    are sorted by length. None is read beyond the sentence asked about, which nothing after it can
+    change.
     """
-    bounds = sorted({0, min(N_WHOLE, len(problems)), len(problems)})
-    bounds = [*range(0, bounds[1], STRETCH), *range(bounds[1], len(problems), STRETCH)]
-    for start, stop in zip(bounds, [*bounds[1:], len(problems)], strict=True):
+    for start, stop in pairwise(_bounds(len(problems))):
         stretch = sorted(problems[start:stop], key=lambda one: len(str(one.to_dict()["context"])))
         for first in range(0, len(stretch), BATCH):
             yield _read(model, sites, stretch[first : first + BATCH])
+
+
+def n_batches(n_fit: int) -> int:
+    """How many batches `prover_readings` gives of the problems for a fit."""
+    return sum(-(-(stop - start) // BATCH) for start, stop in pairwise(_bounds(n_fit + N_CUT)))
+
+
+def _bounds(n: int) -> list[int]:
+    last = max(n - N_CUT, 0)
+    return sorted({0, min(N_WHOLE, last), *range(N_WHOLE, last, STRETCH), last, n})
 
 
 def _read(

@@ -145,9 +145,18 @@ def _formula(part: Part, names: Iterator[int]) -> Formula:
 
 
 def fit_prover_reader(
-    texts: Sequence[ProverReading], n_whole: int, site: Site, saes: Saes, *, seed: int = 0
+    texts: Sequence[ProverReading],
+    n_whole: int,
+    n_cut: int,
+    site: Site,
+    saes: Saes,
+    *,
+    seed: int = 0,
 ) -> ProverReader:
     """Role concepts from the first `n_whole` texts, identity readouts from all.
+
+    Args:
+        n_cut: so many texts, the last ones, set the cuts between names; their words are best new.
 
     Raises:
         ContrastError: a role that never occurs.
@@ -168,6 +177,7 @@ def fit_prover_reader(
             [one for at in starts for one in _named(texts[at : at + N_ENCODED], fast, who=who)],
             sum(widths),
             n_steps=N_STEPS[who],
+            validation=(n_cut + 0.5) / len(texts),
             standardise=not saes,
             seed=seed,
         )

@@ -2,7 +2,7 @@
 
 A predicate is a verb with its object, an adjective, a noun, or something that one has. Parts are
 joined freely, so that there are many thousands; a fifth of the parts and of the names is kept for
-tests. All words were chosen for this project.
+tests, and a tenth for setting the cuts between predicates. All words were chosen for this project.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Literal
 from saesteer.evals.assets import asset
 from saesteer.evals.logic_words import PEOPLE, PROPERTIES
 
+Part = Literal["fit", "cuts", "tests"]
+"""What a word is for: fitting maps, setting the cuts between predicates, or tests."""
 Kind = Literal["verb", "adjective", "noun", "have"]
 KINDS: tuple[Kind, ...] = ("verb", "adjective", "noun", "have")
 _SHARES = (5, 2, 2, 2)
@@ -41,38 +43,40 @@ class Predicate:
 
 def groups() -> Sequence[str]:
     """Whom a general rule may be about."""
-    return [f"{noun}s" for noun in _split("nouns")[0] if not noun.endswith(("s", "y", "man"))]
+    return [f"{noun}s" for noun in _for("nouns", "fit") if not noun.endswith(("s", "y", "man"))]
 
 
-def kept_for_tests(word: str) -> bool:
-    """Whether a word is one of the fifth that nothing is ever fitted on."""
-    return zlib.crc32(word.encode()) % 5 == 1
+def part_of(word: str) -> Part:
+    """The one use that a word is for."""
+    match zlib.crc32(word.encode()) % 10:
+        case 1 | 6:
+            return "tests"
+        case 2:
+            return "cuts"
+        case _:
+            return "fit"
 
 
 def draw_predicates(
-    rng: random.Random, n: int, *, new: bool = False, near: float = 0.4
+    rng: random.Random, n: int, part: Part = "fit", *, near: float = 0.4
 ) -> list[Predicate]:
-    """Different predicates; a share of them has one part of an earlier one.
-
-    Args:
-        new: only of parts that are kept for tests; without it of none of them.
-    """
+    """Different predicates of one use's words; a share of them has a part of an earlier one."""
     drawn: dict[Predicate, None] = {}
     while len(drawn) < n:
         known = list(drawn)
         if known and rng.random() < near:
-            drawn[_near(rng, rng.choice(known), new)] = None
+            drawn[_near(rng, rng.choice(known), part)] = None
         else:
-            drawn[_predicate(rng, rng.choices(KINDS, _SHARES)[0], new)] = None
+            drawn[_predicate(rng, rng.choices(KINDS, _SHARES)[0], part)] = None
     return list(drawn)
 
 
-def draw_people(rng: random.Random, n: int, *, new: bool = False) -> list[str]:
+def draw_people(rng: random.Random, n: int, part: Part = "fit") -> list[str]:
     """Different names, half of them invented; a few with a title."""
     drawn: dict[str, str] = {}
     while len(drawn) < n:
         name = rng.choice(_listed()["names"]) if rng.random() < 0.5 else _invented(rng)
-        if kept_for_tests(name) == new:
+        if part_of(name) == part:
             drawn[name] = rng.choice(_TITLES) + name if rng.random() < 0.05 else name
     return list(drawn.values())
 
@@ -99,18 +103,18 @@ def going(verb: str) -> str:
 
 
 _DOUBLED = (
-    "chat", "clap", "cut", "dig", "drop", "hit", "jog", "plan", "run", "sit", "slip", "spin",
-    "spot", "stop", "swim", "win", "wrap",
+    "begin", "chat", "clap", "cut", "dig", "drop", "forget", "hit", "jog", "plan", "run", "sit",
+    "slip", "spin", "spot", "stop", "submit", "swim", "trap", "upset", "win", "wrap",
 )  # fmt: skip
 """Verbs whose last consonant is written twice before -ing."""
 
 
-def _predicate(rng: random.Random, kind: Kind, new: bool) -> Predicate:
+def _predicate(rng: random.Random, kind: Kind, part: Part) -> Predicate:
     def some(words: str, share: float = 1.0) -> str:
-        return _word(rng, words, new) if rng.random() < share else ""
+        return _word(rng, words, part) if rng.random() < share else ""
 
     def joined(*parts: str) -> str:
-        return " ".join(part for part in parts if part)
+        return " ".join(one for one in parts if one)
 
     match kind:
         case "verb":
@@ -125,31 +129,27 @@ def _predicate(rng: random.Random, kind: Kind, new: bool) -> Predicate:
             return Predicate(kind, joined(some("with", 0.7), some("things")))
 
 
-def _near(rng: random.Random, known: Predicate, new: bool) -> Predicate:
+def _near(rng: random.Random, known: Predicate, part: Part) -> Predicate:
     """Another predicate with the known one's verb, its object, or its last word."""
-    other = _predicate(rng, known.kind, new)
+    other = _predicate(rng, known.kind, part)
     match known.kind:
         case "verb" if rng.random() < 0.5:
             return Predicate("verb", known.head, other.rest)
         case "verb" | "adjective":
             return Predicate(known.kind, other.head, known.rest)
         case "noun" | "have":
-            before = _word(rng, "adjectives" if known.kind == "noun" else "with", new)
+            before = _word(rng, "adjectives" if known.kind == "noun" else "with", part)
             return Predicate(known.kind, f"{before} {known.head.split()[-1]}")
 
 
-def _word(rng: random.Random, words: str, new: bool) -> str:
-    return rng.choice(_split(words)[new])
+def _word(rng: random.Random, words: str, part: Part) -> str:
+    return rng.choice(_for(words, part))
 
 
 @cache
-def _split(words: str) -> tuple[Sequence[str], Sequence[str]]:
-    """A list's words for fitting, and those kept for tests."""
-    listed = _listed()[words]
-    return (
-        tuple(word for word in listed if not kept_for_tests(word)),
-        tuple(word for word in listed if kept_for_tests(word)),
-    )
+def _for(words: str, part: Part) -> Sequence[str]:
+    """A list's words for one use."""
+    return tuple(word for word in _listed()[words] if part_of(word) == part)
 
 
 @cache

@@ -55,7 +55,7 @@ def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, tm
 def test_proverqa_is_fitted_answered_and_counted_by_file(compare, tmp_path):
     files = {"set-easy-a": 1, "other": 2}
     for name, steps in files.items():
-        made = generate_prover_problems(4, steps=(steps,), seed=3, new=True)
+        made = generate_prover_problems(4, "tests", steps=(steps,), seed=3)
         rows = [problem.to_dict() for problem in made]
         rows[0]["context"] = ""
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))

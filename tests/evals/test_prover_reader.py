@@ -117,7 +117,7 @@ def renamed(claims) -> list[Claim]:
 @pytest.fixture(scope="module", params=["latents", "activations"])
 def reader(request):
     saes = (planted_sae(),) if request.param == "latents" else ()
-    return fit_prover_reader([text(seed) for seed in range(40)], 40, SITE, saes)
+    return fit_prover_reader([text(seed) for seed in range(40)], 36, 4, SITE, saes)
 
 
 def test_claims_about_names_never_seen_are_read_back(reader):
@@ -154,7 +154,7 @@ def test_a_role_that_never_occurs_can_not_be_fitted():
         for one in map(text, range(4))
     ]  # fmt: skip
     with pytest.raises(ContrastError, match="no token is negation"):
-        fit_prover_reader(bare, 4, SITE, (planted_sae(),))
+        fit_prover_reader(bare, 3, 1, SITE, (planted_sae(),))
 
 
 def test_texts_that_never_turn_can_not_be_fitted():
@@ -163,7 +163,7 @@ def test_texts_that_never_turn_can_not_be_fitted():
         for one in map(text, range(4))
     ]
     with pytest.raises(ContrastError, match="no text tells where turn holds"):
-        fit_prover_reader(flat, 4, SITE, ())
+        fit_prover_reader(flat, 3, 1, SITE, ())
 
 
 def margins(said: str) -> torch.Tensor:
