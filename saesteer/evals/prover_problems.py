@@ -17,7 +17,7 @@ from typing import Any, Literal, final
 from saesteer.evals.logic_conclude import NO, OPEN, YES
 from saesteer.evals.prover_claims import Claim, Formula, Name, Op, Signed, entailed
 from saesteer.evals.prover_text import Known, Sentence, write
-from saesteer.evals.prover_words import Part, draw_people, draw_predicates
+from saesteer.evals.prover_words import Use, draw_people, draw_predicates
 from saesteer.evals.questions import Question, question_of
 
 Answer = Literal["True", "False", "Uncertain"]
@@ -77,19 +77,19 @@ class _Draft:
 
 
 def generate_prover_problems(
-    n: int, part: Part = "fit", *, steps: Sequence[int] = (1, 2, 3, 4), seed: int = 0
+    n: int, use: Use = "fit", *, steps: Sequence[int] = (1, 2, 3, 4), seed: int = 0
 ) -> list[ProverProblem]:
     """`n` problems, steps and answers in turn.
 
     Args:
-        part: of which names and words; those for another use never occur.
+        use: what the names and words are for; those for another use never occur.
     """
     rng = random.Random(seed)
     made: list[ProverProblem] = []
     while len(made) < n:
         wanted = ANSWERS[len(made) % 3]
         n_steps = steps[len(made) // 3 % len(steps)]
-        problem = _problem(rng, f"{part}-{seed}-{len(made)}", n_steps, wanted, part)
+        problem = _problem(rng, f"{use}-{seed}-{len(made)}", n_steps, wanted, use)
         if problem is not None:
             made.append(problem)
     return made
@@ -110,11 +110,11 @@ def prover_question(row: Any, where: str = "problem") -> Question:
 
 
 def _problem(
-    rng: random.Random, name: str, n_steps: int, wanted: Answer, part: Part
+    rng: random.Random, name: str, n_steps: int, wanted: Answer, use: Use
 ) -> ProverProblem | None:
     """One draw; None where it does not have the wanted answer."""
-    predicates = {one.key: one for one in draw_predicates(rng, 4 * n_steps + 8, part)}
-    person, *others = draw_people(rng, rng.randint(2, 4), part)
+    predicates = {one.key: one for one in draw_predicates(rng, 4 * n_steps + 8, use)}
+    person, *others = draw_people(rng, rng.randint(2, 4), use)
     draft = _chain(rng, person, list(predicates), n_steps)
     goal = draft.last
     if wanted == "Uncertain":

@@ -18,7 +18,7 @@ from typing import Literal
 from saesteer.evals.assets import asset
 from saesteer.evals.logic_words import PEOPLE, PROPERTIES
 
-Part = Literal["fit", "cuts", "tests"]
+Use = Literal["fit", "cuts", "tests"]
 """What a word is for: fitting maps, setting the cuts between predicates, or tests."""
 Kind = Literal["verb", "adjective", "noun", "have"]
 KINDS: tuple[Kind, ...] = ("verb", "adjective", "noun", "have")
@@ -46,7 +46,7 @@ def groups() -> Sequence[str]:
     return [f"{noun}s" for noun in _for("nouns", "fit") if not noun.endswith(("s", "y", "man"))]
 
 
-def part_of(word: str) -> Part:
+def use_of(word: str) -> Use:
     """The one use that a word is for."""
     match zlib.crc32(word.encode()) % 10:
         case 1 | 6:
@@ -58,25 +58,25 @@ def part_of(word: str) -> Part:
 
 
 def draw_predicates(
-    rng: random.Random, n: int, part: Part = "fit", *, near: float = 0.4
+    rng: random.Random, n: int, use: Use = "fit", *, near: float = 0.4
 ) -> list[Predicate]:
     """Different predicates of one use's words; a share of them has a part of an earlier one."""
     drawn: dict[Predicate, None] = {}
     while len(drawn) < n:
         known = list(drawn)
         if known and rng.random() < near:
-            drawn[_near(rng, rng.choice(known), part)] = None
+            drawn[_near(rng, rng.choice(known), use)] = None
         else:
-            drawn[_predicate(rng, rng.choices(KINDS, _SHARES)[0], part)] = None
+            drawn[_predicate(rng, rng.choices(KINDS, _SHARES)[0], use)] = None
     return list(drawn)
 
 
-def draw_people(rng: random.Random, n: int, part: Part = "fit") -> list[str]:
+def draw_people(rng: random.Random, n: int, use: Use = "fit") -> list[str]:
     """Different names, half of them invented; a few with a title."""
     drawn: dict[str, str] = {}
     while len(drawn) < n:
         name = rng.choice(_listed()["names"]) if rng.random() < 0.5 else _invented(rng)
-        if part_of(name) == part:
+        if use_of(name) == use:
             drawn[name] = rng.choice(_TITLES) + name if rng.random() < 0.05 else name
     return list(drawn.values())
 
@@ -109,9 +109,9 @@ _DOUBLED = (
 """Verbs whose last consonant is written twice before -ing."""
 
 
-def _predicate(rng: random.Random, kind: Kind, part: Part) -> Predicate:
+def _predicate(rng: random.Random, kind: Kind, use: Use) -> Predicate:
     def some(words: str, share: float = 1.0) -> str:
-        return _word(rng, words, part) if rng.random() < share else ""
+        return _word(rng, words, use) if rng.random() < share else ""
 
     def joined(*parts: str) -> str:
         return " ".join(one for one in parts if one)
@@ -129,27 +129,27 @@ def _predicate(rng: random.Random, kind: Kind, part: Part) -> Predicate:
             return Predicate(kind, joined(some("with", 0.7), some("things")))
 
 
-def _near(rng: random.Random, known: Predicate, part: Part) -> Predicate:
+def _near(rng: random.Random, known: Predicate, use: Use) -> Predicate:
     """Another predicate with the known one's verb, its object, or its last word."""
-    other = _predicate(rng, known.kind, part)
+    other = _predicate(rng, known.kind, use)
     match known.kind:
         case "verb" if rng.random() < 0.5:
             return Predicate("verb", known.head, other.rest)
         case "verb" | "adjective":
             return Predicate(known.kind, other.head, known.rest)
         case "noun" | "have":
-            before = _word(rng, "adjectives" if known.kind == "noun" else "with", part)
+            before = _word(rng, "adjectives" if known.kind == "noun" else "with", use)
             return Predicate(known.kind, f"{before} {known.head.split()[-1]}")
 
 
-def _word(rng: random.Random, words: str, part: Part) -> str:
-    return rng.choice(_for(words, part))
+def _word(rng: random.Random, words: str, use: Use) -> str:
+    return rng.choice(_for(words, use))
 
 
 @cache
-def _for(words: str, part: Part) -> Sequence[str]:
+def _for(words: str, use: Use) -> Sequence[str]:
     """A list's words for one use."""
-    return tuple(word for word in _listed()[words] if part_of(word) == part)
+    return tuple(word for word in _listed()[words] if use_of(word) == use)
 
 
 @cache
