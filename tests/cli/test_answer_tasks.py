@@ -92,6 +92,7 @@ def test_pairs_are_read_in_folds_and_harmless_ones_counted_apart(compare, tmp_pa
     ("override", "message"),
     [
         ("task.keep=there", "task.keep belongs to kind prontoqa, not to rail2country"),
+        ("task.n_fit=3", "task.n_fit belongs to kind prontoqa and proverqa, not to rail2country"),
         ("task.folds=3", "task.folds belongs to kind beavertails"),
         ("task.source=mars", "task.source"),
         ("task.test=none.csv", "trains none.csv can't be read"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 from collections import Counter
@@ -10,6 +11,8 @@ from dataclasses import replace
 
 import pytest
 
+from saesteer.errors import TaskError
+from saesteer.evals.answer_prover import prover_questions
 from saesteer.evals.logic_conclude import NO, OPEN, YES
 from saesteer.evals.prover_claims import Claim, Formula, Signed, conclude_claims, entailed
 from saesteer.evals.prover_problems import ANSWERS, generate_prover_problems, prover_question
@@ -156,3 +159,34 @@ def test_a_problem_may_lack_a_context_and_its_sentences_are_those_after_the_lead
     question = prover_question(row)
     assert [question.prompt[a:b] for a, b in question.sentences()] == ["Dr. Ann sings."]
     assert question.prompt.startswith("Problem:")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "can't be read"),
+        ("[]", "expected a list of at least one problem"),
+        ('[{"context": "", "question": "Ann sings.", "answer": "D"}]', "problem 0: answer 'D'"),
+        ('[{"context": 3, "question": "Ann sings.", "answer": "A"}]', "'context' is 3"),
+        ('[{"context": "", "question": "", "answer": "A"}]', "'question' is ''"),
+    ],
+)
+def test_a_file_that_is_none_says_what_is_wrong(tmp_path, text, message):
+    path = tmp_path / "easy.json"
+    path.write_text(text)
+    with pytest.raises(TaskError, match=re.escape(message)):
+        prover_questions(path)
+
+
+def test_a_file_that_is_missing_says_so(tmp_path):
+    with pytest.raises(TaskError, match="none.json can't be read"):
+        prover_questions(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "group"), [("few-medium-test", "medium"), ("hard", "hard"), ("mine", "mine")]
+)
+def test_a_file_is_counted_under_the_difficulty_in_its_name(tmp_path, problems, name, group):
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps([one.to_dict() for one in problems[:2]]))
+    assert [one.group for one in prover_questions(path)] == [group, group]
