@@ -11,18 +11,18 @@ from annotated_types import Ge
 from saesteer.config.sae import CLOSED
 from saesteer.errors import ConfigError
 
-TaskKind = Literal["prontoqa", "rail2country", "beavertails"]
+TaskKind = Literal["prontoqa", "rail2country", "proverqa", "beavertails"]
 Source = Literal["auto", "hub", "generated"]
-_OWN: Mapping[str, TaskKind] = {
-    "names": "prontoqa",
-    "n_fit": "prontoqa",
-    "keep": "prontoqa",
-    "source": "rail2country",
-    "safe": "beavertails",
-    "unsafe": "beavertails",
-    "folds": "beavertails",
+_OWN: Mapping[str, tuple[TaskKind, ...]] = {
+    "names": ("prontoqa", "proverqa"),
+    "n_fit": ("prontoqa", "proverqa"),
+    "keep": ("prontoqa",),
+    "source": ("rail2country",),
+    "safe": ("beavertails",),
+    "unsafe": ("beavertails",),
+    "folds": ("beavertails",),
 }
-"""Keys that only one kind of task has."""
+"""Keys that only some kinds of task have."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,19 @@ class AnswerTaskConfig:
     """Problems, and what readers of them are fitted on.
 
     Attributes:
-        kind: prontoqa reads chains of "every A is a B", rail2country flags in trains of coloured
-            wagons, beavertails whether a reply is harmful.
-        test: a file in the published format: JSON for prontoqa, CSV for rail2country, JSONL or
-            JSON for beavertails. None generates problems, which beavertails can't.
+        kind: prontoqa reads chains of "every A is a B", proverqa facts and rules about people,
+            rail2country flags in trains of coloured wagons, beavertails whether a reply is
+            harmful.
+        test: a file in the published format: JSON for prontoqa and proverqa (there also several,
+            with commas between), CSV for rail2country, JSONL or JSON for beavertails. None
+            generates problems, which beavertails can't.
         n_test: so many problems of the file, or of each kind that is generated; all for None.
         fit_dtype: of the model that reads what is fitted on; bfloat16 is four times as fast where
             the processor has it.
         seed: of generating and fitting.
-        names: SAEs at other sites that prontoqa's readers read beside `sae` to tell names apart.
-        n_fit: prontoqa's generated problems that readers are fitted on.
+        names: SAEs at other sites that prontoqa's and proverqa's readers read beside `sae` to tell
+            names apart.
+        n_fit: generated problems that their readers are fitted on.
         keep: a folder for prontoqa's fitted readers, so that a second run need not fit them.
         source: where rail2country's problems come from without a file; auto takes the published
             ones where the hub is in reach and generates them otherwise.
@@ -68,9 +71,10 @@ class AnswerTaskConfig:
     def __post_init__(self) -> None:
         """Refuse keys that would be ignored."""
         foreign = [
-            f"task.{one.name} belongs to kind {_OWN[one.name]}, not to {self.kind}"
+            f"task.{one.name} belongs to kind {' and '.join(_OWN[one.name])}, not to {self.kind}"
             for one in fields(self)
-            if _OWN.get(one.name, self.kind) != self.kind and getattr(self, one.name) != one.default
+            if self.kind not in _OWN.get(one.name, (self.kind,))
+            and getattr(self, one.name) != one.default
         ]
         if foreign:
             raise ConfigError(f"{'; '.join(foreign)}.")

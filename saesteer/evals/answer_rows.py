@@ -20,22 +20,32 @@ class Answered:
         likeliest: the likeliest of the problem's answer words, however unlikely.
         verdict: what a reader concluded, None for methods that conclude nothing and where nothing
             followed and no word says so.
+        begins: the answer word of which `said` is the first token, None if it is of none or of
+            several: "Un", of "Uncertain", is too short to tell by its letters.
     """
 
     question: Question
     said: str
     likeliest: str
     verdict: str | None = None
+    begins: str | None = None
 
     @property
     def right(self) -> bool:
         """Whether the generated token is the answer (its first token, for a longer word)."""
-        return _says(self.said, self.question.answer)
+        return self._says(self.question.answer)
 
     @property
     def parted(self) -> bool:
         """Whether a verdict was reached and the generated token is not it."""
-        return self.verdict is not None and not _says(self.said, self.verdict)
+        return self.verdict is not None and not self._says(self.verdict)
+
+    def _says(self, word: str) -> bool:
+        """Whether it is the word, its first token (of 2 letters or more), or 3 of its letters."""
+        said, whole = self.said.casefold(), word.casefold()
+        if said == whole or (len(said) > 1 and self.begins == word):
+            return True
+        return len(said) > 2 and whole.startswith(said)
 
 
 def answer_row(
@@ -55,12 +65,6 @@ def answer_row(
         parted = sum(a.parted for a in answered)
         row |= {"parted": parted, "n_open": sum(a.verdict is None for a in answered)}
     return row | {"n_problems": len(answered)}
-
-
-def _says(said: str, word: str) -> bool:
-    """Whether it is the word, or more than two letters that begin it."""
-    said, word = said.casefold(), word.casefold()
-    return said == word or (len(said) > 2 and word.startswith(said))
 
 
 def _by_hops(answered: Sequence[Answered]) -> dict[str, Any]:

@@ -164,9 +164,16 @@ def _alike(questions: Sequence[Question]) -> dict[tuple[str, ...], list[Question
 
 
 def _answered(model: Model, question: Question, logits: Tensor, verdict: str | None) -> Answered:
-    said = model.tokenizer.decode([int(logits.argmax())]).strip()
-    ids = [word_id(model, word) for word in question.words]
-    return Answered(question, said, question.words[int(logits[ids].argmax())], verdict)
+    token, words = int(logits.argmax()), question.words
+    ids = [word_id(model, word) for word in words]
+    begun = [word for word, first in zip(words, ids, strict=True) if first == token]
+    return Answered(
+        question,
+        said=model.tokenizer.decode([token]).strip(),
+        likeliest=words[int(logits[ids].argmax())],
+        verdict=verdict,
+        begins=begun[0] if len(begun) == 1 else None,
+    )
 
 
 def _sample(answered: Answered, found: Verdict) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from saesteer.errors import TaskError
 
-_SENTENCE = re.compile(r"[^.!?\s][^.!?]*[.!?]+")
+_SENTENCE = re.compile(r"(?=[^.!?\s])(?:\b(?:Dr|Mr|Mrs|Ms|Prof)\.|[^.!?])+[.!?]+")
+"""Up to a full stop that does not belong to a title."""
 _OPTION = re.compile(r"\s*([A-Z])\)\s*(\S.*)")
 
 
@@ -62,8 +63,13 @@ class Question:
         return [*spans, (start + asked[0], start + asked[1])]
 
 
-def read_questions(path: str | Path) -> list[Question]:
+def read_questions(
+    path: str | Path, read: Callable[[Any, str], Question] | None = None
+) -> list[Question]:
     """The problems of a JSON file.
+
+    Args:
+        read: what makes a problem of its values and of where they stand; `question_of` if left out.
 
     Raises:
         TaskError: a file that can't be read, or a problem without one of its parts; which and why.
@@ -74,18 +80,23 @@ def read_questions(path: str | Path) -> list[Question]:
         raise TaskError(f"problems {path} can't be read: {error}.") from error
     if not isinstance(rows, list) or not rows:
         raise TaskError(f"problems {path}: expected a list of at least one problem.")
-    return [question_of(row, f"{path}, problem {n}") for n, row in enumerate(rows)]
+    return [(read or question_of)(row, f"{path}, problem {n}") for n, row in enumerate(rows)]
 
 
-def question_of(row: Any, where: str = "problem") -> Question:
+def question_of(row: Any, where: str = "problem", *, bare: bool = False) -> Question:
     """One problem from its JSON values.
+
+    Args:
+        bare: whether it may lack a context.
 
     Raises:
         TaskError: a part is missing or of the wrong kind.
     """
     fields = cast("Mapping[str, Any]", row if isinstance(row, Mapping) else {})
     for key in ("context", "question", "answer"):
-        if not isinstance(fields.get(key), str) or not fields[key].strip():
+        given = fields.get(key)
+        needed = key != "context" or not bare
+        if not isinstance(given, str) or (needed and not given.strip()):
             raise TaskError(f"{where}: {key!r} is {fields.get(key)!r}; expected a text.")
     options = dict(_options(fields.get("options"), where))
     if fields["answer"] not in options:

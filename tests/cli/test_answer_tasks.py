@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from saesteer.evals import answer_trains
+from saesteer.evals.prover_problems import generate_prover_problems
 
 METHODS = {
     "activation-reasoning", "shuffled", "random-sae", "dense-probe", "caa", "prompt", "unsteered",
@@ -51,6 +52,26 @@ def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, tm
     assert "mixed" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_proverqa_is_fitted_answered_and_counted_by_file(compare, tmp_path):
+    files = {"set-easy-a": 1, "other": 2}
+    for name, steps in files.items():
+        made = generate_prover_problems(4, "tests", steps=(steps,), seed=3)
+        rows = [problem.to_dict() for problem in made]
+        rows[0]["context"] = ""
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    test = ",".join(str(tmp_path / f"{name}.json") for name in files)
+    rows, found, _ = compare(
+        "proverqa.yaml", f"task.test={test}", "task.n_fit=48", "task.names=null"
+    )
+    assert set(rows) >= {*METHODS, "commonest-answer"}
+    for row in rows.values():
+        assert {name: share["n"] for name, share in row["by_group"].items()} == {
+            "easy": 4, "other": 4,
+        }  # fmt: skip
+    assert rows["activation-reasoning"]["n_open"] == 0
+    assert "open :- not yes, not no." in found["samples"][0]["rules"]
+
+
 def test_pairs_are_read_in_folds_and_harmless_ones_counted_apart(compare, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     rows = [
@@ -71,6 +92,7 @@ def test_pairs_are_read_in_folds_and_harmless_ones_counted_apart(compare, tmp_pa
     ("override", "message"),
     [
         ("task.keep=there", "task.keep belongs to kind prontoqa, not to rail2country"),
+        ("task.n_fit=3", "task.n_fit belongs to kind prontoqa and proverqa, not to rail2country"),
         ("task.folds=3", "task.folds belongs to kind beavertails"),
         ("task.source=mars", "task.source"),
         ("task.test=none.csv", "trains none.csv can't be read"),

@@ -32,6 +32,17 @@ def test_a_word_that_only_begins_like_the_answer_is_wrong(said):
 
 
 @pytest.mark.parametrize(
+    ("said", "begins", "right"),
+    [("Un", "Uncertain", True), ("Un", None, False), ("Un", "Until", False),
+     ("U", "Uncertain", False), ("Unc", None, True)],
+)  # fmt: skip
+def test_a_short_first_token_counts_where_it_is_of_one_answer_alone(said, begins, right):
+    asked = Question("q", "A b.", "A b?", ("True", "Until", "Uncertain"), "Uncertain")
+    answered = Answered(asked, said, "True", "Uncertain", begins)
+    assert (answered.right, answered.parted) == (right, not right)
+
+
+@pytest.mark.parametrize(
     ("said", "answer", "right"),
     [("No", "No", True), ("no", "No", True), ("No", "Not", False), ("A", "A", True),
      ("N", "No", False), ("Not", "No", False), ("", "No", False)],
