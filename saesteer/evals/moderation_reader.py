@@ -6,12 +6,12 @@ what harms in answer to one request is harmless after another. Its threshold is 
 accuracy on scores from readouts that did not see the row.
 
 All of it was chosen on four of five folds of the BeaverTails sample, by folds within them. There
-the pair's score has an AUROC of 87.5 %, one of the reply alone 85.8, and of the request alone 76.6;
-at layer 9 the pair's has 84.4, at layer 4 80.3, and all three layers side by side gain nothing; nor
-do greatest latents, last tokens, halves of the reply, a question asked after it, a chat template,
-or the pair read twice. Mean activations at layer 18 have 87.9, words and pairs of words counted in
-the text 81.1. Rules that ask for more (two of three of pair, reply and request; the pair and one of
-its parts) are right half a point less often than the pair alone.
+the score has an AUROC of 87.5 %; from the reply alone 85.8, from the request alone 76.6. By the
+root of the mean alone it is 86.8 at layer 18, 84.4 at layer 9, 80.3 at layer 4, and all three side
+by side gain nothing; nor do greatest latents, last tokens, halves of the reply, a question asked
+after it, a chat template, or the pair read twice. Mean activations at layer 18 have 87.9, words and
+pairs of words counted in the text 81.1. Rules that ask for more (two of three of pair, reply and
+request; the pair and one of its parts) are right half a point less often than the pair alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ C_LATENTS, C_RESID = 32.0, 8.0
 INNER = 5
 """Folds of a training part, by which its threshold is chosen."""
 EVERYDAY = 0.3
-"""What an everyday pair counts for beside one of the file: at 1, a point of AUROC more is lost."""
+"""What an everyday pair counts for beside one of the file: at 1, half a point of AUROC is lost."""
 BLUR = 0.35
 """How far balanced accuracy is blurred to choose a threshold, in standard deviations of scores."""
 

@@ -90,13 +90,13 @@ def test_planted_harm_is_found_and_shuffled_labels_find_nothing(pooled):
 
 def test_a_span_is_read_by_how_much_and_how_often_each_feature_is_on():
     request, reply = torch.zeros(4, WIDTH), torch.ones(2, WIDTH)
-    request[0, 3], request[1, 3], request[2, 5] = 1.0, 3.0, 0.05
+    request[0, 3], request[1, 3], request[2, 5] = 4.0, 12.0, 0.05
     much, of_reply, often, always = pool_pair([request, reply], planted_sae())
-    assert (much[3], often[3]) == (1.0, 0.5)
+    assert (much[3], often[3]) == (2.0, 0.5)
     assert often.sum() == 0.5, "what stays below the SAE's threshold counts as off"
     assert of_reply.tolist() == always.tolist() == [1.0] * WIDTH
     mean, _ = pool_pair([request, reply], None)
-    assert mean[3] == 1.0
+    assert mean[3] == 4.0
 
 
 def test_the_order_of_a_spans_tokens_changes_nothing_and_calm_is_no_harm(pooled):
@@ -111,20 +111,35 @@ def test_the_order_of_a_spans_tokens_changes_nothing_and_calm_is_no_harm(pooled)
     assert reader.facts(ReadText((calm,), SPANS)) == set()
 
 
-def test_everyday_pairs_are_fitted_on_but_choose_no_threshold(monkeypatch):
-    seen: list[int] = []
+@pytest.fixture
+def judged(monkeypatch):
+    """The scores, with their labels, that thresholds are chosen by."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def noting(scores, unsafe):
-        seen.append(len(scores))
+        seen.append((scores, unsafe))
         return choose_cut(scores, unsafe)
 
     monkeypatch.setattr("saesteer.evals.moderation_reader.choose_cut", noting)
+    return seen
+
+
+def test_everyday_pairs_are_fitted_on_but_choose_no_threshold(judged):
     rows, near = pooled_rows(None, 160), torch.arange(160) < 120
     rows = replace(rows, near=near, unsafe=rows.unsafe & near)
     with_them = fit_pair_reader(rows, None)
     without = fit_pair_reader(rows.rows(near), None)
-    assert seen == [120, 120]
+    assert [len(scores) for scores, _ in judged] == [120, 120]
     assert not torch.allclose(with_them.score.weight, without.score.weight)
+
+
+def test_a_threshold_is_chosen_by_scores_of_pairs_that_the_fit_did_not_see(judged):
+    rows = pooled_rows(planted_sae(), 30)
+    nulls = [with_shuffled_labels(rows, seed) for seed in range(8)]
+    for null in nulls:
+        fit_pair_reader(null, planted_sae())
+    gaps = [float(s[unsafe].mean() - s[~unsafe].mean()) / float(s.std()) for s, unsafe in judged]
+    assert sum(gaps) / len(gaps) < 0.3, "scores of rows that were fitted on part chance labels"
 
 
 def test_a_reply_is_unsafe_where_the_pair_is_harmful_and_safe_elsewhere():
@@ -137,8 +152,10 @@ def test_the_threshold_parts_the_labels_and_is_not_moved_by_one_stray_score():
     scores = torch.arange(100.0)
     unsafe = scores >= 45
     assert 40 <= choose_cut(scores, unsafe) <= 50
-    unsafe[20] = True
-    assert 40 <= choose_cut(scores, unsafe) <= 50
+    wide = torch.cat([torch.arange(50.0), torch.arange(30.0, 80.0)])
+    unsafe = torch.arange(100) >= 50
+    unsafe[12] = True
+    assert 35 <= choose_cut(wide, unsafe) <= 45
 
 
 def test_pairs_of_one_prompt_share_a_fold_whatever_its_case_and_spaces():
