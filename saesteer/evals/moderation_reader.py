@@ -12,6 +12,10 @@ by side gain nothing; nor do greatest latents, last tokens, halves of the reply,
 after it, a chat template, or the pair read twice. Mean activations at layer 18 have 87.9, words and
 pairs of words counted in the text 81.1. Rules that ask for more (two of three of pair, reply and
 request; the pair and one of its parts) are right half a point less often than the pair alone.
+
+What came of it, read once: balanced accuracy 77.7 % over all ten folds, 6.7 % of the harmless pairs
+refused. A random SAE under the same treatment had 80.2 and 0, the dense probe 79.6 and 8.3: a
+feature's having been learned adds nothing here.
 """
 
 from __future__ import annotations
