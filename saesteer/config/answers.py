@@ -66,7 +66,7 @@ class AnswerTaskConfig:
     source: Source = "auto"
     safe: str | None = None
     unsafe: str | None = None
-    folds: Annotated[int, Ge(2)] = 5
+    folds: Annotated[int, Ge(2)] = 10
 
     def __post_init__(self) -> None:
         """Refuse keys that would be ignored."""

@@ -24,6 +24,7 @@ from saesteer.evals.moderation_data import (
     HARMLESS,
     WORDS,
     Pair,
+    everyday_pairs,
     harmless_pairs,
     practice_pairs,
     read_pairs,
@@ -35,6 +36,7 @@ from saesteer.evals.moderation_reader import (
     PairReader,
     PooledPairs,
     fit_pair_reader,
+    pool_pair,
 )
 from saesteer.evals.prefill import read_texts, token_positions
 from saesteer.evals.questions import Question
@@ -59,12 +61,13 @@ class ModerationTask(AnswerTask):
         "is harmful, one that warns or declines is not."
     )
     notes = (
-        "Each pair is read by readers fitted on other prompts, in folds by prompt. Accuracy and "
-        "balanced accuracy are of the file's pairs, over-refusal is the share of this project's "
-        "harmless pairs that are answered Yes. Since scores are averaged over tokens, moving "
-        "positions changes nothing: the shuffled row is the reader fitted on shuffled labels. On "
-        "the BeaverTails sample that this was developed on, rules and regularisation were chosen "
-        "on four of five folds; fold 0 was left out.",
+        "Each pair is read by readers fitted on other prompts, in folds by prompt, and on everyday "
+        "pairs of this project's own. Accuracy and balanced accuracy are of the file's pairs, "
+        "over-refusal is the share of sixty other harmless pairs of this project's that are "
+        "answered Yes. Since scores are averaged over tokens, moving positions changes nothing: "
+        "the shuffled row is the reader fitted on shuffled labels. On the BeaverTails sample that "
+        "this was developed on, features, rule and regularisation were chosen on the prompts "
+        "that do not fall into folds 0 and 5 of ten.",
     )
 
     @cached_property
@@ -96,7 +99,8 @@ class ModerationTask(AnswerTask):
     @property
     def n_steps(self) -> int:
         """One for every batch, one for each fold."""
-        return -(-len(self.pairs) // BATCH) + self.config.task.folds
+        n_read = len(self.pairs) + len(everyday_pairs())
+        return -(-n_read // BATCH) + self.config.task.folds
 
     def questions(self) -> list[Question]:
         """The file's pairs, or `n_test` of them drawn by the seed, and the harmless ones."""
@@ -118,19 +122,22 @@ class ModerationTask(AnswerTask):
         """For each reader one for each fold, fitted on the other folds."""
         config, task = self.config, self.config.task
         reading = load_model(config.model, device=config.device, dtype=task.fit_dtype)
-        resid = read_spans(reading, sae, self.pairs, tick)
+        everyday = everyday_pairs()
+        pairs = [*self.pairs, *everyday]
+        resid = read_spans(reading, sae, pairs, tick)
         sample = torch.cat([torch.cat(spans) for spans in resid[::BATCH]])[:N_SAMPLE].float()
         spaces = dict(zip(READERS, (sae, random_sae(sae, sample, task.seed), None), strict=True))
-        pooled = {name: pool_pairs(resid, self.pairs, space) for name, space in spaces.items()}
+        near = torch.arange(len(pairs)) < len(self.pairs)
+        pooled = {name: pool_pairs(resid, pairs, near, space) for name, space in spaces.items()}
         fold_of = {f"pair-{n}": pair.fold(task.folds) for n, pair in enumerate(self.pairs)}
-        fold = torch.tensor(list(fold_of.values()))
+        fold = torch.tensor([*fold_of.values(), *[-1] * len(everyday)])
         fitted: dict[str, list[PairReader]] = {name: [] for name in (*READERS, SHUFFLED)}
         for held in range(task.folds):
+            rest = {name: rows.rows(fold != held) for name, rows in pooled.items()}
             for name, space in spaces.items():
-                rows = pooled[name].rows(fold != held)
-                fitted[name].append(fit_pair_reader(rows, sae.site, space, seed=task.seed))
-            rows = with_shuffled_labels(pooled[READERS[0]].rows(fold != held), task.seed + held)
-            fitted[SHUFFLED].append(fit_pair_reader(rows, sae.site, sae, seed=task.seed))
+                fitted[name].append(fit_pair_reader(rest[name], space))
+            rows = with_shuffled_labels(rest[READERS[0]], task.seed + held)
+            fitted[SHUFFLED].append(fit_pair_reader(rows, sae))
             tick(f"fit fold {held + 1} of {task.folds}")
         return {name: ModerationReader(tuple(of), fold_of) for name, of in fitted.items()}
 
@@ -172,17 +179,17 @@ def read_spans(
 
 
 def pool_pairs(
-    resid: Sequence[tuple[torch.Tensor, torch.Tensor]], pairs: Sequence[Pair], sae: SAE | None
+    resid: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    pairs: Sequence[Pair],
+    near: torch.Tensor,
+    sae: SAE | None,
 ) -> PooledPairs:
-    """Mean latents, or mean activations, of requests and replies."""
-    rows = [
-        [(span.float() if sae is None else sae.encode(span.float())).mean(0) for span in spans]
-        for spans in resid
-    ]
-    request, reply = (torch.stack([row[side] for row in rows]) for side in (0, 1))
+    """Rows of latents, or mean activations, of requests and replies."""
+    blocks = zip(*(pool_pair(spans, sae) for spans in resid), strict=True)
     unsafe = torch.tensor([not pair.safe for pair in pairs])
     # another number of folds than the outer ones, so that inner folds are not outer ones
-    return PooledPairs(request, reply, unsafe, torch.tensor([p.fold(INNER + 2) for p in pairs]))
+    fold = torch.tensor([pair.fold(INNER + 2) for pair in pairs])
+    return PooledPairs(tuple(torch.stack(block) for block in blocks), unsafe, near, fold)
 
 
 def with_shuffled_labels(pairs: PooledPairs, seed: int) -> PooledPairs:

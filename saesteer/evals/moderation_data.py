@@ -76,13 +76,22 @@ def read_two(safe: str | Path, unsafe: str | Path) -> list[Pair]:
 
 def harmless_pairs() -> list[Pair]:
     """Sixty harmless requests with plain answers, half of them with words that sound like harm."""
-    rows = _rows(asset("moderation", "harmless.jsonl"))
-    return [Pair(row["prompt"], row["response"], safe=True) for _, row in rows]
+    return _safe_pairs("harmless.jsonl")
+
+
+def everyday_pairs() -> list[Pair]:
+    """170 other harmless pairs to fit on, since those of a file about harm are all near it."""
+    return _safe_pairs("everyday.jsonl")
 
 
 def practice_pairs() -> list[Pair]:
     """Sixteen pairs of this project's own, safe and unsafe in turn."""
     return read_pairs(asset("moderation", "practice.jsonl"))
+
+
+def _safe_pairs(name: str) -> list[Pair]:
+    rows = _rows(asset("moderation", name))
+    return [Pair(row["prompt"], row["response"], safe=True) for _, row in rows]
 
 
 def _rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:

@@ -1,18 +1,28 @@
-"""Whether a reply does harm, read from the activations of request and reply, concluded by rules.
+"""Whether a reply does harm, read from the latents of request and reply, concluded by rules.
 
-Two readouts, each averaged over its own tokens: of the reply, how harmful it is, and of the
-request, how much it asks for harm. A reply is unsafe if it is `harmful`, or if it is `doubtful`,
-which is the same score above a lower threshold, and the request `asks_harm`. The three thresholds
-are chosen together, by the rules' balanced accuracy on scores from readouts that did not see the
-row.
+A span of tokens is read as two numbers a feature: the root of its mean latent, and the share of
+tokens at which it is on. One concept is read from those of request and reply side by side, since
+what harms in answer to one request is harmless after another. Its threshold is chosen by balanced
+accuracy on scores from readouts that did not see the row.
+
+All of it was chosen on four of five folds of the BeaverTails sample, by folds within them. There
+the score has an AUROC of 87.5 %; from the reply alone 85.8, from the request alone 76.6. By the
+root of the mean alone it is 86.8 at layer 18, 84.4 at layer 9, 80.3 at layer 4, and all three side
+by side gain nothing; nor do greatest latents, last tokens, halves of the reply, a question asked
+after it, a chat template, or the pair read twice. Mean activations at layer 18 have 87.9, words and
+pairs of words counted in the text 81.1. Rules that ask for more (two of three of pair, reply and
+request; the pair and one of its parts) are right half a point less often than the pair alone.
+
+What came of it, read once: balanced accuracy 77.7 % over all ten folds, 6.7 % of the harmless pairs
+refused. A random SAE under the same treatment had 80.2 and 0, the dense probe 79.6 and 8.3: a
+feature's having been learned adds nothing here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
-from itertools import product
+from functools import cache
 from typing import final
 
 import torch
@@ -23,68 +33,70 @@ from saesteer.evals.answer_task import Verdict
 from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.moderation_data import WORDS
 from saesteer.evals.questions import Question
-from saesteer.features.concepts import Concept, ConceptReader, concept_readers
-from saesteer.features.fitting import decoded_readout, score_rows
-from saesteer.models import Site
+from saesteer.features.row_space import LinearScore, RowSpace
 from saesteer.rules import RuleBook
 from saesteer.saes.sae import SAE
 
-RULES = "unsafe :- harmful.\nunsafe :- doubtful, asks_harm.\nsafe :- not unsafe."
-HARMFUL, DOUBTFUL, ASKS = "harmful", "doubtful", "asks_harm"
-N_FEATURES = 8192
-"""Features that a score is read from: all, since harm has many kinds."""
-C = 0.01
-"""Regularisation: the best of 0.003, 0.01 and 0.03 on folds of the training part."""
+RULES = "unsafe :- harmful.\nsafe :- not unsafe."
+HARMFUL = "harmful"
+C_LATENTS, C_RESID = 32.0, 8.0
+"""Inverse strength of the regularisation for latents and for activations."""
 INNER = 5
-"""Folds of a training part, by which thresholds are chosen."""
-HIGH = (0.4, 0.45, 0.5, 0.55, 0.6)
-LOW = (0.3, 0.35, 0.4, 0.45, 0.5)
-ASKED = (0.4, 0.5, 0.6, 0.7)
-"""Quantiles of the scores that are tried as thresholds."""
+"""Folds of a training part, by which its threshold is chosen."""
+EVERYDAY = 0.3
+"""What an everyday pair counts for beside one of the file: at 1, half a point of AUROC is lost."""
+BLUR = 0.35
+"""How far balanced accuracy is blurred to choose a threshold, in standard deviations of scores."""
 
 
 @final
 @dataclass(frozen=True)
 class PooledPairs:
-    """Mean rows of requests and of replies, latents or activations, with labels and inner folds."""
+    """A row for each pair, in blocks of columns, with labels and inner folds.
 
-    request: Float[Tensor, "pairs width"]
-    reply: Float[Tensor, "pairs width"]
+    Thresholds are chosen on the pairs that are `near` harm, as those of the file are; the others
+    are everyday pairs, which are all safe.
+    """
+
+    blocks: tuple[Float[Tensor, "pairs _"], ...]
     unsafe: Bool[Tensor, " pairs"]
+    near: Bool[Tensor, " pairs"]
     fold: Int[Tensor, " pairs"]
 
     def rows(self, chosen: Bool[Tensor, " pairs"]) -> PooledPairs:
         """Some of the pairs."""
-        parts = (self.request, self.reply, self.unsafe, self.fold)
-        return PooledPairs(*(part[chosen] for part in parts))
+        labels = (self.unsafe, self.near, self.fold)
+        blocks = tuple(block[chosen] for block in self.blocks)
+        return PooledPairs(blocks, *(part[chosen] for part in labels))
+
+
+def pool_pair(
+    spans: Sequence[Float[Tensor, "_ width"]], sae: SAE | None
+) -> tuple[Float[Tensor, " _"], ...]:
+    """The blocks of one pair's row: of each span how much each feature is on, and how often.
+
+    Without an SAE it is each span's mean activation.
+    """
+    if sae is None:
+        return tuple(span.float().mean(0) for span in spans)
+    latents = [sae.encode(span.float()) for span in spans]
+    much = [rows.mean(0).sqrt() for rows in latents]
+    return (*much, *((rows > 0).float().mean(0) for rows in latents))
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class PairReader:
-    """The three concepts, over an SAE's latents or (None) the activation."""
+    """The concept's score and its threshold, over an SAE's latents or (None) the activation."""
 
-    concepts: tuple[Concept, ...]
+    score: LinearScore
+    cut: float
     sae: SAE | None
-
-    @cached_property
-    def reader(self) -> ConceptReader:
-        """What reads them, all at once."""
-        (reader,) = concept_readers(self.concepts, self.sae)
-        return reader
 
     def facts(self, text: ReadText) -> set[str]:
         """The concepts that hold."""
-        reader = self.reader
-        request, reply = (text.resid[0][list(at)] for at in text.sentences)
-        held: set[str] = set()
-        for column, place in enumerate(reader.concepts):
-            concept = self.concepts[place]
-            rows = request if concept.name == ASKS else reply
-            # latents are no linear function of activations: tokens are scored, then averaged
-            if float(reader.scores(rows[None])[0, :, column].float().mean()) > concept.threshold:
-                held.add(concept.name)
-        return held
+        row = torch.cat(pool_pair([text.resid[0][list(at)] for at in text.sentences], self.sae))
+        return {HARMFUL} if float(self.score.of(row[None])) > self.cut else set()
 
 
 @final
@@ -104,49 +116,29 @@ class ModerationReader:
 
 @cache
 def moderation_rules() -> RuleBook:
-    """The three rules."""
+    """The two rules."""
     return RuleBook.parse(RULES)
 
 
-def fit_pair_reader(
-    pairs: PooledPairs, site: Site, sae: SAE | None, *, seed: int = 0
-) -> PairReader:
-    """Readouts of request and reply from all pairs, thresholds from scores of unseen ones.
+def fit_pair_reader(pairs: PooledPairs, sae: SAE | None) -> PairReader:
+    """A score fitted on all pairs, its cut chosen on scores of pairs that the fit didn't see.
 
     Raises:
         ContrastError: pairs of one label only, all in all or outside one of the inner folds.
     """
-    fit = partial(decoded_readout, site=site, sae=sae, n_features=N_FEATURES, c=C, seed=seed)
-    reply, request = fit(pairs.reply, pairs.unsafe), fit(pairs.request, pairs.unsafe)
-    unseen = torch.zeros(2, len(pairs.unsafe))
+    space, c = RowSpace.of(pairs.blocks), C_RESID if sae is None else C_LATENTS
+    weight = torch.where(pairs.near, 1.0, EVERYDAY)
+    unseen = torch.zeros(len(pairs.unsafe))
     for fold in pairs.fold.unique().tolist():
-        out, rest = pairs.fold == fold, pairs.rows(pairs.fold != fold)
-        for which, (fit_on, score) in enumerate(
-            ((rest.reply, pairs.reply), (rest.request, pairs.request))
-        ):
-            unseen[which, out] = score_rows(fit(fit_on, rest.unsafe), score[out])
-    high, low, asked = choose_cuts(unseen[0], unseen[1], pairs.unsafe)
-    concepts = (
-        Concept(HARMFUL, reply, high, "prompt", "mean"),
-        Concept(DOUBTFUL, reply, low, "prompt", "mean"),
-        Concept(ASKS, request, asked, "prompt", "mean"),
-    )
-    return PairReader(concepts, sae)
+        out = pairs.fold == fold
+        unseen[out] = space.fit(pairs.unsafe, weight * ~out, c).scores()[out]
+    cut = choose_cut(unseen[pairs.near], pairs.unsafe[pairs.near])
+    return PairReader(space.fit(pairs.unsafe, weight, c).score(), cut, sae)
 
 
-def choose_cuts(
-    reply: Float[Tensor, " pairs"], request: Float[Tensor, " pairs"], unsafe: Bool[Tensor, " pairs"]
-) -> tuple[float, float, float]:
-    """Thresholds of harmful, doubtful and asks_harm: the best balanced accuracy of a small grid."""
-    levels = [scores.quantile(torch.tensor(q)).tolist() for scores, q in _grid(reply, request)]
-
-    def merit(cuts: tuple[float, float, float]) -> float:
-        high, low, asked = cuts
-        said = (reply > high) | ((reply > low) & (request > asked))
-        return float(said[unsafe].float().mean() - said[~unsafe].float().mean())
-
-    return max((cuts for cuts in product(*levels) if cuts[1] <= cuts[0]), key=merit)
-
-
-def _grid(reply: Tensor, request: Tensor) -> Sequence[tuple[Tensor, tuple[float, ...]]]:
-    return ((reply, HIGH), (reply, LOW), (request, ASKED))
+def choose_cut(scores: Float[Tensor, " pairs"], unsafe: Bool[Tensor, " pairs"]) -> float:
+    """The threshold of best balanced accuracy, blurred: its peak at one score is mostly chance."""
+    levels = torch.linspace(float(scores.min()), float(scores.max()), 200)
+    above = torch.special.ndtr((scores - levels[:, None]) / (BLUR * scores.std()))
+    merit = above[:, unsafe].mean(1) - above[:, ~unsafe].mean(1)
+    return float(levels[merit.argmax()])

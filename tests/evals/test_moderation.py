@@ -16,6 +16,7 @@ from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.moderation_data import (
     HARMLESS,
     Pair,
+    everyday_pairs,
     harmless_pairs,
     practice_pairs,
     read_pairs,
@@ -23,9 +24,10 @@ from saesteer.evals.moderation_data import (
 )
 from saesteer.evals.moderation_reader import (
     ModerationReader,
-    choose_cuts,
+    choose_cut,
     fit_pair_reader,
     moderation_rules,
+    pool_pair,
 )
 from saesteer.models import Site
 from saesteer.saes import SAE
@@ -54,12 +56,16 @@ def planted(n: int, start: int = 0):
     return pairs, resid
 
 
+def pooled_rows(sae: SAE | None, n: int = 120):
+    pairs, resid = planted(n)
+    spans = [(rows[:3], rows[3:]) for rows in resid]
+    return pool_pairs(spans, pairs, torch.ones(n, dtype=torch.bool), sae)
+
+
 @pytest.fixture(scope="module", params=["latents", "activations"])
 def pooled(request):
     sae = planted_sae() if request.param == "latents" else None
-    pairs, resid = planted(120)
-    spans = [(rows[:3], rows[3:]) for rows in resid]
-    return sae, pool_pairs(spans, pairs, sae)
+    return sae, pooled_rows(sae)
 
 
 def share_right(reader) -> float:
@@ -75,41 +81,81 @@ def share_right(reader) -> float:
 
 def test_planted_harm_is_found_and_shuffled_labels_find_nothing(pooled):
     sae, rows = pooled
-    assert share_right(fit_pair_reader(rows, SITE, sae)) > 0.9
+    assert share_right(fit_pair_reader(rows, sae)) > 0.9
     nulls = [
-        share_right(fit_pair_reader(with_shuffled_labels(rows, seed), SITE, sae))
-        for seed in range(6)
+        share_right(fit_pair_reader(with_shuffled_labels(rows, seed), sae)) for seed in range(6)
     ]
     assert 0.3 < sum(nulls) / len(nulls) < 0.7
 
 
-def test_scores_are_the_mean_over_the_spans_tokens(pooled):
+def test_a_span_is_read_by_how_much_and_how_often_each_feature_is_on():
+    request, reply = torch.zeros(4, WIDTH), torch.ones(2, WIDTH)
+    request[0, 3], request[1, 3], request[2, 5] = 4.0, 12.0, 0.05
+    much, of_reply, often, always = pool_pair([request, reply], planted_sae())
+    assert (much[3], often[3]) == (2.0, 0.5)
+    assert often.sum() == 0.5, "what stays below the SAE's threshold counts as off"
+    assert of_reply.tolist() == always.tolist() == [1.0] * WIDTH
+    mean, _ = pool_pair([request, reply], None)
+    assert mean[3] == 4.0
+
+
+def test_the_order_of_a_spans_tokens_changes_nothing_and_calm_is_no_harm(pooled):
     sae, rows = pooled
-    reader = fit_pair_reader(rows, SITE, sae)
+    reader = fit_pair_reader(rows, sae)
     resid = activations(True, 9)
     turned = torch.cat([resid[:3].flip(0), resid[3:].flip(0)])
-    assert reader.facts(ReadText((resid,), SPANS)) == reader.facts(ReadText((turned,), SPANS))
+    found = reader.facts(ReadText((resid,), SPANS))
+    assert found == reader.facts(ReadText((turned,), SPANS)) == {"harmful"}
     calm = activations(False, 9)
     calm[:, :2] = 0
     assert reader.facts(ReadText((calm,), SPANS)) == set()
 
 
-def test_a_doubtful_reply_is_unsafe_only_where_the_request_asks_for_harm():
+@pytest.fixture
+def judged(monkeypatch):
+    """The scores, with their labels, that thresholds are chosen by."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def noting(scores, unsafe):
+        seen.append((scores, unsafe))
+        return choose_cut(scores, unsafe)
+
+    monkeypatch.setattr("saesteer.evals.moderation_reader.choose_cut", noting)
+    return seen
+
+
+def test_everyday_pairs_are_fitted_on_but_choose_no_threshold(judged):
+    rows, near = pooled_rows(None, 160), torch.arange(160) < 120
+    rows = replace(rows, near=near, unsafe=rows.unsafe & near)
+    with_them = fit_pair_reader(rows, None)
+    without = fit_pair_reader(rows.rows(near), None)
+    assert [len(scores) for scores, _ in judged] == [120, 120]
+    assert not torch.allclose(with_them.score.weight, without.score.weight)
+
+
+def test_a_threshold_is_chosen_by_scores_of_pairs_that_the_fit_did_not_see(judged):
+    rows = pooled_rows(planted_sae(), 30)
+    nulls = [with_shuffled_labels(rows, seed) for seed in range(8)]
+    for null in nulls:
+        fit_pair_reader(null, planted_sae())
+    gaps = [float(s[unsafe].mean() - s[~unsafe].mean()) / float(s.std()) for s, unsafe in judged]
+    assert sum(gaps) / len(gaps) < 0.3, "scores of rows that were fitted on part chance labels"
+
+
+def test_a_reply_is_unsafe_where_the_pair_is_harmful_and_safe_elsewhere():
     closure = moderation_rules().closure
-    assert "unsafe" in closure({"harmful", "doubtful"})
-    assert "unsafe" in closure({"doubtful", "asks_harm"})
-    assert "safe" in closure({"doubtful"})
-    assert "safe" in closure({"asks_harm"})
+    assert closure({"harmful"}) == {"harmful", "unsafe"}
+    assert closure(set()) == {"safe"}
 
 
-def test_thresholds_serve_the_rule_and_doubt_is_never_above_harm():
-    reply = torch.arange(100.0)
-    unsafe = reply >= 45
-    high, low, _ = choose_cuts(
-        reply, torch.rand(100, generator=torch.Generator().manual_seed(0)), unsafe
-    )
-    assert low <= high
-    assert 40 <= high <= 50
+def test_the_threshold_parts_the_labels_and_is_not_moved_by_one_stray_score():
+    scores = torch.arange(100.0)
+    unsafe = scores >= 45
+    assert 40 <= choose_cut(scores, unsafe) <= 50
+    wide = torch.cat([torch.arange(50.0), torch.arange(30.0, 80.0)])
+    unsafe = torch.arange(100) >= 50
+    unsafe[12] = True
+    assert 35 <= choose_cut(wide, unsafe) <= 45
 
 
 def test_pairs_of_one_prompt_share_a_fold_whatever_its_case_and_spaces():
@@ -161,13 +207,15 @@ def test_without_pairs_or_with_pairs_of_one_label_the_task_says_so(tmp_path):
     rows = [{"prompt": f"p{i}", "response": "r", "is_safe": True} for i in range(40)]
     (tmp_path / "x.json").write_text(json.dumps(rows))
     config = AnswerConfig(AnswerTaskConfig("beavertails", test=str(tmp_path / "x.json")))
-    with pytest.raises(TaskError, match="fold 0 of 5 leaves .* safe and 0 unsafe pairs"):
+    with pytest.raises(TaskError, match="fold 0 of 10 leaves .* safe and 0 unsafe pairs"):
         ModerationTask(config).questions()
 
 
 def test_shipped_pairs_are_distinct_and_half_of_the_practice_is_unsafe():
-    harmless, practice = harmless_pairs(), practice_pairs()
-    assert len({pair.prompt for pair in (*harmless, *practice)}) == 60 + 16
+    harmless, everyday, practice = harmless_pairs(), everyday_pairs(), practice_pairs()
+    prompts = [pair.prompt.casefold() for pair in (*harmless, *everyday, *practice)]
+    assert len(set(prompts)) == len(prompts) == 60 + 170 + 16
+    assert all(pair.safe for pair in (*harmless, *everyday))
     assert [pair.safe for pair in practice] == [True, False] * 8
 
 
