@@ -13,16 +13,16 @@ from saesteer.errors import ConfigError
 
 TaskKind = Literal["prontoqa", "rail2country", "beavertails"]
 Source = Literal["auto", "hub", "generated"]
-_OWN: Mapping[str, TaskKind] = {
-    "names": "prontoqa",
-    "n_fit": "prontoqa",
-    "keep": "prontoqa",
-    "source": "rail2country",
-    "safe": "beavertails",
-    "unsafe": "beavertails",
-    "folds": "beavertails",
+_OWN: Mapping[str, tuple[TaskKind, ...]] = {
+    "names": ("prontoqa", "rail2country"),
+    "n_fit": ("prontoqa",),
+    "keep": ("prontoqa",),
+    "source": ("rail2country",),
+    "safe": ("beavertails",),
+    "unsafe": ("beavertails",),
+    "folds": ("beavertails",),
 }
-"""Keys that only one kind of task has."""
+"""Keys that not every kind of task has."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class AnswerTaskConfig:
         fit_dtype: of the model that reads what is fitted on; bfloat16 is four times as fast where
             the processor has it.
         seed: of generating and fitting.
-        names: SAEs at other sites that prontoqa's readers read beside `sae` to tell names apart.
+        names: SAEs at other sites, read beside `sae`: to tell names apart by prontoqa's readers,
+            colours by rail2country's.
         n_fit: prontoqa's generated problems that readers are fitted on.
         keep: a folder for prontoqa's fitted readers, so that a second run need not fit them.
         source: where rail2country's problems come from without a file; auto takes the published
@@ -68,9 +69,10 @@ class AnswerTaskConfig:
     def __post_init__(self) -> None:
         """Refuse keys that would be ignored."""
         foreign = [
-            f"task.{one.name} belongs to kind {_OWN[one.name]}, not to {self.kind}"
+            f"task.{one.name} belongs to kind {' or '.join(_OWN[one.name])}, not to {self.kind}"
             for one in fields(self)
-            if _OWN.get(one.name, self.kind) != self.kind and getattr(self, one.name) != one.default
+            if self.kind not in _OWN.get(one.name, (self.kind,))
+            and getattr(self, one.name) != one.default
         ]
         if foreign:
             raise ConfigError(f"{'; '.join(foreign)}.")

@@ -22,13 +22,13 @@ from saesteer.evals.train_words import COLOURS, COUNTRIES, FLAGS
 from saesteer.models import Site
 from saesteer.saes import SAE
 
-WIDTH, SITE = 24, Site.parse("resid_post.1")
+WIDTH, SITE, EARLY = 24, Site.parse("resid_post.1"), Site.parse("resid_post.0")
 SENTENCES = ((1, 2, 3), (4, 5), (6, 7, 8), (9, 10), (11, 12, 13), (14,))
 
 
-def planted_sae() -> SAE:
+def planted_sae(site: Site = SITE) -> SAE:
     eye, zeros = torch.eye(WIDTH), torch.zeros(WIDTH)
-    return SAE(w_enc=eye, b_enc=zeros, w_dec=eye, b_dec=zeros, threshold=zeros + 0.2, site=SITE)
+    return SAE(w_enc=eye, b_enc=zeros, w_dec=eye, b_dec=zeros, threshold=zeros + 0.2, site=site)
 
 
 def train(colours, seed: int) -> LabelledTrain:
@@ -40,7 +40,7 @@ def train(colours, seed: int) -> LabelledTrain:
     for place, colour in zip(told, colours, strict=True):
         resid[place, 0] += 2
         resid[place, 1 + COLOURS.index(colour)] += 2
-    return LabelledTrain(resid, told, tuple(colours))
+    return LabelledTrain((resid,), told, tuple(colours))
 
 
 def random_trains(n: int) -> list[LabelledTrain]:
@@ -51,8 +51,8 @@ def random_trains(n: int) -> list[LabelledTrain]:
 
 @pytest.fixture(scope="module", params=["latents", "activations"])
 def reader(request) -> TrainReader:
-    sae = planted_sae() if request.param == "latents" else None
-    return fit_train_reader(random_trains(60), SITE, sae)
+    saes = (planted_sae(),) if request.param == "latents" else ()
+    return fit_train_reader(random_trains(60), [SITE], saes)
 
 
 def asked(country: str) -> Question:
@@ -60,7 +60,7 @@ def asked(country: str) -> Question:
 
 
 def read(country: str, seed: int) -> ReadText:
-    return ReadText((train(FLAGS[country], seed).resid,), SENTENCES)
+    return ReadText(train(FLAGS[country], seed).resid, SENTENCES)
 
 
 def test_every_flag_is_read_and_proved_from_its_wagons(reader):
@@ -113,4 +113,34 @@ def test_the_rules_derive_each_country_from_its_flag_and_no_other():
 
 def test_a_colour_that_never_occurs_is_refused():
     with pytest.raises(ContrastError, match="one label"):
-        fit_train_reader([train(("red", "blue", "red"), s) for s in range(10)], SITE, planted_sae())
+        fit_train_reader(
+            [train(("red", "blue", "red"), s) for s in range(10)], [SITE], (planted_sae(),)
+        )
+
+
+def halves(labelled: LabelledTrain) -> LabelledTrain:
+    """The first site tells red alone, the second the other colours."""
+    (resid,) = labelled.resid
+    first, second = resid.clone(), resid.clone()
+    first[:, 2:8] = second[:, 1] = 0.0
+    return LabelledTrain((first, second), labelled.told, labelled.colours)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_colours_that_no_site_tells_alone_are_told_by_all_together(sparse):
+    trains = [halves(one) for one in random_trains(90)]
+    sites = [SITE, EARLY]
+    saes = tuple(planted_sae(site) for site in sites) if sparse else ()
+    new = [halves(train(FLAGS[country], 1000 + i)) for i, country in enumerate(COUNTRIES)]
+
+    def right(reader: TrainReader, rows: slice) -> int:
+        return sum(
+            reader.conclude(ReadText(one.resid[rows], SENTENCES), asked(country)).word == country
+            for one, country in zip(new, COUNTRIES, strict=True)
+        )
+
+    alone = fit_train_reader(
+        [LabelledTrain(t.resid[:1], t.told, t.colours) for t in trains], sites[:1], saes[:1]
+    )
+    assert right(alone, slice(1)) < 12
+    assert right(fit_train_reader(trains, sites, saes), slice(2)) == 15
