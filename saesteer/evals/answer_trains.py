@@ -33,7 +33,7 @@ from saesteer.saes import SAE, load_sae
 N_GENERATED = 150
 """Generated trains of each kind where no file is given: ten a country."""
 FIT: Mapping[Style, int] = {"meta": 1000, "mono": 90}
-"""Trains that readers are fitted on; all but a few things for fitting come once or twice."""
+"""Trains that readers are fitted on; most things for fitting come once, of the shorter lists twice."""
 BATCH = 16
 N_SAMPLE = 100
 """Trains whose activations say how often a random SAE's features should fire."""
@@ -156,7 +156,7 @@ def labelled_trains(
         yield [
             LabelledTrain(
                 resid,
-                tuple(at[-1] for at in token_positions(model, train.text, train.told)),
+                tuple(token_positions(model, train.text, train.told)),
                 train.colours,
             )
             for train, resid in zip(chosen, read, strict=True)

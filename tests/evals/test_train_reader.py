@@ -40,7 +40,7 @@ def train(colours, seed: int) -> LabelledTrain:
     for place, colour in zip(told, colours, strict=True):
         resid[place, 0] += 2
         resid[place, 1 + COLOURS.index(colour)] += 2
-    return LabelledTrain((resid,), told, tuple(colours))
+    return LabelledTrain((resid,), tuple((place,) for place in told), tuple(colours))
 
 
 def random_trains(n: int) -> list[LabelledTrain]:
@@ -144,3 +144,24 @@ def test_colours_that_no_site_tells_alone_are_told_by_all_together(sparse):
     )
     assert right(alone, slice(1)) < 12
     assert right(fit_train_reader(trains, sites, saes), slice(2)) == 15
+
+
+def long_mentions(labelled: LabelledTrain) -> LabelledTrain:
+    """Things of two words, of which the first gives the colour and the last only ends them."""
+    (resid,) = (rows.clone() for rows in labelled.resid)
+    told = []
+    for (last,) in labelled.told:
+        resid[last - 1] = resid[last].clone()
+        resid[last, 1:8] = 0.0
+        told.append((last - 1, last))
+    return LabelledTrain((resid,), tuple(told), labelled.colours)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_colour_is_read_over_all_words_of_a_thing_and_not_at_its_last_alone(sparse):
+    saes = (planted_sae(),) if sparse else ()
+    trains = [long_mentions(one) for one in random_trains(60)]
+    reader = fit_train_reader(trains, [SITE], saes)
+    for seed, country in enumerate(COUNTRIES, 1000):
+        one = long_mentions(train(FLAGS[country], seed))
+        assert reader.conclude(ReadText(one.resid, SENTENCES), asked(country)).word == country
