@@ -33,7 +33,7 @@ from saesteer.saes import SAE, load_sae
 N_GENERATED = 150
 """Generated trains of each kind where no file is given: ten a country."""
 FIT: Mapping[Style, int] = {"meta": 1000, "mono": 90}
-"""Trains that readers are fitted on; most things for fitting come once, of the shorter lists twice."""
+"""Trains that readers are fitted on; most things for fitting come once or twice."""
 BATCH = 16
 N_SAMPLE = 100
 """Trains whose activations say how often a random SAE's features should fire."""

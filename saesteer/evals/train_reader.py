@@ -131,9 +131,16 @@ class TrainReader:
         read = [[t for t in at if t < len(told) and usual[t]] for at in sentences]
         best = [(max(float(told[t]) for t in at), at) for at in read if at]
         surest = sorted(sorted(best, key=lambda one: -one[0])[:3], key=lambda one: one[1])
-        return [
-            [t for t in at if float(told[t]) >= min(top, concept.threshold)] for top, at in surest
-        ]
+        return [_around_best(told, at, concept.threshold) for _, at in surest]
+
+
+def _around_best(told: Float[Tensor, " pos"], at: Sequence[int], threshold: float) -> list[int]:
+    """The run of tokens above the threshold that the surest one stands in; it alone for none."""
+    best = max(range(len(at)), key=lambda i: float(told[at[i]]))
+    above = [float(told[t]) > threshold for t in at]
+    start = next((i + 1 for i in range(best - 1, -1, -1) if not above[i]), 0)
+    stop = next((i for i in range(best + 1, len(at)) if not above[i]), len(at))
+    return list(at[start:stop])
 
 
 def mean_over(rows: Float[Tensor, "pos columns"], spans: Spans) -> Float[Tensor, "spans columns"]:
