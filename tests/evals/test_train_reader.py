@@ -165,3 +165,16 @@ def test_a_colour_is_read_over_all_words_of_a_thing_and_not_at_its_last_alone(sp
     for seed, country in enumerate(COUNTRIES, 1000):
         one = long_mentions(train(FLAGS[country], seed))
         assert reader.conclude(ReadText(one.resid, SENTENCES), asked(country)).word == country
+
+
+def test_a_word_away_from_the_surest_one_is_no_part_of_what_tells_the_colour(reader):
+    for seed, (country, flag) in enumerate(FLAGS.items(), 1000):
+        (resid,) = read(country, seed).resid
+        for astray in (1, 11):  # two tokens before the one that tells, and one that tells nothing
+            resid[astray, 0] += 1.5
+            resid[astray, 1 + next(i for i, c in enumerate(COLOURS) if c not in flag)] += 1.5
+        assert reader.conclude(ReadText((resid,), SENTENCES), asked(country)).word == country
+        told = reader.told.scores(resid)[:, 0]
+        assert float(told[1]) > reader.told.concepts[0].threshold
+        spans = reader._wagons(told, torch.ones(15, dtype=torch.bool), SENTENCES[:-1])
+        assert spans == [[3], [7], [13]]
