@@ -54,8 +54,6 @@ WORDINGS: Mapping[Part, tuple[tuple[str, str], ...]] = {
         ("The {n} {car} is {c}", "The {n} {car} is like {c}"),
         ("The colour of the {n} {car} is {c}", "The colour of the {n} {car} is that of {c}"),
         ("The {n} {car} is decorated in {c}", "The {n} {car} is decorated to resemble {c}"),
-        ("There is a {c} {car} in {n} place", "The {n} {car} has a picture of {c} on it"),
-        ("The {n} {car} carries {c} boxes", "The {n} {car} carries {c}"),
     ),
     "test": (
         ("The {n} {car} is coloured {c}", "The {n} {car} is coloured like {c}"),
