@@ -14,7 +14,7 @@ from saesteer.errors import ConfigError
 TaskKind = Literal["prontoqa", "rail2country", "proverqa", "beavertails"]
 Source = Literal["auto", "hub", "generated"]
 _OWN: Mapping[str, tuple[TaskKind, ...]] = {
-    "names": ("prontoqa", "proverqa"),
+    "names": ("prontoqa", "rail2country", "proverqa"),
     "n_fit": ("prontoqa", "proverqa"),
     "keep": ("prontoqa",),
     "source": ("rail2country",),
@@ -22,7 +22,7 @@ _OWN: Mapping[str, tuple[TaskKind, ...]] = {
     "unsafe": ("beavertails",),
     "folds": ("beavertails",),
 }
-"""Keys that only some kinds of task have."""
+"""Keys that not every kind of task has."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class AnswerTaskConfig:
         fit_dtype: of the model that reads what is fitted on; bfloat16 is four times as fast where
             the processor has it.
         seed: of generating and fitting.
-        names: SAEs at other sites that prontoqa's and proverqa's readers read beside `sae` to tell
-            names apart.
-        n_fit: generated problems that their readers are fitted on.
+        names: SAEs at other sites, read beside `sae`: by prontoqa's and proverqa's readers to tell
+            names apart, by rail2country's for colours.
+        n_fit: generated problems that prontoqa's and proverqa's readers are fitted on.
         keep: a folder for prontoqa's fitted readers, so that a second run need not fit them.
         source: where rail2country's problems come from without a file; auto takes the published
             ones where the hub is in reach and generates them otherwise.
@@ -71,7 +71,7 @@ class AnswerTaskConfig:
     def __post_init__(self) -> None:
         """Refuse keys that would be ignored."""
         foreign = [
-            f"task.{one.name} belongs to kind {' and '.join(_OWN[one.name])}, not to {self.kind}"
+            f"task.{one.name} belongs to kind {' or '.join(_OWN[one.name])}, not to {self.kind}"
             for one in fields(self)
             if self.kind not in _OWN.get(one.name, (self.kind,))
             and getattr(self, one.name) != one.default

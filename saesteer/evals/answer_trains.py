@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -26,13 +27,13 @@ from saesteer.evals.train_problems import (
 )
 from saesteer.evals.train_reader import LabelledTrain, fit_train_reader
 from saesteer.evals.train_words import FLAGS
-from saesteer.models import Model, load_model
-from saesteer.saes.sae import SAE
+from saesteer.models import Model, Site, load_model
+from saesteer.saes import SAE, load_sae
 
 N_GENERATED = 150
 """Generated trains of each kind where no file is given: ten a country."""
-FIT: Mapping[Style, int] = {"meta": 600, "mono": 90}
-"""Trains that readers are fitted on; every thing for fitting comes about twice."""
+FIT: Mapping[Style, int] = {"meta": 1000, "mono": 90}
+"""Trains that readers are fitted on; most things for fitting come once or twice."""
 BATCH = 16
 N_SAMPLE = 100
 """Trains whose activations say how often a random SAE's features should fire."""
@@ -54,8 +55,9 @@ class TrainTask(AnswerTask):
         "and wordings of the problems occur in no text that was fitted on. Only the prompted "
         "baseline is told the flags in words, the readers have them as rules.",
         "Shuffled positions lose the wagons' order but not which colours occur, and so leave more "
-        "than one right answer in fifteen. The layer and the regularisation were chosen on the "
-        "things for tests, of generated trains.",
+        "than one right answer in fifteen. The main layer and the regularisation were chosen on "
+        "things for tests, of generated trains; the layers read beside it, on things for fitting "
+        "that were left out in turn.",
     )
 
     @property
@@ -96,9 +98,21 @@ class TrainTask(AnswerTask):
         assert words == trains[0].question().words, "all trains have the same options"
         return [train.question() for train in trains[:n]]
 
+    @cached_property
+    def beside(self) -> tuple[SAE, ...]:
+        """The SAEs at other sites whose latents tell colours too."""
+        return tuple(load_sae(name).to(device="cpu") for name in self.config.task.names or ())
+
+    @property
+    def other_sites(self) -> Sequence[Site]:
+        """Theirs."""
+        return [sae.site for sae in self.beside]
+
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:  # noqa: ARG002
-        """A reader each from the SAE's latents, a random SAE's and the activation itself."""
+        """A reader each from the SAEs' latents, random SAEs' and the activations themselves."""
         config, seed = self.config, self.config.task.seed
+        saes = (sae, *self.beside)
+        sites = [sae.site for sae in saes]
         reading = load_model(config.model, device=config.device, dtype=config.task.fit_dtype)
         trains = [
             train
@@ -106,14 +120,18 @@ class TrainTask(AnswerTask):
             for train in generate_trains(n, style, "fit", seed, flags=False)
         ]
         read: list[LabelledTrain] = []
-        for batch in labelled_trains(reading, sae, trains):
+        for batch in labelled_trains(reading, sites, trains):
             read += batch
             tick(f"read {len(read)} of {len(trains)} trains")
-        sample = torch.cat([train.resid for train in read[:N_SAMPLE]]).float()
-        spaces = (sae, random_sae(sae, sample, seed), None)
+        sample = zip(*(train.resid for train in read[:N_SAMPLE]), strict=True)
+        random = tuple(
+            random_sae(sae, torch.cat(rows).float(), seed)
+            for sae, rows in zip(saes, sample, strict=True)
+        )
+        spaces = (saes, random, ())
         readers: dict[str, AnswerReader] = {}
         for name, space in zip(READERS, spaces, strict=True):
-            readers[name] = fit_train_reader(read, sae.site, space, seed=seed)
+            readers[name] = fit_train_reader(read, sites, space, seed=seed)
             tick(f"fit {name}")
         return readers
 
@@ -129,17 +147,17 @@ class TrainTask(AnswerTask):
 
 
 def labelled_trains(
-    model: Model, sae: SAE, trains: Sequence[Train]
+    model: Model, sites: Sequence[Site], trains: Sequence[Train]
 ) -> Iterator[list[LabelledTrain]]:
-    """Activations of trains at the SAE's site, with where their colours are told."""
+    """Activations of trains at some sites, with where their colours are told."""
     for start in range(0, len(trains), BATCH):
         chosen = trains[start : start + BATCH]
-        read = read_texts(model, [train.text for train in chosen], sae.site)
+        read = read_texts(model, [train.text for train in chosen], *sites)
         yield [
             LabelledTrain(
                 resid,
-                tuple(at[-1] for at in token_positions(model, train.text, train.told)),
+                tuple(token_positions(model, train.text, train.told)),
                 train.colours,
             )
-            for train, (resid,) in zip(chosen, read, strict=True)
+            for train, resid in zip(chosen, read, strict=True)
         ]

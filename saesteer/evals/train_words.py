@@ -51,6 +51,9 @@ WORDINGS: Mapping[Part, tuple[tuple[str, str], ...]] = {
         ("The sides of the {n} {car} are {c}", "The sides of the {n} {car} look like {c}"),
         ("Someone has sprayed the {n} {car} {c}", "The {n} {car} is as colourful as {c}"),
         ("The {n} {car} was given {c} paint", "The {n} {car} was given paint that recalls {c}"),
+        ("The {n} {car} is {c}", "The {n} {car} is like {c}"),
+        ("The colour of the {n} {car} is {c}", "The colour of the {n} {car} is that of {c}"),
+        ("The {n} {car} is decorated in {c}", "The {n} {car} is decorated to resemble {c}"),
     ),
     "test": (
         ("The {n} {car} is coloured {c}", "The {n} {car} is coloured like {c}"),
@@ -60,7 +63,15 @@ WORDINGS: Mapping[Part, tuple[tuple[str, str], ...]] = {
 }
 """By part, pairs of wordings: for a colour word and for a thing of that colour."""
 TAILS: Mapping[Part, tuple[str, ...]] = {
-    "fit": ("", " and has a long frame", " and runs on two axles", ", with a flat roof"),
+    "fit": (
+        "",
+        " and has a long frame",
+        " and runs on two axles",
+        ", with a flat roof",
+        ", has a full wall and two wheels",
+        " but has no roof",
+        ", which is rather short",
+    ),
     "test": (" and built on a short chassis", " and stands on three axles", ""),
 }
 EXTRAS: Mapping[Part, tuple[str, ...]] = {

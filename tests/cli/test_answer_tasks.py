@@ -39,9 +39,10 @@ def compare(run, disk, tmp_path):
     return compare
 
 
-def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, tmp_path):
+def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, disk, tmp_path):
     monkeypatch.setattr(answer_trains, "FIT", {"meta": 40, "mono": 40})
-    rows, found, _ = compare("rail2country.yaml", "task.source=generated", "task.n_test=5")
+    beside = f"task.names=[{disk / 'sae'}]"
+    rows, found, _ = compare("rail2country.yaml", "task.source=generated", "task.n_test=5", beside)
     assert set(rows) >= METHODS
     for row in rows.values():
         assert {kind: share["n"] for kind, share in row["by_group"].items()} == {
@@ -92,7 +93,8 @@ def test_pairs_are_read_in_folds_and_harmless_ones_counted_apart(compare, tmp_pa
     ("override", "message"),
     [
         ("task.keep=there", "task.keep belongs to kind prontoqa, not to rail2country"),
-        ("task.n_fit=3", "task.n_fit belongs to kind prontoqa and proverqa, not to rail2country"),
+        ("task.n_fit=3", "task.n_fit belongs to kind prontoqa or proverqa, not to rail2country"),
+        ("task.kind=beavertails", "task.names belongs to kind prontoqa or rail2country or"),
         ("task.folds=3", "task.folds belongs to kind beavertails"),
         ("task.source=mars", "task.source"),
         ("task.test=none.csv", "trains none.csv can't be read"),

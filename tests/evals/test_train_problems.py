@@ -34,7 +34,7 @@ def test_things_for_fitting_and_for_tests_share_no_content_word():
         }
         for part in ("fit", "test")
     )
-    assert len(fit) > 500
+    assert len(fit) > 1000
     assert not fit & test
 
 
@@ -67,7 +67,7 @@ def test_wagons_tell_the_colours_of_their_countrys_flag_in_order(style, part):
 
 
 def test_every_thing_comes_before_one_comes_again():
-    trains = generate_trains(400, "meta", "fit", flags=False)
+    trains = generate_trains(1500, "meta", "fit", flags=False)
     told = [train.text[a:b] for train in trains for a, b in train.told]
     assert set(told) == {thing for found in things("fit").values() for thing in found}
     assert {train.country for train in trains} == {""}

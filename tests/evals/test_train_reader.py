@@ -22,13 +22,13 @@ from saesteer.evals.train_words import COLOURS, COUNTRIES, FLAGS
 from saesteer.models import Site
 from saesteer.saes import SAE
 
-WIDTH, SITE = 24, Site.parse("resid_post.1")
+WIDTH, SITE, EARLY = 24, Site.parse("resid_post.1"), Site.parse("resid_post.0")
 SENTENCES = ((1, 2, 3), (4, 5), (6, 7, 8), (9, 10), (11, 12, 13), (14,))
 
 
-def planted_sae() -> SAE:
+def planted_sae(site: Site = SITE) -> SAE:
     eye, zeros = torch.eye(WIDTH), torch.zeros(WIDTH)
-    return SAE(w_enc=eye, b_enc=zeros, w_dec=eye, b_dec=zeros, threshold=zeros + 0.2, site=SITE)
+    return SAE(w_enc=eye, b_enc=zeros, w_dec=eye, b_dec=zeros, threshold=zeros + 0.2, site=site)
 
 
 def train(colours, seed: int) -> LabelledTrain:
@@ -40,7 +40,7 @@ def train(colours, seed: int) -> LabelledTrain:
     for place, colour in zip(told, colours, strict=True):
         resid[place, 0] += 2
         resid[place, 1 + COLOURS.index(colour)] += 2
-    return LabelledTrain(resid, told, tuple(colours))
+    return LabelledTrain((resid,), tuple((place,) for place in told), tuple(colours))
 
 
 def random_trains(n: int) -> list[LabelledTrain]:
@@ -51,8 +51,8 @@ def random_trains(n: int) -> list[LabelledTrain]:
 
 @pytest.fixture(scope="module", params=["latents", "activations"])
 def reader(request) -> TrainReader:
-    sae = planted_sae() if request.param == "latents" else None
-    return fit_train_reader(random_trains(60), SITE, sae)
+    saes = (planted_sae(),) if request.param == "latents" else ()
+    return fit_train_reader(random_trains(60), [SITE], saes)
 
 
 def asked(country: str) -> Question:
@@ -60,7 +60,7 @@ def asked(country: str) -> Question:
 
 
 def read(country: str, seed: int) -> ReadText:
-    return ReadText((train(FLAGS[country], seed).resid,), SENTENCES)
+    return ReadText(train(FLAGS[country], seed).resid, SENTENCES)
 
 
 def test_every_flag_is_read_and_proved_from_its_wagons(reader):
@@ -113,4 +113,68 @@ def test_the_rules_derive_each_country_from_its_flag_and_no_other():
 
 def test_a_colour_that_never_occurs_is_refused():
     with pytest.raises(ContrastError, match="one label"):
-        fit_train_reader([train(("red", "blue", "red"), s) for s in range(10)], SITE, planted_sae())
+        fit_train_reader(
+            [train(("red", "blue", "red"), s) for s in range(10)], [SITE], (planted_sae(),)
+        )
+
+
+def halves(labelled: LabelledTrain) -> LabelledTrain:
+    """The first site tells red alone, the second the other colours."""
+    (resid,) = labelled.resid
+    first, second = resid.clone(), resid.clone()
+    first[:, 2:8] = second[:, 1] = 0.0
+    return LabelledTrain((first, second), labelled.told, labelled.colours)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_colours_that_no_site_tells_alone_are_told_by_all_together(sparse):
+    trains = [halves(one) for one in random_trains(90)]
+    sites = [SITE, EARLY]
+    saes = tuple(planted_sae(site) for site in sites) if sparse else ()
+    new = [halves(train(FLAGS[country], 1000 + i)) for i, country in enumerate(COUNTRIES)]
+
+    def right(reader: TrainReader, rows: slice) -> int:
+        return sum(
+            reader.conclude(ReadText(one.resid[rows], SENTENCES), asked(country)).word == country
+            for one, country in zip(new, COUNTRIES, strict=True)
+        )
+
+    alone = fit_train_reader(
+        [LabelledTrain(t.resid[:1], t.told, t.colours) for t in trains], sites[:1], saes[:1]
+    )
+    assert right(alone, slice(1)) < 12
+    assert right(fit_train_reader(trains, sites, saes), slice(2)) == 15
+
+
+def long_mentions(labelled: LabelledTrain) -> LabelledTrain:
+    """Things of two words, of which the first gives the colour and the last only ends them."""
+    (resid,) = (rows.clone() for rows in labelled.resid)
+    told = []
+    for (last,) in labelled.told:
+        resid[last - 1] = resid[last].clone()
+        resid[last, 1:8] = 0.0
+        told.append((last - 1, last))
+    return LabelledTrain((resid,), tuple(told), labelled.colours)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_colour_is_read_over_all_words_of_a_thing_and_not_at_its_last_alone(sparse):
+    saes = (planted_sae(),) if sparse else ()
+    trains = [long_mentions(one) for one in random_trains(60)]
+    reader = fit_train_reader(trains, [SITE], saes)
+    for seed, country in enumerate(COUNTRIES, 1000):
+        one = long_mentions(train(FLAGS[country], seed))
+        assert reader.conclude(ReadText(one.resid, SENTENCES), asked(country)).word == country
+
+
+def test_a_word_away_from_the_surest_one_is_no_part_of_what_tells_the_colour(reader):
+    for seed, (country, flag) in enumerate(FLAGS.items(), 1000):
+        (resid,) = read(country, seed).resid
+        for astray in (1, 11):  # two tokens before the one that tells, and one that tells nothing
+            resid[astray, 0] += 1.5
+            resid[astray, 1 + next(i for i, c in enumerate(COLOURS) if c not in flag)] += 1.5
+        assert reader.conclude(ReadText((resid,), SENTENCES), asked(country)).word == country
+        told = reader.told.scores(resid)[:, 0]
+        assert float(told[1]) > reader.told.concepts[0].threshold
+        spans = reader._wagons(told, torch.ones(15, dtype=torch.bool), SENTENCES[:-1])
+        assert spans == [[3], [7], [13]]
