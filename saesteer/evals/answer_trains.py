@@ -57,7 +57,7 @@ class TrainTask(AnswerTask):
         "Shuffled positions lose the wagons' order but not which colours occur, and so leave more "
         "than one right answer in fifteen. The main layer and the regularisation were chosen on "
         "things for tests, of generated trains; the layers read beside it, on things for fitting "
-        "that were left out in turn.",
+        "that were left out in turn. Wordings for fitting were changed once after a test run.",
     )
 
     @property
