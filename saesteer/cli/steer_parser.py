@@ -87,6 +87,14 @@ def bench_steer(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--steps", type=int, default=250, metavar="N", help="interleaved steps (default 250)"
     )
+    parser.add_argument(
+        "--in-a-row",
+        type=int,
+        default=5,
+        metavar="N",
+        help="steps that each takes in its turn, behind one that is not timed, as decoding goes; "
+        "1: that one alone (default 5)",
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8], help="default 1 8")
     parser.add_argument(
         "--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"]

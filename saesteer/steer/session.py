@@ -236,6 +236,8 @@ class Session:
 class SiteHook:
     """The one hook at one site; plans that edit or read the site take turns in it."""
 
+    __slots__ = ("_handle", "_local", "_only", "_session", "_site", "_visits")
+
     def __init__(self, session: Session, site: Site) -> None:
         self._session, self._site = session, site
         self._visits: list[tuple[Visitor, Visit]] = []

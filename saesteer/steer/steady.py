@@ -89,6 +89,8 @@ class SteadySite:
         waits: whether an activation stays as it is after the hook; see `waits`.
     """
 
+    __slots__ = ("_acts", "_key", "_on_cpu", "_sums", "site", "waits", "where")
+
     def __init__(self, site: Site, acts: Sequence[Act], where: Where, *, waits: bool) -> None:
         self.site, self.where, self.waits = site, where, waits
         self._key = id(where)

@@ -1,15 +1,18 @@
 """What steering adds to a decoding step: plans, other libraries' hooks and nothing, interleaved.
 
 Every contender has a copy of the model of its own that shares the weights, with its hooks in place
-from the start, and takes one step in every round; the cache is cropped back behind it. A step is
-one call of the model with the arguments that `generate` gives it, inside the extent of a
-`generate`, so prompts and ends of text are known as they would be there. `a/a` is a second model
-with nothing on it: what it shows is noise.
+from the start, and takes a few steps in a row in every round, in an order drawn anew; the cache is
+cropped back behind each. Decoding is one step after another, so the first of a turn, which finds
+the processor's caches as another contender left them, is not timed; `--in-a-row 1` times that one
+alone. A step is one call of the model with the arguments that `generate` gives it, inside the
+extent of a `generate`, so prompts and ends of text are known as they would be there. `a/a` is a
+second model with nothing on it: what it shows is noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +29,7 @@ from timing import Progress, spread
 from torch import Tensor
 
 import saesteer as ss
+from saesteer.errors import ConfigError
 from saesteer.models import Model, load_model
 from saesteer.models.layout import layout_of
 from saesteer.rules import RuleBook
@@ -43,7 +47,13 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
 def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """Overheads of each contender, at every batch size and dtype that was asked for."""
+    """Overheads of each contender, at every batch size and dtype that was asked for.
+
+    Raises:
+        ConfigError: no step to take.
+    """
+    if min(args.steps, args.in_a_row) < 1:
+        raise ConfigError(f"{args.steps} steps, {args.in_a_row} in a row: give 1 or more of each.")
     rows: list[dict[str, Any]] = []
     settings = [(d, b) for d in args.dtypes for b in args.batches]
     left_out: dict[str, str] = {}
@@ -54,7 +64,8 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
         with ExitStack() as stack:
             steps = contenders(dtype, batch, args, stack, left_out)
-            rows += measured(steps, args.steps, {"batch": batch, "dtype": dtype}, told)
+            setting = {"batch": batch, "dtype": dtype}
+            rows += measured(steps, args.steps, args.in_a_row, setting, told)
     return {
         "rows": rows,
         "left_out": left_out,
@@ -63,6 +74,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             "overhead": "fraction of an unsteered step; medians of parts, then over the parts",
             "memory": "share of the model's own, at its peak while decoding and while attached",
             "steps": args.steps,
+            "in_a_row": args.in_a_row,
             "clock": args.clock,
             "parts": N_PARTS,
             "threads": torch.get_num_threads(),
@@ -72,18 +84,23 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def measured(
-    steps: Mapping[str, Step], n_steps: int, setting: Mapping[str, Any], progress: Progress
+    steps: Mapping[str, Step],
+    n_steps: int,
+    in_a_row: int,
+    setting: Mapping[str, Any],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """One row per contender, from rounds in which each takes one step."""
+    """One row per contender, from rounds in which each takes some steps; the first warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for turn in range(n_steps + 3):
-        # whoever runs after the same neighbour every time inherits its cache: change the order
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            elapsed = steps[name]()
-            if turn >= 3:
-                seconds[name].append(elapsed)
-        progress(turn + 1, n_steps + 3, "{batch} rows, {dtype}".format_map(setting))
+    rounds, draw = -(-n_steps // in_a_row) + 1, random.Random(0)
+    for turn in range(rounds):
+        for name in draw.sample(list(steps), len(steps)):
+            if in_a_row > 1:
+                steps[name]()
+            elapsed = [steps[name]() for _ in range(in_a_row)]
+            if turn > 0:
+                seconds[name] += elapsed
+        progress(turn + 1, rounds, "{batch} rows, {dtype}".format_map(setting))
     plain = seconds.pop("unsteered")
     return [
         {
