@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
-import torch
-
 from saesteer.config.answers import AnswerConfig
 from saesteer.errors import TaskError
 from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.answer_task import READERS, AnswerReader, AnswerTask, Tick
-from saesteer.evals.logic_reader import random_sae
+from saesteer.evals.logic_reader import random_saes
 from saesteer.evals.prefill import read_texts, token_positions
 from saesteer.evals.questions import Question
 from saesteer.evals.train_problems import (
@@ -123,11 +121,7 @@ class TrainTask(AnswerTask):
         for batch in labelled_trains(reading, sites, trains):
             read += batch
             tick(f"read {len(read)} of {len(trains)} trains")
-        sample = zip(*(train.resid for train in read[:N_SAMPLE]), strict=True)
-        random = tuple(
-            random_sae(sae, torch.cat(rows).float(), seed)
-            for sae, rows in zip(saes, sample, strict=True)
-        )
+        random = random_saes(saes, (train.resid for train in read[:N_SAMPLE]), seed)
         spaces = (saes, random, ())
         readers: dict[str, AnswerReader] = {}
         for name, space in zip(READERS, spaces, strict=True):

@@ -16,7 +16,7 @@ from saesteer.evals.logic_reader import (
     Saes,
     StatementReader,
     fit_reader,
-    random_sae,
+    random_saes,
 )
 from saesteer.evals.logic_words import Style
 from saesteer.evals.prefill import overlapping, read_texts
@@ -58,11 +58,7 @@ def fit_readers(
     for batch in labelled_readings(model, [sae.site for sae in saes], problems):
         texts += batch if len(texts) < N_SAMPLE else [text.without_fillers() for text in batch]
         tick(f"read {len(texts)} of {len(problems)} generated problems")
-    sample = zip(*(text.text.resid for text in texts[:N_SAMPLE]), strict=True)
-    random = tuple(
-        random_sae(sae, torch.cat(rows).float(), seed)
-        for sae, rows in zip(saes, sample, strict=True)
-    )
+    random = random_saes(saes, (text.text.resid for text in texts[:N_SAMPLE]), seed)
     readers: dict[str, StatementReader] = {}
     for name, space in zip(READERS, (saes, random, ()), strict=True):
         readers[name] = fit_reader(texts, saes[0].site, space, seed=seed)

@@ -14,7 +14,7 @@ seen, latents of layers 4 and 9 of SmolLM2-135M got 193 right, either alone 190.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -218,6 +218,15 @@ def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
         activation="jumprelu",
         k=None,
         name="random",
+    )
+
+
+def random_saes(saes: Saes, texts: Iterable[Sequence[Activations]], seed: int = 0) -> Saes:
+    """A random SAE for each of some, as sparse as it is on the texts' activations at its site."""
+    sample = zip(*texts, strict=True)
+    return tuple(
+        random_sae(sae, torch.cat(rows).float(), seed)
+        for sae, rows in zip(saes, sample, strict=True)
     )
 
 

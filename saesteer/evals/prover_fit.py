@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saesteer.evals.answer_task import READERS, Tick
 from saesteer.evals.logic_fit import Offsets
-from saesteer.evals.logic_reader import ReadText, Saes, random_sae
+from saesteer.evals.logic_reader import ReadText, Saes, random_saes
 from saesteer.evals.prefill import overlapping, read_texts
 from saesteer.evals.prover_problems import (
     ProverProblem,
@@ -50,11 +50,7 @@ def fit_prover_readers(
     for batch in prover_readings(model, [sae.site for sae in saes], problems):
         texts += batch if len(texts) < n_whole else [text.mentions_only() for text in batch]
         tick(f"read {len(texts)} of {len(problems)} generated problems")
-    sample = zip(*(text.text.resid for text in texts[:n_whole]), strict=True)
-    random = tuple(
-        random_sae(sae, torch.cat(rows).float(), seed)
-        for sae, rows in zip(saes, sample, strict=True)
-    )
+    random = random_saes(saes, (text.text.resid for text in texts[:n_whole]), seed)
     readers: dict[str, ProverReader] = {}
     for name, space in zip(READERS, (saes, random, ()), strict=True):
         readers[name] = fit_prover_reader(texts, n_whole, N_CUT, saes[0].site, space, seed=seed)
