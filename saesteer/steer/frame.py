@@ -153,7 +153,7 @@ class Frame:
     def plain_answer(self) -> bool:
         """Whether all are known to be real tokens of answers, none special or behind an end."""
         unmarked = self.special is None and self.finished is None
-        return unmarked and self.answered and self.places.whole
+        return unmarked and self.answered and self.whole
 
     @property
     def aside(self) -> bool:
@@ -190,23 +190,14 @@ class Frame:
         ids, prompt = kwargs.get("input_ids"), self.prompt
         if not self.answered or ids is None or prompt is None:
             return None
-        shape, device = self.places.shape, self.places.valid.device
-        if shape[1] != 1 or ids.shape != shape or ids.device != device:
+        (batch, n), device = self.places.shape, self.places.valid.device
+        fits = n == 1 and ids.shape == (batch, 1) and ids.device == device
+        if not fits or (start := _past_length(cache_in(kwargs))) < self.start:
             return None
-        start = _past_length(cache_in(kwargs))
-        if start < self.start:
-            return None
-        pads = prompt.pads_of(shape[0], device)
+        places = positions(kwargs, batch, 1, start, device, prompt.pads_of(batch, device))
         marked, stopped = _marks(ids, special, prompt)
-        return self._with(
-            places=positions(kwargs, shape[0], 1, start, device, pads),
-            start=start,
-            input_ids=ids,
-            special=marked,
-            finished=stopped,
-            memo={},
-            evidence={},
-        )
+        read = {"start": start, "input_ids": ids, "special": marked, "finished": stopped}
+        return self._with(places=places, **read, memo={}, evidence={})
 
     def _with(self, **changed: Any) -> Frame:
         """A copy with other fields, without the cost of freezing each anew."""

@@ -10,7 +10,6 @@ generate at once.
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -195,8 +194,7 @@ class Session:
         frame = None
         if before is not None and before.prompt is self._prompt(local):
             frame = before.next_step(kwargs, self._special)
-        if frame is None:
-            frame = self._read(args, kwargs, local)
+        frame = frame or self._read(args, kwargs, local)
         local["frame"] = self._latest = frame
         cache = cache_in(kwargs)
         for visitor in self.visitors:
@@ -204,13 +202,11 @@ class Session:
 
     def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any], local: dict[str, Any]) -> Frame:
         """The frame of a pass; of a call whose prompt nobody told, the first pass is the prompt."""
-        read = functools.partial(
-            read_frame, args, kwargs, special=self._special, decode=self._decode
-        )
-        frame = read(prompt=self._prompt(local))
+        known = {"special": self._special, "decode": self._decode}
+        frame = read_frame(args, kwargs, prompt=self._prompt(local), **known)
         if local.get("depth") and local["prompt"] is None and frame.first_pass:
             local["prompt"] = Prompt(frame.valid.sum(-1), frame.input_ids, frame.valid)
-            frame = read(prompt=local["prompt"])
+            frame = read_frame(args, kwargs, prompt=local["prompt"], **known)
         return frame
 
     def _after(self, _base: nn.Module, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
