@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -19,8 +18,8 @@ from saesteer.evals.logic_store import load_or_fit, readers_folder
 from saesteer.evals.logic_words import Style
 from saesteer.evals.questions import Question, question_of, read_questions
 from saesteer.evals.shortcut import lexical_shortcut
-from saesteer.models import Model, Site, load_model
-from saesteer.saes import SAE, load_sae
+from saesteer.models import Model, load_model
+from saesteer.saes import SAE
 from saesteer.steer.store import stamp_of
 
 N_GENERATED = 200
@@ -81,19 +80,9 @@ class ChainTask(AnswerTask):
         problems = fitting_problems(self.config.task.n_fit, self.config.task.seed)[:n]
         return [with_words(question_of(problem.to_dict()), words) for problem in problems]
 
-    @cached_property
-    def names(self) -> tuple[SAE, ...]:
-        """The SAEs at other sites whose latents tell names apart too."""
-        return tuple(load_sae(name).to(device="cpu") for name in self.config.task.names or ())
-
-    @property
-    def other_sites(self) -> Sequence[Site]:
-        """Theirs."""
-        return [sae.site for sae in self.names]
-
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:
         """Fitted readers, or those that an earlier run with the same settings kept."""
-        task, saes = self.config.task, (sae, *self.names)
+        task, saes = self.config.task, (sae, *self.beside)
         problems = fitting_problems(task.n_fit, task.seed)
 
         def fit() -> Mapping[str, StatementReader]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -14,8 +13,8 @@ from saesteer.evals.answer_task import AnswerReader, AnswerTask, Tick, with_word
 from saesteer.evals.prover_fit import fit_prover_readers, fitting_problems, n_batches
 from saesteer.evals.prover_problems import generate_prover_problems, prover_question
 from saesteer.evals.questions import Question, read_questions
-from saesteer.models import Model, Site, load_model
-from saesteer.saes import SAE, load_sae
+from saesteer.models import Model, load_model
+from saesteer.saes import SAE
 
 LEVELS = {1: "easy", 2: "easy", 3: "medium", 4: "medium"}
 """What ProverQA calls a problem of so many steps."""
@@ -67,22 +66,12 @@ class ProverTask(AnswerTask):
         problems = generate_prover_problems(n, seed=self.config.task.seed + 1)
         return [with_words(prover_question(problem.to_dict()), words) for problem in problems]
 
-    @cached_property
-    def others(self) -> tuple[SAE, ...]:
-        """The SAEs at other sites whose latents tell predicates and people apart too."""
-        return tuple(load_sae(name).to(device="cpu") for name in self.config.task.names or ())
-
-    @property
-    def other_sites(self) -> Sequence[Site]:
-        """Theirs."""
-        return [sae.site for sae in self.others]
-
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:  # noqa: ARG002
         """A reader each from SAEs' latents, random SAEs' and the activations themselves."""
         config, task = self.config, self.config.task
         reading = load_model(config.model, device=config.device, dtype=task.fit_dtype)
         problems = fitting_problems(task.n_fit, task.seed)
-        return fit_prover_readers(reading, (sae, *self.others), problems, tick, task.seed)
+        return fit_prover_readers(reading, (sae, *self.beside), problems, tick, task.seed)
 
     def row(
         self, name: str, family: str, found: Sequence[Answered], *, reads: bool

@@ -9,15 +9,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, final, runtime_checkable
 
 import torch
 
+from saesteer.config.answers import AnswerConfig
 from saesteer.evals.answer_rows import Answered
 from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.questions import Question
 from saesteer.models import Model, Site
 from saesteer.rules.proof import Proof
+from saesteer.saes import load_sae
 from saesteer.saes.sae import SAE
 
 AR = "activation-reasoning"
@@ -50,19 +53,26 @@ class AnswerTask(ABC):
     """One kind of problems.
 
     Attributes:
+        config: what was asked for.
         kind: its name in a config and in rows.
         how: what the prompted baseline is told, before one solved problem.
         notes: what a reader of the page has to know.
     """
 
+    config: AnswerConfig
     kind: ClassVar[str]
     how: ClassVar[str]
     notes: ClassVar[tuple[str, ...]]
 
+    @cached_property
+    def beside(self) -> tuple[SAE, ...]:
+        """The SAEs at other sites that its readers read beside the config's own."""
+        return tuple(load_sae(name).to(device="cpu") for name in self.config.task.names or ())
+
     @property
     def other_sites(self) -> Sequence[Site]:
-        """Sites that its readers read beside the SAE's."""
-        return ()
+        """Theirs."""
+        return [sae.site for sae in self.beside]
 
     @abstractmethod
     def questions(self) -> list[Question]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 from saesteer.config.answers import AnswerConfig
@@ -26,7 +25,7 @@ from saesteer.evals.train_problems import (
 from saesteer.evals.train_reader import LabelledTrain, fit_train_reader
 from saesteer.evals.train_words import FLAGS
 from saesteer.models import Model, Site, load_model
-from saesteer.saes import SAE, load_sae
+from saesteer.saes import SAE
 
 N_GENERATED = 150
 """Generated trains of each kind where no file is given: ten a country."""
@@ -95,16 +94,6 @@ class TrainTask(AnswerTask):
         ]
         assert words == trains[0].question().words, "all trains have the same options"
         return [train.question() for train in trains[:n]]
-
-    @cached_property
-    def beside(self) -> tuple[SAE, ...]:
-        """The SAEs at other sites whose latents tell colours too."""
-        return tuple(load_sae(name).to(device="cpu") for name in self.config.task.names or ())
-
-    @property
-    def other_sites(self) -> Sequence[Site]:
-        """Theirs."""
-        return [sae.site for sae in self.beside]
 
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:  # noqa: ARG002
         """A reader each from the SAEs' latents, random SAEs' and the activations themselves."""
