@@ -35,15 +35,15 @@ class Compiled(NamedTuple):
 
     `order` puts the readers' columns into the concepts' order (None: they are), `prompt` and
     `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark what
-    waits for the prompt's end. `floors` are the thresholds on the host, and `forced` the bits of
-    the concepts that are forced on and off, if any is. `denied` are the columns of -p for every
-    open p that is forced off.
+    waits for the prompt's end. `floors` are the bits and thresholds of the concepts on the host,
+    and `forced` the bits of those that are forced on and off, if any is. `denied` are the columns
+    of -p for every open p that is forced off.
     """
 
     readers: tuple[ConceptReader, ...]
     order: Int[Tensor, " n_concepts"] | None
     thresholds: Float[Tensor, " n_concepts"]
-    floors: tuple[float, ...]
+    floors: tuple[tuple[int, float], ...]
     forced: tuple[int, int] | None
     prompt: Int[Tensor, " n_prompt"]
     causal: Int[Tensor, " n_causal"]
@@ -138,7 +138,7 @@ class Compiled(NamedTuple):
             readers=tuple(reader.to(device) for reader in readers),
             order=None if columns == sorted(columns) else numbers(columns).argsort(),
             thresholds=thresholds.to(device),
-            floors=tuple(thresholds.tolist()),
+            floors=tuple((1 << i, floor) for i, floor in enumerate(thresholds.tolist())),
             forced=(told[0], told[1]) if forced else None,
             prompt=numbers(prompt),
             causal=numbers(causal),

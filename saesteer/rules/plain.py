@@ -60,14 +60,16 @@ class PlainProgram:
         return held
 
 
-def above(rows: Float[Tensor, "rows n"], floors: Sequence[float]) -> list[int]:
-    """Which columns exceed their floors, as for `as_numbers`; floors are exact in the rows' dtype.
+def above(rows: Float[Tensor, "rows n"], floors: Sequence[tuple[int, float]]) -> list[int]:
+    """Which columns exceed their floors, as for `as_numbers`.
 
     One reading instead of a comparison and a reading; NaN exceeds nothing.
+
+    Args:
+        floors: each column's bit and its floor, which the rows' dtype holds exactly.
     """
-    bits = [(1 << i, floor) for i, floor in enumerate(floors)]
     return [
-        sum(bit for (bit, floor), score in zip(bits, row, strict=True) if score > floor)
+        sum([bit for (bit, floor), score in zip(floors, row, strict=True) if score > floor])
         for row in rows.tolist()
     ]
 

@@ -178,23 +178,20 @@ class Attachment:
     ) -> Tensor | None:
         """The activation with all changes of its site; None where no edit acts."""
         covers = [self._cover(act.edit, frame, now) for act in acts]
-        if all(cover.empty for cover in covers):
+        if covers[0].empty and all(cover.empty for cover in covers):
             return None
         wide = resid.float()
         moves = [act.move(wide, frame, now.readings, now.worked) for act in acts]
-        cover, total, sole = covers[0], moves[0][0], len(acts) == 1
-        if not sole:
-            masks = [cover.mask.to(resid.device) for cover in covers]
-            pairs = zip(moves, masks, strict=True)
-            held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
-            total, cover = torch.stack(held).sum(0), Cover(torch.stack(masks).any(0), full=False)
+        if len(acts) == 1:
+            cover, (total, known) = covers[0], moves[0]
+            draft = Draft(site, resid, cover.mask, ((acts[0].index, None, total, known),), None)
+            fixed = known is not None
+        else:
+            cover, total, draft = _together(site, resid, acts, covers, moves)
+            fixed = all(known is not None for _, known in moves)
         if site not in now.record.edited:  # one recomputed for the backward pass counts once
-            each = zip(acts, covers, moves, strict=True)
-            deeds = [(act.index, None if sole else own.mask, *move) for act, own, move in each]
-            self._write(
-                now.record, Draft(site, resid, cover.mask, tuple(deeds), None if sole else total)
-            )
-        if resid.dtype == torch.bfloat16 and all(known is not None for _, known in moves):
+            self._write(now.record, draft)
+        if fixed and resid.dtype == torch.bfloat16:
             total = total.to(resid.dtype)  # as where the short way is taken
         return cover.put(narrow(wide + total, wide, resid.dtype), resid)
 
@@ -220,9 +217,9 @@ class Attachment:
                 return self._open(gate, frame, now)
         key = id(gate)
         if key not in now.opened:
-            notes: dict[str, Any] = {}
+            notes = frame.evidence = {}
             readings = {site: now.readings[site] for site in gate.sites}
-            opened = gate.open(readings, frame.with_evidence(notes), now.states.get(key))
+            opened = gate.open(readings, frame, now.states.get(key))
             now.opened[key] = opened.to(frame.valid.device)
             now.record.evidence.append(Evidence(gate, notes, now.opened[key]))
         return now.opened[key]
@@ -245,6 +242,23 @@ class Attachment:
     @staticmethod
     def _remembers(states: dict[int, Any]) -> bool:
         return any(state is not None for state in states.values())
+
+
+def _together(
+    site: Site,
+    resid: Tensor,
+    acts: Sequence[Act],
+    covers: Sequence[Cover],
+    moves: Sequence[tuple[Tensor, Tensor | None]],
+) -> tuple[Cover, Tensor, Draft]:
+    """Where any of several acts takes place, their changes added up, and each for itself."""
+    masks = [cover.mask.to(resid.device) for cover in covers]
+    pairs = zip(moves, masks, strict=True)
+    held = [torch.where(mask[..., None], move, 0.0) for (move, _), mask in pairs]
+    total, cover = torch.stack(held).sum(0), Cover(torch.stack(masks).any(0), full=False)
+    each = zip(acts, covers, moves, strict=True)
+    deeds = tuple((act.index, own.mask, *move) for act, own, move in each)
+    return cover, total, Draft(site, resid, cover.mask, deeds, total)
 
 
 def _steady(

@@ -26,7 +26,7 @@ _PACKED = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "block_table", "cu_seqlen
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Prompt:
     """What the prompts of the current call are; rows as the caller gave them, before beams.
 
@@ -36,6 +36,7 @@ class Prompt:
         mask: their validity, `[rows, columns]`.
         stop_ids: tokens at generated positions that mean "this row has finished".
         memo: what has been worked out once per call (text spans).
+        ids: tokens to look out for, once `know` was asked.
     """
 
     lengths: Tensor
@@ -43,6 +44,12 @@ class Prompt:
     mask: Tensor | None = None
     stop_ids: tuple[int, ...] = ()
     memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    ids: Ids | None = field(default=None, init=False, repr=False)
+
+    def know(self, special: Ids | None) -> Ids:
+        """`ids`: special tokens, if there are any, and those that end a row."""
+        self.ids = Ids(*(() if special is None else special.sets), self.stop_ids)
+        return self.ids
 
     def ended_before(self, column: int) -> bool:
         """Whether no prompt reaches this physical column; False where only lengths are known."""
@@ -86,7 +93,7 @@ class Prompt:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class Frame:
     """The positions of one forward pass, shared by all sites of that pass.
 
@@ -153,7 +160,7 @@ class Frame:
     def plain_answer(self) -> bool:
         """Whether all are known to be real tokens of answers, none special or behind an end."""
         unmarked = self.special is None and self.finished is None
-        return unmarked and self.answered and self.whole
+        return unmarked and self.answered and self.places.whole
 
     @property
     def aside(self) -> bool:
@@ -178,32 +185,21 @@ class Frame:
         graph = isinstance(payload, Tensor) and payload.requires_grad
         self.evidence[kind] = payload.detach() if graph else payload
 
-    def with_evidence(self, evidence: dict[str, Any]) -> Frame:
-        """The same frame, noting elsewhere."""
-        return self._with(evidence=evidence)
-
-    def next_step(self, kwargs: Mapping[str, Any], special: Ids | None) -> Frame | None:
+    def next_step(self, kwargs: Mapping[str, Any], special_ids: Ids | None) -> Frame | None:
         """The frame of the next pass of the same call, from what this one knows of it.
 
         None where it is not one more token in each row, behind the prompts as this pass was.
         """
-        ids, prompt = kwargs.get("input_ids"), self.prompt
-        if not self.answered or ids is None or prompt is None:
+        ids, prompt, latest = kwargs.get("input_ids"), self.prompt, self.places
+        if ids is None or prompt is None or not self.answered:
             return None
-        (batch, n), device = self.places.shape, self.places.valid.device
-        fits = n == 1 and ids.shape == (batch, 1) and ids.device == device
-        if not fits or (start := _past_length(cache_in(kwargs))) < self.start:
+        start = _past_length(cache_in(kwargs))
+        if start < self.start or not latest.goes_on(ids):
             return None
-        places = positions(kwargs, batch, 1, start, device, prompt.pads_of(batch, device))
-        marked, stopped = _marks(ids, special, prompt)
-        read = {"start": start, "input_ids": ids, "special": marked, "finished": stopped}
-        return self._with(places=places, **read, memo={}, evidence={})
-
-    def _with(self, **changed: Any) -> Frame:
-        """A copy with other fields, without the cost of freezing each anew."""
-        other = object.__new__(Frame)
-        other.__dict__.update(self.__dict__, **changed)
-        return other
+        places = latest.next(kwargs, start, prompt.pads_of)
+        special, stopped = _marks(ids, special_ids, prompt)
+        rows, decode = self.prompt_lengths, self.decode
+        return Frame(places, start, ids, special, stopped, rows, prompt, True, decode, {}, {})
 
     @staticmethod
     def of(
@@ -280,9 +276,10 @@ def _marks(
         return None, None
     if prompt is None or not prompt.stop_ids:
         return (None if special is None else special.among(ids)[0]), None
-    if "ids" not in prompt.memo:
-        prompt.memo["ids"] = Ids(*(() if special is None else special.sets), prompt.stop_ids)
-    *marked, stopped = prompt.memo["ids"].among(ids)
+    known = prompt.ids or prompt.know(special)
+    if known.misses(ids):
+        return None, None
+    *marked, stopped = known(ids)
     return (marked[0] if marked else None), stopped
 
 

@@ -25,16 +25,20 @@ class Ids:
         self._none = (None,) * len(self.sets)
         self._tables: dict[torch.device, Tensor] = {}
 
-    def among(self, tokens: TokenIds) -> tuple[TokenMask | None, ...]:
-        """As a call, but None for each set where it costs next to nothing to see that none is in.
+    def misses(self, tokens: TokenIds) -> bool:
+        """Whether none of the tokens is one of the ids, where that costs next to nothing to see.
 
         That is so for a decoding step on the CPU; elsewhere looking would wait for the device.
         """
-        if tokens.is_cpu and tokens.numel() <= FEW:
-            seen = chain.from_iterable(tokens.tolist())
-            if self._any.isdisjoint(seen):
-                return self._none
-        return self(tokens)
+        if not tokens.is_cpu or (n := tokens.numel()) > FEW:
+            return False
+        if n == 1:
+            return tokens.item() not in self._any
+        return self._any.isdisjoint(chain.from_iterable(tokens.tolist()))
+
+    def among(self, tokens: TokenIds) -> tuple[TokenMask | None, ...]:
+        """As a call, but None for each set where all of them are known to miss."""
+        return self._none if self.misses(tokens) else self(tokens)
 
     def __call__(self, tokens: TokenIds) -> tuple[TokenMask, ...]:
         """True where a token is one of the ids, `[batch, pos]` for each set."""

@@ -45,6 +45,23 @@ class Places:
             self._logical = self._count()
         return self._logical
 
+    def goes_on(self, ids: Tensor) -> bool:
+        """Whether these ids may be one more token in each of the rows."""
+        return ids.shape == (self.shape[0], 1) and ids.device == self.valid.device
+
+    def next(
+        self, kwargs: Mapping[str, Any], start: int, pads: Callable[[int, torch.device], Tensor]
+    ) -> Places:
+        """Where a pass over that token stands, at column `start`; errors as for `positions`.
+
+        Args:
+            pads: makes the padding of each row, as `positions` takes it.
+        """
+        rows, device = self.shape[0], self.valid.device
+        if kwargs.get("attention_mask") is not None or not (self.whole and self.shape[1] == 1):
+            return positions(kwargs, rows, 1, start, device, pads(rows, device))
+        return Places(self.valid, functools.partial(_columns, start, rows, 1, device), whole=True)
+
     @property
     def none(self) -> Tensor:
         """False everywhere, `[batch, n]`; the same tensor whoever asks, so that `is` knows it."""

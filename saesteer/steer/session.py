@@ -1,6 +1,4 @@
-"""What one model carries while plans are attached to it: a frame per pass, one hook per site.
-
-Weights that plans have changed are kept here too, beside the originals.
+"""What a model carries under plans: a frame per pass, a hook per site, weights as they were.
 
 All plans on a model share it, so they may come and go in any order: edits of one site run in the
 order in which their plans were attached, each reading what the one before left. Hooks steer every
@@ -41,7 +39,7 @@ class Visitor(Controller, Protocol):
     sites: tuple[Site, ...]
     controls: Sequence[Control]
     ends: bool
-    """Whether it must be told of the end of a pass; where nobody must, no hook is there for it."""
+    """Whether it must be told of the end of a pass; else no hook is there for it."""
 
     @property
     def weight_changes(self) -> Sequence[tuple[Change, float]]:
@@ -232,15 +230,15 @@ class Session:
 class SiteHook:
     """The one hook at one site; plans that edit or read the site take turns in it."""
 
-    __slots__ = ("_handle", "_local", "_only", "_session", "_site", "_visits")
+    __slots__ = ("_fitting", "_handle", "_local", "_only", "_session", "_site", "_visits")
 
     def __init__(self, session: Session, site: Site) -> None:
         self._session, self._site = session, site
         self._visits: list[tuple[Visitor, Visit]] = []
         self._only: Visit | None = None
+        self._fitting: Tensor | None = None
         self._local = session._local
-        point = session.model.layout.point(site)
-        self._handle = install(point, self, prepend=True)
+        self._handle = install(session.model.layout.point(site), self, prepend=True)
 
     def add(self, visitor: Visitor) -> None:
         """Let one more plan visit the site."""
@@ -253,6 +251,15 @@ class SiteHook:
             self._handle.remove()
         return bool(self._visits)
 
+    def _check(self, resid: Tensor, valid: Tensor) -> None:
+        """Rows and positions must be those of the pass; decoding steps share one `valid`."""
+        if resid.shape[:-1] != valid.shape:
+            raise PlanError(
+                f"{self._site}: got shape {list(resid.shape)}, expected {list(valid.shape)} and a "
+                "width; this model's site has no rows to steer."
+            )
+        self._fitting = valid
+
     def _take(self, visits: list[tuple[Visitor, Visit]]) -> None:
         self._visits, self._only = visits, visits[0][1] if len(visits) == 1 else None
 
@@ -262,12 +269,8 @@ class SiteHook:
         if session._paused or not self._visits:
             return None
         frame = getattr(self._local, "frame", None) or session.frame
-        rows, n = frame.places.shape
-        if (shape := resid.shape)[0] != rows or shape[1] != n:
-            raise PlanError(
-                f"{self._site}: got shape {list(resid.shape)}, expected "
-                f"{list(frame.valid.shape)} and a width; this model's site has no rows to steer."
-            )
+        if (valid := frame.places.valid) is not self._fitting:
+            self._check(resid, valid)
         if self._only is not None:
             return self._only(resid, frame)
         current = resid
@@ -279,10 +282,7 @@ class SiteHook:
 
 def session_of(model: Model) -> Session:
     """The model's session; a new one if no plan is attached."""
-    known = _SESSIONS.get(model.hf)
-    if known is None:
-        known = _SESSIONS[model.hf] = Session(model)
-    return known
+    return _SESSIONS.get(model.hf) or _SESSIONS.setdefault(model.hf, Session(model))
 
 
 @contextmanager
