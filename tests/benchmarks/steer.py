@@ -6,7 +6,8 @@ cropped back behind each. Decoding is one step after another, so the first of a 
 the processor's caches as another contender left them, is not timed; `--in-a-row 1` times that one
 alone. A step is one call of the model with the arguments that `generate` gives it, inside the
 extent of a `generate`, so prompts and ends of text are known as they would be there. `a/a` is a
-second model with nothing on it: what it shows is noise.
+second model with nothing on it: what it shows is noise. Copies are made anew for each part of a
+run, as where a copy's memory lies counts too.
 """
 
 from __future__ import annotations
@@ -15,11 +16,10 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import rivals
@@ -62,10 +62,9 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         def told(done: int, total: int, note: str, index: int = index) -> None:
             progress(index * total + done, len(settings) * total, note)
 
-        with ExitStack() as stack:
-            steps = contenders(dtype, batch, args, stack, left_out)
-            setting = {"batch": batch, "dtype": dtype}
-            rows += measured(steps, args.steps, args.in_a_row, setting, told)
+        setting = {"batch": batch, "dtype": dtype}
+        make = contenders(dtype, batch, args, left_out)
+        rows += measured(make, args.steps, args.in_a_row, setting, told)
     return {
         "rows": rows,
         "left_out": left_out,
@@ -84,63 +83,75 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def measured(
-    steps: Mapping[str, Step],
+    make: Callable[[ExitStack], dict[str, Step]],
     n_steps: int,
     in_a_row: int,
     setting: Mapping[str, Any],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """One row per contender, from rounds in which each takes some steps; the first warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    rounds, draw = -(-n_steps // in_a_row) + 1, random.Random(0)
-    for turn in range(rounds):
-        for name in draw.sample(list(steps), len(steps)):
-            if in_a_row > 1:
-                steps[name]()
-            elapsed = [steps[name]() for _ in range(in_a_row)]
-            if turn > 0:
-                seconds[name] += elapsed
-        progress(turn + 1, rounds, "{batch} rows, {dtype}".format_map(setting))
-    plain = seconds.pop("unsteered")
+    """One row per contender, from rounds in which each takes some steps; the first warms up.
+
+    Copies are made anew for each part of the run: where the memory of one happens to lie makes it
+    faster or slower than its equal by half a per cent, for as long as it lives.
+    """
+    parts: list[dict[str, list[float]]] = []
+    rounds, draw = -(-n_steps // (in_a_row * N_PARTS)) + 1, random.Random(0)
+    for part in range(N_PARTS):
+        with ExitStack() as stack:
+            steps = make(stack)
+            seconds: dict[str, list[float]] = {name: [] for name in steps}
+            for turn in range(rounds):
+                for name in draw.sample(list(steps), len(steps)):
+                    if in_a_row > 1:
+                        steps[name]()
+                    elapsed = [steps[name]() for _ in range(in_a_row)]
+                    if turn > 0:
+                        seconds[name] += elapsed
+                note = "{batch} rows, {dtype}".format_map(setting)
+                progress(part * rounds + turn + 1, N_PARTS * rounds, note)
+        parts.append(seconds)
+    plain = [statistics.median(seconds.pop("unsteered")) for seconds in parts]
+    found = {name: [statistics.median(seconds[name]) for seconds in parts] for name in parts[0]}
     return [
         {
             "name": name,
             **setting,
-            "overhead": spread(overheads(times, plain)),
+            "overhead": spread([t / p - 1 for t, p in zip(times, plain, strict=True)]),
             "milliseconds": 1e3 * statistics.median(times),
         }
-        for name, times in seconds.items()
+        for name, times in found.items()
     ]
 
 
-def overheads(times: Sequence[float], plain: Sequence[float]) -> list[float]:
-    """Ratio of medians less 1 in each of `N_PARTS` stretches of the run."""
-    cuts = [len(times) * i // N_PARTS for i in range(N_PARTS + 1)]
-    parts = [slice(a, b) for a, b in pairwise(cuts) if b > a]
-    return [statistics.median(times[p]) / statistics.median(plain[p]) - 1 for p in parts]
-
-
 def contenders(
-    dtype: str, batch: int, args: argparse.Namespace, stack: ExitStack, left_out: dict[str, str]
-) -> dict[str, Step]:
-    """A timed step for each contender; a rival that can't be had is left out with its reason."""
+    dtype: str, batch: int, args: argparse.Namespace, left_out: dict[str, str]
+) -> Callable[[ExitStack], dict[str, Step]]:
+    """What makes a timed step for each contender, around one set of weights.
+
+    A rival that can't be had is left out with its reason.
+    """
     model = load_model(args.model, device="cpu", dtype=dtype)
     sae, clock = load_sae(SAE_NAME), CLOCKS[args.clock]
-    found = {name: stepper(twin(model), batch, clock, stack) for name in ("unsteered", "a/a")}
-    for name, make in plans(sae).items():
-        found[name] = stepper(twin(model), batch, clock, stack, make())
-    for name, put in rival_hooks(sae).items():
-        if args.against == "none":
-            left_out[name] = "--against none"
-            continue
-        other = twin(model)
-        try:
-            put(other.hf)
-        except OSError as error:
-            left_out[name] = str(error)
-            continue
-        found[name] = stepper(other, batch, clock, stack)
-    return found
+    if args.against == "none":
+        left_out.update(dict.fromkeys(rival_hooks(sae), "--against none"))
+
+    def make(stack: ExitStack) -> dict[str, Step]:
+        found = {name: stepper(twin(model), batch, clock, stack) for name in ("unsteered", "a/a")}
+        for name, plan in plans(sae).items():
+            found[name] = stepper(twin(model), batch, clock, stack, plan())
+        for name, put in rival_hooks(sae).items():
+            if name in left_out:
+                continue
+            other = twin(model)
+            try:
+                put(other.hf)
+            except OSError as error:
+                left_out[name] = str(error)
+                continue
+            found[name] = stepper(other, batch, clock, stack)
+        return found
+
+    return make
 
 
 def plans(sae: SAE) -> dict[str, Callable[[], ss.Plan]]:
