@@ -39,6 +39,11 @@ class HookPoint:
     columns: tuple[int, int] | None = None
     rows_of: nn.Module | None = None
 
+    @property
+    def is_output(self) -> bool:
+        """Whether it is all that a module returns."""
+        return self.side == "out" and self.columns is None and self.rows_of is None
+
 
 def install(point: HookPoint, fn: Edit, *, prepend: bool = False) -> Handle:
     """Call `fn` with the site's activation at each forward pass; what it returns replaces it.
@@ -54,7 +59,7 @@ def install(point: HookPoint, fn: Edit, *, prepend: bool = False) -> Handle:
         return point.module.register_forward_pre_hook(
             _input_hook(edit), with_kwargs=True, prepend=prepend
         )
-    return point.module.register_forward_hook(_output_hook(edit), prepend=prepend)
+    return point.module.register_forward_hook(output_hook(edit), prepend=prepend)
 
 
 def remove(handles: Sequence[Handle]) -> None:
@@ -122,7 +127,9 @@ def _input_hook(edit: Edit) -> Callable[..., Any]:
     return hook
 
 
-def _output_hook(edit: Edit) -> Callable[..., Any]:
+def output_hook(edit: Edit) -> Callable[..., Any]:
+    """A forward hook that edits what a module returns, or the first of what it returns."""
+
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         if isinstance(output, tuple):
             new = edit(output[0])

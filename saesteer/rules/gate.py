@@ -56,8 +56,9 @@ class RuleGate:
     """All concepts and atoms of a rule book, evaluated together.
 
     Every head's gate reads all the book's sites, so an edit must lie at the latest of them or
-    after. `logic` is the compiled program; `key` is the same for gates that rest on the same
-    tensors, such as those of one saved plan, and lets them share an evaluation.
+    after. `logic` is the compiled program and `sites` what the concepts read; `key` is the same
+    for gates that rest on the same tensors, such as those of one saved plan, and lets them share an
+    evaluation.
     """
 
     program: Program
@@ -65,6 +66,7 @@ class RuleGate:
     readers: tuple[ConceptReader, ...]
     forced: tuple[tuple[str, bool], ...] = ()
     logic: BooleanProgram | GroundedProgram | OpenProgram = field(init=False, repr=False)
+    sites: tuple[Site, ...] = field(init=False, repr=False)
     key: str = field(init=False, repr=False)
     _remembers: tuple[bool, ...] = field(init=False, repr=False)
     _on: dict[torch.device, Compiled] = field(init=False, default_factory=dict, repr=False)
@@ -82,6 +84,7 @@ class RuleGate:
                 hint = nearest(name, known)
                 raise RuleError(f"{name!r} can't be forced: it is no concept{hint or '.'}")
         object.__setattr__(self, "logic", compile_open(self.program, names))
+        object.__setattr__(self, "sites", tuple(reader.site for reader in self.readers))
         remembers = (bool(with_aggregate(self.concepts, kind)) for kind in (PROMPT, CAUSAL))
         object.__setattr__(self, "_remembers", tuple(remembers))
         told = [(c.name, str(c.readout), c.threshold, c.span, c.aggregate) for c in self.concepts]
@@ -104,11 +107,6 @@ class RuleGate:
         """
         readers = tuple(concept_readers(book.concepts, sae))
         return cls(book.program, book.concepts, readers, tuple((force or {}).items()))
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The sites that the concepts read."""
-        return tuple(reader.site for reader in self.readers)
 
     def head(self, atom: Atom | str, *, alarms: bool = True) -> HeadGate:
         """The gate that is open where this atom holds.
@@ -133,15 +131,15 @@ class RuleGate:
         Args:
             state: what `new_state` gave the gate that asks; every gate's is kept up to date.
         """
-        read = tuple(readings[site] for site in self.sites)
-        key = (self.key, tuple(map(id, read)))
-        if key not in frame.memo:
-            frame.memo[key] = (*self._evaluate(readings, frame, state), read)
+        read = [readings[site] for site in self.sites]
+        key = (self.key, *map(id, read))
+        known = frame.memo.get(key)
+        if known is None:
+            known = frame.memo[key] = (*self._evaluate(readings, frame, state), read)
         elif state is not None:
-            state.write(frame, frame.memo[key][1])
-        found: Evidence = frame.memo[key][0]
-        frame.note(NOTE, found)
-        return found
+            state.write(frame, known[1])
+        frame.note(NOTE, known[0])
+        return known[0]
 
     def prove(self, evidence: Evidence, row: int, index: int, atom: Atom) -> Proof:
         """Why `atom` holds or not at `[row, index]` of a pass's evidence."""
@@ -249,15 +247,12 @@ class HeadGate:
     atom: str
     names_alarms: bool = True
     column: int = field(init=False, repr=False)
+    sites: tuple[Site, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Find the atom's column."""
+        """Find the atom's column, and what the rules read."""
         object.__setattr__(self, "column", self.rules.logic.atoms.index(self.atom))
-
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The sites that the rules' concepts read."""
-        return self.rules.sites
+        object.__setattr__(self, "sites", self.rules.sites)
 
     def new_state(self) -> RuleState | None:
         """Running aggregates over the prompt, of one text."""

@@ -28,8 +28,8 @@ from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
 from saesteer.steer.records import Draft, Event, Evidence, PassRecord
 from saesteer.steer.schedule import DialRow
-from saesteer.steer.session import Visit
-from saesteer.steer.steady import FEW, Cover, SteadySite, waits
+from saesteer.steer.site_hook import Visit
+from saesteer.steer.steady import FEW, Answers, Cover, SteadySite, waits
 from saesteer.steer.trace import Trace
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ class Attachment:
                 act = Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
         self._waits = {site: waits(model, site) for site in self._acts}
-        self._steady = _steady(self._acts, self._waits)
+        self._answers = Answers()
+        self._steady = _steady(self._acts, self._waits, self._answers)
+        self._widest = max((model.layout.width(site) for site in self._steady), default=0)
         for change in plan.weight_edits:
             check_change(model.hf, change)
         self.weight_changes: tuple[tuple[Change, float], ...] = tuple(
@@ -113,6 +115,8 @@ class Attachment:
         if not frame.aside:
             self.trace.passes.append(record)
         frame.memo[self] = _Pass(record, self._states(frame, cache))
+        if self._widest:
+            self._answers.tell(frame, record, self._widest)
 
     def end(self, frame: Frame, cache: Any) -> None:
         """Hang states on a cache that the pass itself has made."""
@@ -133,6 +137,15 @@ class Attachment:
         if steady is None or site in self._reads:
             return functools.partial(self._visit, site, site in self._reads, self._acts.get(site))
         return functools.partial(steady.visit, self)
+
+    def quick(self, site: Site) -> SteadySite | None:
+        """The same in answers, where nothing there is read either."""
+        steady = None if site in self._reads else self._steady.get(site)
+        return steady if steady is not None and steady.is_quick else None
+
+    def pause(self) -> None:
+        """From the next site on."""
+        self._answers.now = None
 
     def _visit(
         self, site: Site, read: bool, acts: list[Act] | None, resid: Tensor, frame: Frame
@@ -262,7 +275,7 @@ def _together(
 
 
 def _steady(
-    acts: Mapping[Site, Sequence[Act]], may_wait: Mapping[Site, bool]
+    acts: Mapping[Site, Sequence[Act]], may_wait: Mapping[Site, bool], answers: Answers
 ) -> dict[Site, SteadySite]:
     """The sites where one vector is added; choices of positions that are equal are one object."""
     wheres: dict[Where, Where] = {}
@@ -271,5 +284,5 @@ def _steady(
         if SteadySite.fits(here):
             where = here[0].edit.where
             where = wheres.setdefault(where, where)
-            found[site] = SteadySite(site, here, where, waits=may_wait[site])
+            found[site] = SteadySite(site, here, where, answers, waits=may_wait[site])
     return found

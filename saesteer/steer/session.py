@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, final, runtime_checkable
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from saesteer.errors import PlanError
-from saesteer.models import Model, Site, Weights, install
+from saesteer.models import Model, Site, Weights
 from saesteer.models.weights import Change
 from saesteer.steer.calls import unwrap_generate, wrap_generate
 from saesteer.steer.chats import Reader
@@ -26,9 +26,9 @@ from saesteer.steer.control import Control
 from saesteer.steer.frame import Frame, Prompt, cache_in, read_frame
 from saesteer.steer.ids import Ids
 from saesteer.steer.loop import Controller
+from saesteer.steer.site_hook import SiteHook, Visit
+from saesteer.steer.steady import SteadySite
 
-Visit = Callable[[Tensor, Frame], Tensor | None]
-"""What a plan does at one site in one pass; a returned tensor replaces the activation."""
 _SESSIONS: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
 
 
@@ -51,6 +51,14 @@ class Visitor(Controller, Protocol):
 
     def at(self, site: Site) -> Visit:
         """What is called whenever a pass reaches one of its sites."""
+        ...
+
+    def quick(self, site: Site) -> SteadySite | None:
+        """What stands for that in passes where all it does at the site is to add a vector."""
+        ...
+
+    def pause(self) -> None:
+        """Whatever pass is under way, the next site is visited, which sees that it may not act."""
         ...
 
     def end(self, frame: Frame, cache: Any) -> None:
@@ -139,7 +147,7 @@ class Session:
             for site in visitor.sites:
                 if site not in self._site_hooks:
                     self._site_hooks[site] = SiteHook(self, site)
-                self._site_hooks[site].add(visitor)
+                self._site_hooks[site].add(visitor, visitor.at(site), visitor.quick(site))
         except BaseException:
             self.leave(visitor, prompt)
             raise
@@ -226,60 +234,6 @@ class Session:
         return self
 
 
-@final
-class SiteHook:
-    """The one hook at one site; plans that edit or read the site take turns in it."""
-
-    __slots__ = ("_fitting", "_handle", "_local", "_only", "_session", "_site", "_visits")
-
-    def __init__(self, session: Session, site: Site) -> None:
-        self._session, self._site = session, site
-        self._visits: list[tuple[Visitor, Visit]] = []
-        self._only: Visit | None = None
-        self._fitting: Tensor | None = None
-        self._local = session._local
-        self._handle = install(session.model.layout.point(site), self, prepend=True)
-
-    def add(self, visitor: Visitor) -> None:
-        """Let one more plan visit the site."""
-        self._take([*self._visits, (visitor, visitor.at(self._site))])
-
-    def drop(self, visitor: Visitor) -> bool:
-        """Forget a plan; False when none is left and the hook is gone."""
-        self._take([visit for visit in self._visits if visit[0] is not visitor])
-        if not self._visits:
-            self._handle.remove()
-        return bool(self._visits)
-
-    def _check(self, resid: Tensor, valid: Tensor) -> None:
-        """Rows and positions must be those of the pass; decoding steps share one `valid`."""
-        if resid.shape[:-1] != valid.shape:
-            raise PlanError(
-                f"{self._site}: got shape {list(resid.shape)}, expected {list(valid.shape)} and a "
-                "width; this model's site has no rows to steer."
-            )
-        self._fitting = valid
-
-    def _take(self, visits: list[tuple[Visitor, Visit]]) -> None:
-        self._visits, self._only = visits, visits[0][1] if len(visits) == 1 else None
-
-    def __call__(self, resid: Tensor) -> Tensor | None:
-        """Show the activation to each plan in turn."""
-        session = self._session
-        if session._paused or not self._visits:
-            return None
-        frame = getattr(self._local, "frame", None) or session.frame
-        if (valid := frame.places.valid) is not self._fitting:
-            self._check(resid, valid)
-        if self._only is not None:
-            return self._only(resid, frame)
-        current = resid
-        for _, visit in self._visits:
-            new = visit(current, frame)
-            current = current if new is None else new
-        return None if current is resid else current
-
-
 def session_of(model: Model) -> Session:
     """The model's session; a new one if no plan is attached."""
     return _SESSIONS.get(model.hf) or _SESSIONS.setdefault(model.hf, Session(model))
@@ -293,6 +247,8 @@ def unsteered(model: Model) -> Iterator[None]:
         yield
         return
     session._paused += 1
+    for visitor in session.visitors:
+        visitor.pause()
     try:
         with session.weights.paused():
             yield

@@ -15,6 +15,7 @@ write into it, so there the norm is taken at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from threading import get_ident
 from typing import NamedTuple, Protocol, final
 
 import torch
@@ -24,7 +25,7 @@ from saesteer.models import Model, Site
 from saesteer.steer.acts import Act, narrow
 from saesteer.steer.frame import Frame
 from saesteer.steer.late_norms import norm
-from saesteer.steer.records import Added, PassRecord
+from saesteer.steer.records import Added, PassRecord, Waiting
 from saesteer.steer.where import Where
 
 FEW = 2**14
@@ -66,8 +67,28 @@ class Cover(NamedTuple):
 
 def waits(model: Model, site: Site) -> bool:
     """Whether a site's activation stays as it is once a hook has replaced it."""
-    point = model.layout.point(site)
-    return point.side == "out" and point.columns is None
+    return model.layout.point(site).is_output
+
+
+@final
+class Answers:
+    """The pass of an answer that is under way, for the sites of a plan that then add one vector.
+
+    Attributes:
+        now: whose thread it is, the norms that wait and the mask of all positions; None in any
+            other pass. One value, since threads may take turns between any two operations.
+    """
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now: tuple[int, list[Waiting], Tensor] | None = None
+
+    def tell(self, frame: Frame, record: PassRecord, width: int) -> None:
+        """A pass begins; the vectors are for activations up to `width` numbers wide."""
+        few = frame.plain_answer and frame.places.shape[0] * width <= FEW
+        plain = few and not torch.is_grad_enabled()
+        self.now = (get_ident(), record.waiting, frame.places.valid) if plain else None
 
 
 class Pass(Protocol):
@@ -86,17 +107,31 @@ class SteadySite:
     """The acts of one site, added up once per device.
 
     Args:
+        answers: of the plan.
         waits: whether an activation stays as it is after the hook; see `waits`.
+
+    Attributes:
+        added: what is added on the CPU to activations of `dtype`, which need no rounding after it.
     """
 
-    __slots__ = ("_acts", "_key", "_on_cpu", "_sums", "site", "waits", "where")
+    __slots__ = (
+        *("_acts", "_key", "_sums", "added", "answers", "dtype", "site", "waits", "where"),
+    )
 
-    def __init__(self, site: Site, acts: Sequence[Act], where: Where, *, waits: bool) -> None:
-        self.site, self.where, self.waits = site, where, waits
+    def __init__(
+        self, site: Site, acts: Sequence[Act], where: Where, answers: Answers, *, waits: bool
+    ) -> None:
+        self.site, self.where, self.answers, self.waits = site, where, answers, waits
         self._key = id(where)
         self._acts = tuple(acts)
         self._sums: dict[tuple[torch.device, torch.dtype], Added] = {}
-        self._on_cpu: tuple[torch.dtype | None, Added | None] = None, None
+        self.dtype: torch.dtype | None = None
+        self.added: Added | None = None
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it may go by `answers` alone."""
+        return self.waits and self.where.takes_answers
 
     @staticmethod
     def fits(acts: Sequence[Act]) -> bool:
@@ -118,8 +153,8 @@ class SteadySite:
         if now is None:
             return None
         dtype = resid.dtype
-        placed, added = self._on_cpu
-        if placed is not dtype or added is None or not resid.is_cpu:
+        added = self.added
+        if dtype is not self.dtype or added is None or not resid.is_cpu:
             added = self._place(resid.device, dtype)
         cover = now.covers.get(self._key) or now.cover(self.where, frame)
         record = now.record
@@ -138,8 +173,8 @@ class SteadySite:
         added = self._sums.get((device, dtype))
         if added is None:
             added = self._sums[device, dtype] = self._added(device, dtype)
-        if device.type == "cpu":
-            self._on_cpu = dtype, added
+        if device.type == "cpu" and added.vector.dtype is dtype:
+            self.dtype, self.added = dtype, added
         return added
 
     def _added(self, device: torch.device, dtype: torch.dtype) -> Added:
