@@ -77,9 +77,7 @@ class Attachment:
                 act = Act(index, edit, strength, ready(edit.intervention, model))
                 self._acts.setdefault(edit.intervention.site, []).append(act)
         self._waits = {site: waits(model, site) for site in self._acts}
-        self._answers = Answers()
-        self._steady = _steady(self._acts, self._waits, self._answers)
-        self._widest = max((model.layout.width(site) for site in self._steady), default=0)
+        self._steady = _steady(self._acts, self._waits)
         for change in plan.weight_edits:
             check_change(model.hf, change)
         self.weight_changes: tuple[tuple[Change, float], ...] = tuple(
@@ -99,6 +97,9 @@ class Attachment:
         reads = [act.edit.reads for acts in self._acts.values() for act in acts]
         reads += [control.gate.sites for control in self.controls]
         self._reads = {site for sites in reads for site in sites}
+        self._answers = Answers()
+        for site in self._steady.keys() - self._reads:
+            self._steady[site].join(self._answers, model.layout.width(site))
         self.sites = tuple(sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s))))
         decode = None if model.tokenizer is None else Reader(model.tokenizer)
         throughout = [f"{change.label}, strength {s:g}" for change, s in self.weight_changes]
@@ -115,8 +116,7 @@ class Attachment:
         if not frame.aside:
             self.trace.passes.append(record)
         frame.memo[self] = _Pass(record, self._states(frame, cache))
-        if self._widest:
-            self._answers.tell(frame, record, self._widest)
+        self._answers.tell(frame, record)
 
     def end(self, frame: Frame, cache: Any) -> None:
         """Hang states on a cache that the pass itself has made."""
@@ -139,9 +139,9 @@ class Attachment:
         return functools.partial(steady.visit, self)
 
     def quick(self, site: Site) -> SteadySite | None:
-        """The same in answers, where nothing there is read either."""
-        steady = None if site in self._reads else self._steady.get(site)
-        return steady if steady is not None and steady.is_quick else None
+        """The same in answers, for the sites that go by them."""
+        steady = self._steady.get(site)
+        return steady if steady is not None and steady.answers is self._answers else None
 
     def pause(self) -> None:
         """From the next site on."""
@@ -275,7 +275,7 @@ def _together(
 
 
 def _steady(
-    acts: Mapping[Site, Sequence[Act]], may_wait: Mapping[Site, bool], answers: Answers
+    acts: Mapping[Site, Sequence[Act]], may_wait: Mapping[Site, bool]
 ) -> dict[Site, SteadySite]:
     """The sites where one vector is added; choices of positions that are equal are one object."""
     wheres: dict[Where, Where] = {}
@@ -284,5 +284,5 @@ def _steady(
         if SteadySite.fits(here):
             where = here[0].edit.where
             where = wheres.setdefault(where, where)
-            found[site] = SteadySite(site, here, where, answers, waits=may_wait[site])
+            found[site] = SteadySite(site, here, where, waits=may_wait[site])
     return found

@@ -131,6 +131,7 @@ class PassRecord:
         edited: sites with edits that depend on something.
         added: sites where one vector is added, with ‖h‖ and the mask.
         waiting: such sites with h itself, whose norm is still to be taken.
+        shelved: such sites by their places on the shelf where h lies.
         drafts: the same for sites in `edited`.
         over: whether the pass is; a block that the backward pass runs again adds nothing.
         evidence: what gates noted.
@@ -145,6 +146,7 @@ class PassRecord:
     edited: dict[Site, SiteRecord] = field(default_factory=dict)
     added: list[tuple[Added, Tensor, Tensor]] = field(default_factory=list)
     waiting: list[Waiting] = field(default_factory=list)
+    shelved: list[tuple[int, Added]] = field(default_factory=list)
     drafts: list[Draft] = field(default_factory=list)
     over: bool = False
     evidence: list[Evidence] = field(default_factory=list)
@@ -168,12 +170,12 @@ class PassRecord:
     @property
     def _unsettled(self) -> bool:
         """Whether there are norms still to be taken."""
-        return bool(self.waiting or self.drafts)
+        return bool(self.waiting or self.drafts or self.shelved)
 
     def close(self) -> None:
         """The pass is over."""
         self.over = True
-        if self._unsettled:
+        if self.waiting or self.drafts:
             self.late.add(self)
 
     @property

@@ -68,13 +68,19 @@ class SiteHook:
     def at_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         """The module's forward hook."""
         quick = self._quick
-        if quick is not None:
-            now, added = quick.answers.now, quick.added
-            if now is not None and added is not None and output.__class__ is Tensor:
-                thread, waiting, mask = now
-                if output.dtype is quick.dtype and output.is_cpu and thread == get_ident():
-                    waiting.append((added, output, mask))
-                    return output + added.vector
+        if quick is not None and (now := quick.answers.now) is not None:
+            places, shelved = now
+            added = quick.added
+            if (
+                added is not None
+                and output.__class__ is Tensor
+                and output.dtype is quick.dtype
+                and output.is_cpu
+                and quick.answers.thread == get_ident()
+            ):
+                places[quick.place].copy_(output)
+                shelved.append((quick.place, added))
+                return output + added.vector
         return self._otherwise(module, args, output)
 
     def __call__(self, resid: Tensor) -> Tensor | None:

@@ -25,7 +25,7 @@ from saesteer.models import Model, Site
 from saesteer.steer.acts import Act, narrow
 from saesteer.steer.frame import Frame
 from saesteer.steer.late_norms import norm
-from saesteer.steer.records import Added, PassRecord, Waiting
+from saesteer.steer.records import Added, PassRecord
 from saesteer.steer.where import Where
 
 FEW = 2**14
@@ -74,21 +74,29 @@ def waits(model: Model, site: Site) -> bool:
 class Answers:
     """The pass of an answer that is under way, for the sites of a plan that then add one vector.
 
+    Passes of other threads than the first go the longer way.
+
     Attributes:
-        now: whose thread it is, the norms that wait and the mask of all positions; None in any
-            other pass. One value, since threads may take turns between any two operations.
+        n_sites, width: how many sites there are, all of them so wide.
+        now: where activations go, site by site, and the list that says which have; None in any
+            other pass.
+        thread: whose pass it is.
     """
 
-    __slots__ = ("now",)
+    __slots__ = ("n_sites", "now", "thread", "width")
 
     def __init__(self) -> None:
-        self.now: tuple[int, list[Waiting], Tensor] | None = None
+        self.n_sites = self.width = self.thread = 0
+        self.now: tuple[list[Tensor], list[tuple[int, Added]]] | None = None
 
-    def tell(self, frame: Frame, record: PassRecord, width: int) -> None:
-        """A pass begins; the vectors are for activations up to `width` numbers wide."""
-        few = frame.plain_answer and frame.places.shape[0] * width <= FEW
-        plain = few and not torch.is_grad_enabled()
-        self.now = (get_ident(), record.waiting, frame.places.valid) if plain else None
+    def tell(self, frame: Frame, record: PassRecord) -> None:
+        """A pass begins."""
+        if not self.n_sites or (self.thread and self.thread != get_ident()):
+            return
+        self.thread, self.now = get_ident(), None
+        few = frame.plain_answer and frame.places.shape[0] * self.width <= FEW
+        if few and frame.places.shape[1] == 1 and not torch.is_grad_enabled():
+            self.now = record.late.shelve(record, self.n_sites, self.width), record.shelved
 
 
 class Pass(Protocol):
@@ -107,31 +115,32 @@ class SteadySite:
     """The acts of one site, added up once per device.
 
     Args:
-        answers: of the plan.
         waits: whether an activation stays as it is after the hook; see `waits`.
 
     Attributes:
         added: what is added on the CPU to activations of `dtype`, which need no rounding after it.
+        answers, place: where it goes by the pass alone, that pass, and the site's place in it.
     """
 
     __slots__ = (
-        *("_acts", "_key", "_sums", "added", "answers", "dtype", "site", "waits", "where"),
+        *("_acts", "_key", "_sums", "added", "answers", "dtype", "place", "site", "waits", "where"),
     )
 
-    def __init__(
-        self, site: Site, acts: Sequence[Act], where: Where, answers: Answers, *, waits: bool
-    ) -> None:
-        self.site, self.where, self.answers, self.waits = site, where, answers, waits
+    def __init__(self, site: Site, acts: Sequence[Act], where: Where, *, waits: bool) -> None:
+        self.site, self.where, self.waits = site, where, waits
+        self.answers, self.place = Answers(), 0
         self._key = id(where)
         self._acts = tuple(acts)
         self._sums: dict[tuple[torch.device, torch.dtype], Added] = {}
         self.dtype: torch.dtype | None = None
         self.added: Added | None = None
 
-    @property
-    def is_quick(self) -> bool:
-        """Whether it may go by `answers` alone."""
-        return self.waits and self.where.takes_answers
+    def join(self, answers: Answers, width: int) -> None:
+        """Go by the pass alone in answers, where that is the same."""
+        alike = answers.n_sites == 0 or width == answers.width
+        if self.waits and self.where.takes_answers and alike:
+            self.answers, self.place = answers, answers.n_sites
+            answers.n_sites, answers.width = answers.n_sites + 1, width
 
     @staticmethod
     def fits(acts: Sequence[Act]) -> bool:
