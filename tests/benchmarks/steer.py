@@ -7,7 +7,7 @@ the processor's caches as another contender left them, is not timed; `--in-a-row
 alone. A step is one call of the model with the arguments that `generate` gives it, inside the
 extent of a `generate`, so prompts and ends of text are known as they would be there. `a/a` is a
 second model with nothing on it: what it shows is noise. Copies are made anew for each part of a
-run, as where a copy's memory lies counts too.
+run, as where a copy's memory lies counts too, and overheads are over two unsteered ones.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import rivals
 import torch
 from memory import memory_rows
-from timing import Progress, spread
+from timing import Progress
 from torch import Tensor
 
 import saesteer as ss
@@ -43,6 +44,7 @@ N_CLAMPED, N_RULES, N_CONCEPTS, TOP_K = 64, 20, 12, 32
 PROMPT = "The ferry left the harbour a little after seven, with the lamps still lit along the quay."
 
 Step = Callable[[], float]
+UNSTEERED = ("unsteered", "unsteered too", "a/a")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         "left_out": left_out,
         "memory": memory(args),
         "setting": {
-            "overhead": "fraction of an unsteered step; medians of parts, then over the parts",
+            "overhead": "fraction of an unsteered step: median of all, least and greatest of parts",
             "memory": "share of the model's own, at its peak while decoding and while attached",
             "steps": args.steps,
             "in_a_row": args.in_a_row,
@@ -110,17 +112,29 @@ def measured(
                 note = "{batch} rows, {dtype}".format_map(setting)
                 progress(part * rounds + turn + 1, N_PARTS * rounds, note)
         parts.append(seconds)
-    plain = [statistics.median(seconds.pop("unsteered")) for seconds in parts]
-    found = {name: [statistics.median(seconds[name]) for seconds in parts] for name in parts[0]}
+    plain = [seconds.pop("unsteered") + seconds.pop("unsteered too") for seconds in parts]
     return [
         {
             "name": name,
             **setting,
-            "overhead": spread([t / p - 1 for t, p in zip(times, plain, strict=True)]),
-            "milliseconds": 1e3 * statistics.median(times),
+            "overhead": overhead([seconds[name] for seconds in parts], plain),
+            "milliseconds": 1e3 * statistics.median(chain(*(seconds[name] for seconds in parts))),
         }
-        for name, times in found.items()
+        for name in parts[0]
     ]
+
+
+def overhead(times: list[list[float]], plain: list[list[float]]) -> dict[str, float]:
+    """Steps over the median unsteered one of their part, less 1: the median of all, and of parts.
+
+    Parts are minutes apart, in which a shared machine changes its pace.
+    """
+    over = [
+        [second / base - 1 for second in part]
+        for part, base in zip(times, map(statistics.median, plain), strict=True)
+    ]
+    parts = [statistics.median(part) for part in over]
+    return {"median": statistics.median(chain(*over)), "min": min(parts), "max": max(parts)}
 
 
 def contenders(
@@ -136,7 +150,7 @@ def contenders(
         left_out.update(dict.fromkeys(rival_hooks(sae), "--against none"))
 
     def make(stack: ExitStack) -> dict[str, Step]:
-        found = {name: stepper(twin(model), batch, clock, stack) for name in ("unsteered", "a/a")}
+        found = {name: stepper(twin(model), batch, clock, stack) for name in UNSTEERED}
         for name, plan in plans(sae).items():
             found[name] = stepper(twin(model), batch, clock, stack, plan())
         for name, put in rival_hooks(sae).items():
