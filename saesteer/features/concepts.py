@@ -124,9 +124,11 @@ class ConceptReader:
     cosine: Bool[Tensor, " n_dense"]
     trees: tuple[SlicedTree, ...] = ()
     _is_plain: bool = field(init=False, repr=False)
+    _is_sparse: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """See whether every sparse concept is one feature with weight 1: then nothing is mixed."""
+        object.__setattr__(self, "_is_sparse", not len(self.bias))
         mix = self.mix
         plain = mix.shape[0] == mix.shape[1] and bool(torch.equal(mix, torch.eye(len(mix)).to(mix)))
         object.__setattr__(self, "_is_plain", plain)
@@ -150,7 +152,7 @@ class ConceptReader:
             latents = self.features.read(resid)
             parts.append(latents if self._is_plain else latents @ self.mix)
             parts += [tree.scores(latents)[..., None] for tree in self.trees]
-        if len(self.bias):
+        if not self._is_sparse:
             if resid.shape[-1] != self.directions.shape[0]:
                 raise DimensionError(
                     f"a concept at {self.site} has a direction of width "

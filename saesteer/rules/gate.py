@@ -231,10 +231,11 @@ class RuleGate:
 
     def _compiled(self, device: torch.device) -> Compiled:
         """The gate's tensors on one device; moved there once."""
-        if device not in self._on:
+        known = self._on.get(device)
+        if known is None:
             parts = (self.program, self.concepts, self.readers, self.logic)
-            self._on[device] = Compiled.on(device, *parts, forced=dict(self.forced))
-        return self._on[device]
+            known = self._on[device] = Compiled.on(device, *parts, forced=dict(self.forced))
+        return known
 
 
 @register_kind

@@ -91,9 +91,7 @@ Waiting = tuple[Added, Tensor, Tensor]
 """What was added, to which activation, and the mask."""
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(NamedTuple):
     """What one gate noted in one pass, and where it was open, `[batch, pos]`."""
 
     gate: Gate
