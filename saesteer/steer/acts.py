@@ -14,8 +14,8 @@ from saesteer.steer.edit import Edit
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always
 from saesteer.steer.intervention import Intervention
-from saesteer.steer.late_norms import norm
 from saesteer.steer.schedule import ReadingSchedule
+from saesteer.steer.site_records import norm
 
 
 class Placed(NamedTuple):

@@ -26,9 +26,10 @@ from saesteer.steer.edit import Edit
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Explains, Gate
-from saesteer.steer.records import Draft, Event, Evidence, PassRecord
+from saesteer.steer.records import Event, Evidence, PassRecord
 from saesteer.steer.schedule import DialRow
 from saesteer.steer.site_hook import Visit
+from saesteer.steer.site_records import Draft
 from saesteer.steer.steady import FEW, Answers, Cover, SteadySite, waits
 from saesteer.steer.trace import Trace
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from saesteer.steer.where import Where
 
 _NUMBERS = itertools.count()
+_NOTHING: dict[int, Any] = {}
 
 
 @final
@@ -212,7 +214,7 @@ class Attachment:
         """Keep what was done at a site: as it is where that is little and stays, else its norms."""
         small = draft.resid.is_cpu and draft.resid.numel() <= FEW
         if small and not record.over and self._waits[draft.site] and not torch.is_grad_enabled():
-            record.drafts.append(draft)
+            record.kept.append(draft)
         else:
             record.edited[draft.site] = draft.settled()
 
@@ -239,7 +241,7 @@ class Attachment:
 
     def _states(self, frame: Frame, cache: Any) -> dict[int, Any]:
         if not self._remember:
-            return {}
+            return _NOTHING
         hung = None if cache is None else CacheStates.peek(cache)
         known = None if hung is None or frame.first_pass else hung.of(self._number)
         if known is not None:

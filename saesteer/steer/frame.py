@@ -197,7 +197,9 @@ class Frame:
         if start < self.start or not latest.goes_on(ids):
             return None
         places = latest.next(kwargs, start, prompt.pads_of)
-        special, stopped = _marks(ids, special_ids, prompt)
+        special = stopped = None
+        if prompt.ids is None or not prompt.ids.misses(ids):
+            special, stopped = _marks(ids, special_ids, prompt)
         rows, decode = self.prompt_lengths, self.decode
         return Frame(places, start, ids, special, stopped, rows, prompt, True, decode, {}, {})
 
@@ -276,10 +278,7 @@ def _marks(
         return None, None
     if prompt is None or not prompt.stop_ids:
         return (None if special is None else special.among(ids)[0]), None
-    known = prompt.ids or prompt.know(special)
-    if known.misses(ids):
-        return None, None
-    *marked, stopped = known(ids)
+    *marked, stopped = (prompt.ids or prompt.know(special)).among(ids)
     return (marked[0] if marked else None), stopped
 
 

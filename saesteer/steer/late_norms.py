@@ -8,17 +8,13 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from saesteer.steer.site_records import Draft, Waiting, norm
+
 if TYPE_CHECKING:
-    from saesteer.steer.records import PassRecord, Waiting
+    from saesteer.steer.records import PassRecord
 
 ROOM = 2**18
 """Numbers in activations that wait for their norms, about."""
-
-
-def norm(tensor: Tensor) -> Tensor:
-    """‖·‖ over the last axis in fp32, outside any graph."""
-    plain = tensor.detach() if tensor.requires_grad else tensor
-    return torch.linalg.vector_norm(plain.float(), dim=-1)
 
 
 @final
@@ -46,8 +42,8 @@ class LateNorms:
     def add(self, record: PassRecord) -> None:
         """Take in a pass that is over, and has norms to take."""
         self._records.append(record)
-        one = record.waiting[0][1] if record.waiting else record.drafts[0].resid
-        self._held += one.numel() * (len(record.waiting) + 2 * len(record.drafts))
+        one = record.kept[0].resid  # a draft keeps a change of its size too
+        self._held += 2 * one.numel() * len(record.kept)
         if self._held > ROOM or not one.is_cpu:
             self.settle()
 
@@ -96,15 +92,14 @@ class Shelf:
 
 def settle(records: Sequence[PassRecord]) -> None:
     """Take the norms of these passes, one shape after another, and let the activations go."""
-    for record in records:
-        drafts, record.drafts = record.drafts, []
-        for draft in drafts:
-            record.edited.setdefault(draft.site, draft.settled())
     alike: dict[tuple[torch.Size, torch.device], list[tuple[PassRecord, Waiting]]] = {}
     for record in records:
-        waiting, record.waiting = record.waiting, []
-        for one in waiting:
-            alike.setdefault((one[1].shape, one[1].device), []).append((record, one))
+        kept, record.kept = record.kept, []
+        for one in kept:
+            if isinstance(one, Draft):
+                record.edited.setdefault(one.site, one.settled())
+            else:
+                alike.setdefault((one.resid.shape, one.resid.device), []).append((record, one))
     for some in alike.values():
         norms = norm(torch.stack([activation for _, (_, activation, _) in some]))
         for (record, (added, _, mask)), known in zip(some, norms, strict=True):

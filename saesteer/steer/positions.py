@@ -7,8 +7,8 @@ what mostly nobody asks for is made only when somebody does.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, final
 
 import torch
@@ -30,11 +30,12 @@ class Places:
         whole: it is known that all are, without asking a device.
     """
 
-    __slots__ = ("_count", "_logical", "_none", "shape", "valid", "whole")
+    __slots__ = ("_count", "_logical", "_none", "_start", "shape", "valid", "whole")
 
     def __init__(self, valid: Tensor, count: Callable[[], Tensor], *, whole: bool) -> None:
         self.shape, self.valid, self.whole = valid.shape, valid, whole
-        self._count = count
+        self._count: Callable[[], Tensor] | None = count
+        self._start = 0
         self._logical: Tensor | None = None
         self._none: Tensor | None = None
 
@@ -42,7 +43,9 @@ class Places:
     def logical(self) -> Tensor:
         """Index among the row's real tokens, `[batch, n]`; meaningless at padding."""
         if self._logical is None:
-            self._logical = self._count()
+            device = self.valid.device
+            count = self._count or partial(_columns, self._start, *self.shape, device)
+            self._logical = count()
         return self._logical
 
     def goes_on(self, ids: Tensor) -> bool:
@@ -57,10 +60,14 @@ class Places:
         Args:
             pads: makes the padding of each row, as `positions` takes it.
         """
-        rows, device = self.shape[0], self.valid.device
-        if kwargs.get("attention_mask") is not None or not (self.whole and self.shape[1] == 1):
+        if kwargs.get("attention_mask") is not None or not self.whole or self.shape[1] > 1:
+            rows, device = self.shape[0], self.valid.device
             return positions(kwargs, rows, 1, start, device, pads(rows, device))
-        return Places(self.valid, functools.partial(_columns, start, rows, 1, device), whole=True)
+        other = object.__new__(Places)  # as one more step of the same, for next to nothing
+        other.shape, other.valid, other.whole = self.shape, self.valid, True
+        other._count, other._start = None, start
+        other._logical = other._none = None
+        return other
 
     @property
     def none(self) -> Tensor:
@@ -125,13 +132,13 @@ def _masked(mask: Tensor, given: Tensor | None, batch: int, start: int, n: int) 
     return Places(valid, lambda: logical.expand(batch, n), whole=whole)
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def _everywhere(batch: int, n: int, device: torch.device) -> Tensor:
     """True at every position, the same tensor for each caller; nobody writes into it."""
     return torch.ones(batch, n, dtype=torch.bool, device=device)
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def _nowhere(batch: int, n: int, device: torch.device) -> Tensor:
     """False at every position, the same tensor for each caller; nobody writes into it."""
     return torch.zeros(batch, n, dtype=torch.bool, device=device)

@@ -15,8 +15,9 @@ from torch import Tensor
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Gate
-from saesteer.steer.late_norms import LateNorms, norm, settle
+from saesteer.steer.late_norms import LateNorms, settle
 from saesteer.steer.positions import Places
+from saesteer.steer.site_records import Added, Draft, SiteRecord, Waiting
 
 
 @final
@@ -28,67 +29,6 @@ class Deed:
     site: Site
     mask: Tensor
     norm: Tensor
-
-
-class SiteRecord(NamedTuple):
-    """One edited site in one pass.
-
-    Attributes:
-        norm: ‖h‖, `[batch, pos]`.
-        mask: where at least one edit acted, `[batch, pos]`.
-        size: ‖Δh‖ of all edits together, `[batch, pos]`, or `[]` where it is the same everywhere.
-        deeds: each edit's number, its own mask (None: `mask`) and its own ‖Δh‖, shaped as `size`.
-    """
-
-    norm: Tensor
-    mask: Tensor
-    size: Tensor
-    deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
-
-
-class Added(NamedTuple):
-    """What a site adds wherever it acts, on one device: `vector` [width], its norm, its deeds."""
-
-    site: Site
-    vector: Tensor
-    norm: Tensor
-    deeds: tuple[tuple[int, Tensor | None, Tensor], ...]
-
-
-class Draft(NamedTuple):
-    """An edited site of which no norm has been taken yet.
-
-    Attributes:
-        resid: h, `[batch, pos, width]`.
-        mask: where at least one edit acted, `[batch, pos]`.
-        moves: each edit's number, its own mask (None: `mask`), its Δh and the norm of that where it
-            is the same everywhere.
-        total: Δh of all edits together, where it is not that of the only one.
-    """
-
-    site: Site
-    resid: Tensor
-    mask: Tensor
-    moves: tuple[tuple[int, Tensor | None, Tensor, Tensor | None], ...]
-    total: Tensor | None
-
-    def settled(self) -> SiteRecord:
-        """The same with norms in the place of vectors."""
-        device = self.resid.device
-        deeds = tuple(
-            (
-                edit,
-                None if mask is None else mask.to(device),
-                norm(move) if known is None else known,
-            )
-            for edit, mask, move, known in self.moves
-        )
-        size = deeds[0][2] if self.total is None else norm(self.total)
-        return SiteRecord(norm(self.resid), self.mask.to(device), size, deeds)
-
-
-Waiting = tuple[Added, Tensor, Tensor]
-"""What was added, to which activation, and the mask."""
 
 
 class Evidence(NamedTuple):
@@ -128,9 +68,8 @@ class PassRecord:
         late: the passes whose norms wait.
         edited: sites with edits that depend on something.
         added: sites where one vector is added, with ‖h‖ and the mask.
-        waiting: such sites with h itself, whose norm is still to be taken.
-        shelved: such sites by their places on the shelf where h lies.
-        drafts: the same for sites in `edited`.
+        kept: sites of both kinds with h itself, whose norm is still to be taken.
+        shelved: sites where one vector is added, by their places on the shelf where h lies.
         over: whether the pass is; a block that the backward pass runs again adds nothing.
         evidence: what gates noted.
     """
@@ -143,9 +82,8 @@ class PassRecord:
     late: LateNorms
     edited: dict[Site, SiteRecord] = field(default_factory=dict)
     added: list[tuple[Added, Tensor, Tensor]] = field(default_factory=list)
-    waiting: list[Waiting] = field(default_factory=list)
+    kept: list[Waiting | Draft] = field(default_factory=list)
     shelved: list[tuple[int, Added]] = field(default_factory=list)
-    drafts: list[Draft] = field(default_factory=list)
     over: bool = False
     evidence: list[Evidence] = field(default_factory=list)
 
@@ -168,12 +106,12 @@ class PassRecord:
     @property
     def _unsettled(self) -> bool:
         """Whether there are norms still to be taken."""
-        return bool(self.waiting or self.drafts or self.shelved)
+        return bool(self.kept or self.shelved)
 
     def close(self) -> None:
         """The pass is over."""
         self.over = True
-        if self.waiting or self.drafts:
+        if self.kept:
             self.late.add(self)
 
     @property

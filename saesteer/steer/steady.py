@@ -24,8 +24,8 @@ from torch import Tensor
 from saesteer.models import Model, Site
 from saesteer.steer.acts import Act, narrow
 from saesteer.steer.frame import Frame
-from saesteer.steer.late_norms import norm
-from saesteer.steer.records import Added, PassRecord
+from saesteer.steer.records import PassRecord
+from saesteer.steer.site_records import Added, Waiting, norm
 from saesteer.steer.where import Where
 
 FEW = 2**14
@@ -170,7 +170,7 @@ class SteadySite:
         if not record.over:
             plain = resid.detach() if resid.requires_grad else resid
             if self.waits and plain.numel() <= FEW:
-                record.waiting.append((added, plain, cover.mask))
+                record.kept.append(Waiting(added, plain, cover.mask))
             else:
                 record.added.append((added, norm(plain), cover.mask))
         new = resid + added.vector

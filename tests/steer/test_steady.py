@@ -110,7 +110,7 @@ def test_no_activation_is_kept_once_its_norm_is_known(tiny_model: Any) -> None:
         model.hf(**_batch())
     (record,) = trace.passes
     assert len(record.norms) == 3
-    assert not record.waiting
+    assert not record.kept
 
 
 def test_a_few_tokens_without_special_ones_are_not_looked_up() -> None:
