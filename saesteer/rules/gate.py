@@ -138,7 +138,7 @@ class RuleGate:
             known = frame.memo[key] = (*self._evaluate(readings, frame, state), read)
         elif state is not None:
             state.write(frame, known[1])
-        frame.note(NOTE, known[0])
+        frame.evidence[NOTE] = known[0]
         return known[0]
 
     def prove(self, evidence: Evidence, row: int, index: int, atom: Atom) -> Proof:

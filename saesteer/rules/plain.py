@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from saesteer.rules.levels import Level
@@ -45,32 +45,29 @@ class PlainProgram:
 
     def close(self, facts: Sequence[int]) -> list[int]:
         """The same with each row as a number whose bits are the columns."""
-        return [self._close(row) for row in facts]
+        closed: list[int] = []
+        for held in facts:
+            for bodies, rounds in self.levels:
+                for _ in range(rounds):
+                    before = held
+                    for head, needs, bars in bodies:
+                        if held & needs == needs and not held & bars:
+                            held |= head
+                    if held == before:
+                        break
+            closed.append(held)
+        return closed
 
-    def _close(self, held: int) -> int:
-        """Every atom that follows from these."""
-        for bodies, rounds in self.levels:
-            for _ in range(rounds):
-                before = held
-                for head, needs, bars in bodies:
-                    if held & needs == needs and not held & bars:
-                        held |= head
-                if held == before:
-                    break
-        return held
 
-
-def above(rows: Float[Tensor, "rows n"], floors: Sequence[tuple[int, float]]) -> list[int]:
-    """Which columns exceed their floors, as for `as_numbers`.
-
-    One reading instead of a comparison and a reading; NaN exceeds nothing.
+def above(rows: Sequence[Sequence[float]], floors: Sequence[tuple[int, float]]) -> list[int]:
+    """Which columns exceed their floors, as for `as_numbers`; NaN exceeds nothing.
 
     Args:
-        floors: each column's bit and its floor, which the rows' dtype holds exactly.
+        floors: each column's bit and its floor, which the dtype of the scores holds exactly.
     """
     return [
         sum([bit for (bit, floor), score in zip(floors, row, strict=True) if score > floor])
-        for row in rows.tolist()
+        for row in rows
     ]
 
 

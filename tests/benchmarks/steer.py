@@ -16,7 +16,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import replace
@@ -44,7 +44,7 @@ N_CLAMPED, N_RULES, N_CONCEPTS, TOP_K = 64, 20, 12, 32
 PROMPT = "The ferry left the harbour a little after seven, with the lamps still lit along the quay."
 
 Step = Callable[[], float]
-UNSTEERED = ("unsteered", "unsteered too", "a/a")
+BASELINE = ("unsteered", "unsteered too")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 
 
@@ -93,48 +93,47 @@ def measured(
 ) -> list[dict[str, Any]]:
     """One row per contender, from rounds in which each takes some steps; the first warms up.
 
-    Copies are made anew for each part of the run: where the memory of one happens to lie makes it
-    faster or slower than its equal by half a per cent, for as long as it lives.
+    A step is set against the median unsteered one of its round, as a shared machine changes its
+    pace within seconds. Copies are made anew for each part: where the memory of one happens to lie
+    makes it faster or slower than its equal by half a per cent, for as long as it lives.
     """
     parts: list[dict[str, list[float]]] = []
+    milliseconds: dict[str, list[float]] = {}
     rounds, draw = -(-n_steps // (in_a_row * N_PARTS)) + 1, random.Random(0)
     for part in range(N_PARTS):
         with ExitStack() as stack:
             steps = make(stack)
-            seconds: dict[str, list[float]] = {name: [] for name in steps}
+            over: dict[str, list[float]] = {name: [] for name in steps if name not in BASELINE}
+            milliseconds = milliseconds or {name: [] for name in over}
             for turn in range(rounds):
+                seconds: dict[str, list[float]] = {}
                 for name in draw.sample(list(steps), len(steps)):
                     if in_a_row > 1:
                         steps[name]()
-                    elapsed = [steps[name]() for _ in range(in_a_row)]
-                    if turn > 0:
-                        seconds[name] += elapsed
+                    seconds[name] = [steps[name]() for _ in range(in_a_row)]
+                plain = statistics.median(chain(*(seconds.pop(name) for name in BASELINE)))
+                for name in seconds.keys() & over.keys() if turn > 0 else ():
+                    over[name] += [one / plain - 1 for one in seconds[name]]
+                    milliseconds[name] += [1e3 * one for one in seconds[name]]
                 note = "{batch} rows, {dtype}".format_map(setting)
                 progress(part * rounds + turn + 1, N_PARTS * rounds, note)
-        parts.append(seconds)
-    plain = [seconds.pop("unsteered") + seconds.pop("unsteered too") for seconds in parts]
+        parts.append(over)
     return [
         {
             "name": name,
             **setting,
-            "overhead": overhead([seconds[name] for seconds in parts], plain),
-            "milliseconds": 1e3 * statistics.median(chain(*(seconds[name] for seconds in parts))),
+            "overhead": summary([over[name] for over in parts]),
+            "milliseconds": statistics.median(times),
         }
-        for name in parts[0]
+        for name, times in milliseconds.items()
     ]
 
 
-def overhead(times: list[list[float]], plain: list[list[float]]) -> dict[str, float]:
-    """Steps over the median unsteered one of their part, less 1: the median of all, and of parts.
-
-    Parts are minutes apart, in which a shared machine changes its pace.
-    """
-    over = [
-        [second / base - 1 for second in part]
-        for part, base in zip(times, map(statistics.median, plain), strict=True)
-    ]
-    parts = [statistics.median(part) for part in over]
-    return {"median": statistics.median(chain(*over)), "min": min(parts), "max": max(parts)}
+def summary(parts: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The median of all steps, and the least and greatest of the parts' own."""
+    medians = [statistics.median(part) for part in parts]
+    whole = statistics.median(chain(*parts))
+    return {"median": whole, "min": min(medians), "max": max(medians)}
 
 
 def contenders(
@@ -150,7 +149,7 @@ def contenders(
         left_out.update(dict.fromkeys(rival_hooks(sae), "--against none"))
 
     def make(stack: ExitStack) -> dict[str, Step]:
-        found = {name: stepper(twin(model), batch, clock, stack) for name in UNSTEERED}
+        found = {name: stepper(twin(model), batch, clock, stack) for name in (*BASELINE, "a/a")}
         for name, plan in plans(sae).items():
             found[name] = stepper(twin(model), batch, clock, stack, plan())
         for name, put in rival_hooks(sae).items():
