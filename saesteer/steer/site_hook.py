@@ -99,6 +99,10 @@ class SiteHook:
             current = current if new is None else new
         return None if current is resid else current
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SiteHook:
+        """Shared, as its session is."""
+        return self
+
     def _check(self, resid: Tensor, valid: Tensor) -> None:
         """Rows and positions must be those of the pass; decoding steps share one `valid`."""
         if resid.shape[:-1] != valid.shape:
