@@ -127,7 +127,11 @@ class ConceptReader:
     _is_sparse: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """See whether every sparse concept is one feature with weight 1: then nothing is mixed."""
+        """See what there is nothing to do for, once.
+
+        Dense concepts, if there are none; and mixing, if every sparse concept is one feature with
+        weight 1.
+        """
         object.__setattr__(self, "_is_sparse", not len(self.bias))
         mix = self.mix
         plain = mix.shape[0] == mix.shape[1] and bool(torch.equal(mix, torch.eye(len(mix)).to(mix)))

@@ -97,18 +97,19 @@ class BooleanProgram:
     def _close(self, given: Bool[Tensor, "rows n_atoms"]) -> Bool[Tensor, "rows n_columns"]:
         """The facts and what follows, in the form that is fastest for so many rows there."""
         n_rows, dense = len(given), self.dense
-        if self.plain is not None and given.is_cpu and n_rows <= self.few:
-            return self.plain.run(given)
+        if (plain := self.on_host(given, n_rows)) is not None:
+            return plain.run(given)
         if dense is None or n_rows * self.work > DENSE_WORK:
             return self.sliced.run(given)
         facts = given.new_zeros(n_rows, self.n_columns)
         facts[:, : given.shape[1]] = given
         return dense.run(facts)
 
-    @property
-    def few(self) -> int:
-        """For how many rows on the host whole numbers are the fastest form; -1 for none."""
-        return -1 if self.plain is None else PLAIN_WORK // max(1, self.plain.work)
+    def on_host(self, given: Tensor, n_rows: int) -> PlainProgram | None:
+        """The program on whole numbers, where it is the fastest form for so many rows of these."""
+        plain = self.plain
+        small = plain is not None and given.is_cpu and n_rows * plain.work <= PLAIN_WORK
+        return plain if small else None
 
     def to(self, device: torch.device | str) -> BooleanProgram:
         """The same program on another device."""

@@ -36,15 +36,14 @@ class Compiled(NamedTuple):
 
     `order` puts the readers' columns into the concepts' order (None: they are), `prompt` and
     `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark what
-    waits for the prompt's end. Up to `few` positions the rules run on the host, where `floors` are
-    the bits and thresholds of the concepts, and `forced` the bits of those that are forced on and
-    off, if any is. `denied` are the columns of -p for every open p that is forced off.
+    waits for the prompt's end. `floors` are the bits and thresholds of the concepts on the host,
+    and `forced` the bits of those that are forced on and off, if any is. `denied` are the columns
+    of -p for every open p that is forced off.
     """
 
     readers: tuple[ConceptReader, ...]
     order: Int[Tensor, " n_concepts"] | None
     thresholds: Float[Tensor, " n_concepts"]
-    few: int
     floors: tuple[tuple[int, float], ...]
     forced: tuple[int, int] | None
     prompt: Int[Tensor, " n_prompt"]
@@ -63,19 +62,18 @@ class Compiled(NamedTuple):
 
         None where that is not the fastest way, or the rules are no propositions.
         """
-        batch, pos, _ = scores.shape
-        if batch * pos > self.few or not scores.is_cpu:
+        logic, (batch, pos, _) = self.logic, scores.shape
+        is_plain = isinstance(logic, BooleanProgram)
+        plain = logic.on_host(scores, batch * pos) if is_plain else None
+        if plain is None:
             return None
-        logic = self.logic
-        assert isinstance(logic, BooleanProgram)
-        assert logic.plain is not None
         rows = scores.tolist()
         rows = rows[0] if batch == 1 else list(chain.from_iterable(rows))
         facts = above(rows, self.floors)
         if self.forced is not None:
             on, off = self.forced
             facts = [(row | on) & ~off for row in facts]
-        held = logic.plain.close(facts)
+        held = plain.close(facts)
         if not frame.whole:
             real = frame.valid.flatten().tolist()
             facts, held = (
@@ -143,7 +141,6 @@ class Compiled(NamedTuple):
             readers=tuple(reader.to(device) for reader in readers),
             order=None if columns == sorted(columns) else numbers(columns).argsort(),
             thresholds=thresholds.to(device),
-            few=logic.few if isinstance(logic, BooleanProgram) else -1,
             floors=tuple((1 << i, floor) for i, floor in enumerate(thresholds.tolist())),
             forced=(told[0], told[1]) if forced else None,
             prompt=numbers(prompt),

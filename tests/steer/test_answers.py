@@ -39,20 +39,28 @@ def slow_visits(monkeypatch: pytest.MonkeyPatch) -> list[Site]:
     return seen
 
 
-def _told(model: Model, rows: int = 1, before: Callable[[], Any] = list) -> tuple[Any, Trace]:
-    """What 12 greedy tokens are, under the plan."""
+def _generated(model: Model, rows: int) -> torch.Tensor:
+    """The logits of 12 greedy tokens."""
     ids = torch.randint(5, 60, (rows, 6), generator=torch.Generator().manual_seed(rows))
-    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with _plan().on(model) as trace, torch.no_grad():
-        before()
+    with torch.no_grad():
         out = model.hf.generate(
-            **given,
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
             max_new_tokens=12,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
         )
-    return torch.stack(out.logits), trace
+    return torch.stack(out.logits)
+
+
+def _told(
+    model: Model, rows: int = 1, before: Callable[[], Any] = list
+) -> tuple[torch.Tensor, Trace]:
+    """The same under the plan."""
+    with _plan().on(model) as trace:
+        before()
+        return _generated(model, rows), trace
 
 
 def _longer(model: Model) -> Callable[[], None]:
@@ -138,18 +146,8 @@ def test_two_threads_do_not_share_a_step(tiny_model: Any) -> None:
     gate = threading.Barrier(2)
 
     def run(rows: int) -> None:
-        ids = torch.randint(5, 60, (rows, 6), generator=torch.Generator().manual_seed(rows))
         gate.wait()
-        with torch.no_grad():
-            out = model.hf.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=12,
-                do_sample=False,
-                output_logits=True,
-                return_dict_in_generate=True,
-            )
-        found[rows] = torch.stack(out.logits)
+        found[rows] = _generated(model, rows)
 
     with _plan().on(model) as trace:
         threads = [threading.Thread(target=run, args=(rows,)) for rows in (1, 2)]
