@@ -7,16 +7,16 @@ count. Fitting, answering, baselines, steering and the page are the same for eve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, final, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 
 from saesteer.config.answers import AnswerConfig
 from saesteer.evals.answer_rows import Answered
-from saesteer.evals.logic_reader import ReadText
+from saesteer.evals.logic_reader import Activations, ReadText, Saes, random_saes
 from saesteer.evals.questions import Question
 from saesteer.models import Model, Site
 from saesteer.rules.proof import Proof
@@ -28,6 +28,7 @@ AR = "activation-reasoning"
 SHUFFLED = "shuffled"
 READERS = (AR, "random-sae", "dense-probe")
 Tick = Callable[[str], None]
+Reader = TypeVar("Reader")
 
 
 @final
@@ -115,3 +116,23 @@ def shuffled(text: ReadText, seed: int) -> ReadText:
 def with_words(question: Question, words: tuple[str, ...]) -> Question:
     """The same problem with other words for its options, in order."""
     return replace(question, words=words, answer=words[question.words.index(question.answer)])
+
+
+def fit_each(
+    fit: Callable[[Saes], Reader],
+    saes: Saes,
+    sample: Iterable[Sequence[Activations]],
+    tick: Tick,
+    seed: int = 0,
+) -> dict[str, Reader]:
+    """What a fit makes of the SAEs' latents, of random SAEs' and of the activations themselves.
+
+    Args:
+        sample: activations that say how often a random SAE's features fire, as for `random_saes`.
+    """
+    readers: dict[str, Reader] = {}
+    spaces = (saes, random_saes(saes, sample, seed), ())
+    for name, space in zip(READERS, spaces, strict=True):
+        readers[name] = fit(space)
+        tick(f"fit {name}")
+    return readers

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, final
 
 from saesteer.config.answers import AnswerConfig
 from saesteer.errors import TaskError
 from saesteer.evals.answer_rows import Answered, answer_row
-from saesteer.evals.answer_task import READERS, AnswerReader, AnswerTask, Tick
-from saesteer.evals.logic_reader import random_saes
+from saesteer.evals.answer_task import READERS, AnswerReader, AnswerTask, Tick, fit_each
 from saesteer.evals.prefill import read_texts, token_positions
 from saesteer.evals.questions import Question
 from saesteer.evals.train_problems import (
@@ -110,13 +110,9 @@ class TrainTask(AnswerTask):
         for batch in labelled_trains(reading, sites, trains):
             read += batch
             tick(f"read {len(read)} of {len(trains)} trains")
-        random = random_saes(saes, (train.resid for train in read[:N_SAMPLE]), seed)
-        spaces = (saes, random, ())
-        readers: dict[str, AnswerReader] = {}
-        for name, space in zip(READERS, spaces, strict=True):
-            readers[name] = fit_train_reader(read, sites, space, seed=seed)
-            tick(f"fit {name}")
-        return readers
+        sample = (train.resid for train in read[:N_SAMPLE])
+        fit = partial(fit_train_reader, read, sites, seed=seed)
+        return fit_each(fit, saes, sample, tick, seed)
 
     def row(
         self, name: str, family: str, found: Sequence[Answered], *, reads: bool

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 
+from saesteer.evals.answer_task import Tick, fit_each
 from saesteer.evals.logic_problems import Problem, ProblemShape, Statement, generate_problems
 from saesteer.evals.logic_reader import (
     ROLES,
@@ -16,7 +18,6 @@ from saesteer.evals.logic_reader import (
     Saes,
     StatementReader,
     fit_reader,
-    random_saes,
 )
 from saesteer.evals.logic_words import Style
 from saesteer.evals.prefill import overlapping, read_texts
@@ -33,8 +34,6 @@ STRETCH = 400
 """Problems that are sorted by length before they are read."""
 BATCH = 16
 """Problems that are read at once."""
-READERS = ("activation-reasoning", "random-sae", "dense-probe")
-Tick = Callable[[str], None]
 Offsets = Sequence[tuple[int, int]]
 """Where each token of a text begins and ends, in characters."""
 
@@ -58,12 +57,9 @@ def fit_readers(
     for batch in labelled_readings(model, [sae.site for sae in saes], problems):
         texts += batch if len(texts) < N_SAMPLE else [text.without_fillers() for text in batch]
         tick(f"read {len(texts)} of {len(problems)} generated problems")
-    random = random_saes(saes, (text.text.resid for text in texts[:N_SAMPLE]), seed)
-    readers: dict[str, StatementReader] = {}
-    for name, space in zip(READERS, (saes, random, ()), strict=True):
-        readers[name] = fit_reader(texts, saes[0].site, space, seed=seed)
-        tick(f"fit {name}")
-    return readers
+    sample = (text.text.resid for text in texts[:N_SAMPLE])
+    fit = partial(fit_reader, texts, saes[0].site, seed=seed)
+    return fit_each(fit, saes, sample, tick, seed)
 
 
 def labelled_readings(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from saesteer.evals.answer_task import READERS, Tick
+from saesteer.evals.answer_task import Tick, fit_each
 from saesteer.evals.logic_fit import Offsets
-from saesteer.evals.logic_reader import ReadText, Saes, random_saes
+from saesteer.evals.logic_reader import ReadText, Saes
 from saesteer.evals.prefill import overlapping, read_texts
 from saesteer.evals.prover_problems import (
     ProverProblem,
@@ -50,12 +51,9 @@ def fit_prover_readers(
     for batch in prover_readings(model, [sae.site for sae in saes], problems):
         texts += batch if len(texts) < n_whole else [text.mentions_only() for text in batch]
         tick(f"read {len(texts)} of {len(problems)} generated problems")
-    random = random_saes(saes, (text.text.resid for text in texts[:n_whole]), seed)
-    readers: dict[str, ProverReader] = {}
-    for name, space in zip(READERS, (saes, random, ()), strict=True):
-        readers[name] = fit_prover_reader(texts, n_whole, N_CUT, saes[0].site, space, seed=seed)
-        tick(f"fit {name}")
-    return readers
+    sample = (text.text.resid for text in texts[:n_whole])
+    fit = partial(fit_prover_reader, texts, n_whole, N_CUT, saes[0].site, seed=seed)
+    return fit_each(fit, saes, sample, tick, seed)
 
 
 def prover_readings(
