@@ -8,9 +8,11 @@ import sys
 
 import pytest
 import torch
-from decoding import Decoder, Llama, draw, logits_after
+import transformers
+from decoding import Decoder, Llama, Start, draw, logits_after
 
 from saesteer.errors import ModelError
+from saesteer.models import Model, layout_of
 
 
 @torch.inference_mode()
@@ -66,6 +68,24 @@ def test_where_graphs_cannot_be_captured_a_line_says_so(tiny_model, capsys):
     decoder.capture()
     assert capsys.readouterr().err.startswith("CUDA graphs can't be captured, going on without: ")
     assert decoder.graphs == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_captured_steps_draw_what_uncaptured_ones_draw(capsys):
+    settings = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
+    config = transformers.LlamaConfig(
+        vocab_size=9000, hidden_size=96, intermediate_size=64, num_hidden_layers=3, **settings
+    )
+    torch.manual_seed(0)
+    hf = transformers.LlamaForCausalLM(config).to("cuda")
+    decoder = Decoder(Model(hf, None, "tiny", layout_of(hf)), 32, 90, (0.7, 1.0))
+    starts = [Start.of([[5, 6], [7]] * 16, 90, seed) for seed in range(2)]
+    wanted = [decoder.sample(start) for start in starts]
+    decoder.capture()
+    assert len(decoder.graphs) == 89
+    got = [decoder.sample(start) for start in starts]
+    assert capsys.readouterr().err == ""
+    assert all(torch.equal(w, g) for w, g in zip(wanted, got, strict=True))
 
 
 KERNELS = """
