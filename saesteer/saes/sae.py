@@ -16,7 +16,6 @@ from typing import Any, Literal, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from saesteer.errors import SaeError
 from saesteer.models.sites import Site
@@ -78,7 +77,7 @@ class FeatureSlice:
         """Activations of the sliced features: the full `encode`, restricted to them."""
         pre = self.pre(resid)
         if self.level is not None:
-            return functional.threshold(pre, self.level, 0.0)
+            return torch.threshold(pre, self.level, 0.0)
         return torch.where(pre > self.threshold, pre, self.off)
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
