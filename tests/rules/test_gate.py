@@ -312,11 +312,14 @@ def _eye_sae() -> SAE:
     return SAE(eye, zeros, eye.clone(), zeros.clone(), torch.full((8,), 0.5), SITE)
 
 
-def test_whole_numbers_and_tensors_conclude_the_same_at_padding_too(eye_sae: SAE) -> None:
+@pytest.mark.parametrize("forced", [{}, {"pain": True}, {"pain": False, "casual": True}])
+def test_plain_python_and_tensors_conclude_the_same_at_padding_too(
+    eye_sae: SAE, forced: dict[str, bool]
+) -> None:
     """A few rows on the host take the one way, the same rows among many the other."""
     plain = {n: c for n, c in BOOK["concepts"].items() if "aggregate" not in c}
     rules = "careful :- pain, not casual. mild :- not pain. :- pain, casual."
-    gate = RuleGate.of(RuleBook.from_dict({"concepts": plain, "rules": rules}), eye_sae)
+    gate = RuleGate.of(RuleBook.from_dict({"concepts": plain, "rules": rules}), eye_sae, forced)
     for seed in range(20):
         resid, ids, mask = _text(2, 3, seed)
         few, many = (_frame(i, m, None) for i, m in ((ids, mask), (_tiled(ids), _tiled(mask))))
