@@ -16,6 +16,7 @@ from typing import Any, Literal, final
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from saesteer.errors import SaeError
 from saesteer.models.sites import Site
@@ -244,5 +245,4 @@ def affine(
     bias: Float[Tensor, " d_out"],
 ) -> Float[Tensor, "*batch d_out"]:
     """`x @ weight + bias` in one product, whatever the batch axes."""
-    rows = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
-    return rows.view(*x.shape[:-1], rows.shape[-1])
+    return functional.linear(x, weight.t(), bias)
