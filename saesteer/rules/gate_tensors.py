@@ -57,6 +57,21 @@ class Compiled(NamedTuple):
     late_atoms: Bool[Tensor, " n_atoms"]
     late_alarms: Bool[Tensor, " n_constraints"]
 
+    def read(self, activations: Sequence[Tensor], frame: Frame) -> Tensor:
+        """Each concept's score at every token, `[batch, pos, n_concepts]`.
+
+        Args:
+            activations: one for each reader.
+        """
+        valid = frame.valid
+        if not self.readers:
+            return torch.zeros(*valid.shape, 0, device=valid.device)
+        parts: list[Tensor] = []
+        for reader, resid in zip(self.readers, activations, strict=True):
+            parts.append(reader.scores(resid).to(valid.device))
+        read = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return read if self.order is None else read[..., self.order]
+
     def conclude_on_host(self, scores: Tensor, frame: Frame) -> HostConcluded | None:
         """What follows from the scores `[batch, pos, n_concepts]`, worked out without tensors.
 

@@ -233,8 +233,7 @@ class Attachment:
         key = id(gate)
         if key not in now.opened:
             notes = frame.evidence = {}
-            readings = {site: now.readings[site] for site in gate.sites}
-            opened = gate.open(readings, frame, now.states.get(key))
+            opened = gate.open(now.readings, frame, now.states.get(key))
             now.opened[key] = opened.to(frame.valid.device)
             now.record.evidence.append(Evidence(gate, notes, now.opened[key]))
         return now.opened[key]
