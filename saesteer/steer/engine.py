@@ -114,7 +114,7 @@ class Attachment:
         was: _Pass | None = None if before is None or self.ends else before.memo.get(self)
         if was is not None:
             was.record.close()
-        record = PassRecord.of(frame, self.trace.late)
+        record = PassRecord(frame, self.trace.late)
         if not frame.aside:
             self.trace.passes.append(record)
         frame.memo[self] = _Pass(record, self._states(frame, cache))
