@@ -49,6 +49,7 @@ class HostConcluded:
         n_atoms: columns of atoms; `n_alarms` columns of constraints come after them.
     """
 
+    __slots__ = ("_given", "_held", "_n_alarms", "_n_atoms", "_shape")
     unknown = None
 
     def __init__(
