@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saesteer.errors import RuleError
+from saesteer.features.concepts import Concept, concept_readers
+from saesteer.features.readouts import CosineReadout, FeatureReadout, ProbeReadout
 from saesteer.models.sites import Site
 from saesteer.rules import RuleBook
 from saesteer.rules.evidence import NOTE, Concluded, Evidence, HostConcluded
 from saesteer.rules.gate import HeadGate, RuleGate
-from saesteer.rules.syntax import Atom
+from saesteer.rules.syntax import Atom, parse
 from saesteer.saes.sae import SAE
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Explains, FollowsRows, Gate
@@ -228,6 +230,26 @@ def test_facts_alone_open_a_gate_and_padding_shuts_it() -> None:
     assert gate.sites == ()
     frame = _frame(torch.ones(1, 3).long(), torch.tensor([[0, 1, 1]]), None)
     assert gate.open({}, frame, None).tolist() == [[False, True, True]]
+
+
+def test_each_score_stands_in_its_concepts_column_wherever_it_is_read(eye_sae: SAE) -> None:
+    """Readers take site after site and feature before direction, concepts come as they like."""
+    early, late = Site(0, "resid_post"), Site(2, "resid_post")
+    resid, ids, mask = _text(2, 5, seed=3)
+    readings = {early: resid + 1, SITE: resid, late: resid - 1}
+    concepts = (
+        Concept("late", ProbeReadout(late, torch.arange(8.0), 0.5), 0.0),
+        Concept("alike", CosineReadout(SITE, torch.ones(8)), 0.0),
+        Concept("early", ProbeReadout(early, torch.ones(8)), 0.0),
+        Concept("feature", FeatureReadout((3,)), 1.0),
+    )
+    readers = tuple(concept_readers(concepts, eye_sae))
+    gate = RuleGate(parse("act :- late, alike, early, feature."), concepts, readers)
+    found = gate.evaluate(readings, _frame(ids, mask, None), None).scores
+    for column, concept in enumerate(concepts):
+        (alone,) = concept_readers([concept], eye_sae)
+        own = alone.scores(readings[alone.site])[..., 0]
+        torch.testing.assert_close(found[..., column], own)
 
 
 def test_nothing_is_read_back_from_the_device(
