@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saesteer.axes import Rows
@@ -132,9 +132,23 @@ class ModelSource:
         """Go to a place in the text."""
         self.tokens.restore(state)
 
-    @torch.no_grad()
     def activations(self, rows: TokenRows) -> Chunk:
         """Activations of packed rows.
+
+        Raises:
+            DataError: the model gives NaN or infinity on this text.
+        """
+        parts, keep, n_outliers = self.read(rows)
+        if self.columns.labelled:
+            assert rows.labels is not None, "columns with labels need tokens with labels"
+            parts.append(rows.labels[..., None].to(parts[0]))
+        whole = parts[0][keep] if len(parts) == 1 else torch.cat([p[keep] for p in parts], -1)
+        return Chunk(whole, keep.numel(), n_outliers)
+
+    @torch.no_grad()
+    def read(self, rows: TokenRows) -> tuple[list[Tensor], Bool[Tensor, "rows context"], int]:
+        """Each site's activations `[rows, context, width]`, which tokens count, and how many are
+        left out as outliers.
 
         Raises:
             DataError: the model gives NaN or infinity on this text.
@@ -150,12 +164,7 @@ class ModelSource:
                 )
             outlier |= outlier_tokens(resid, ~special)
             parts.append(resid)
-        if self.columns.labelled:
-            assert rows.labels is not None, "columns with labels need tokens with labels"
-            parts.append(rows.labels[..., None].to(parts[0]))
-        keep = ~(special | outlier)
-        whole = parts[0][keep] if len(parts) == 1 else torch.cat([p[keep] for p in parts], -1)
-        return Chunk(whole, special.numel(), int(outlier.sum()))
+        return parts, ~(special | outlier), int(outlier.sum())
 
     def _record(self, rows: TokenRows) -> list[Tensor]:
         """Activations at every site, `[rows, context, width]`, of a pass that ends at the last."""

@@ -32,11 +32,11 @@ from typing import Any
 import torch
 
 from saesteer.errors import DataError, ModelError
-from saesteer.evals.replay import Replay
 from saesteer.evals.rows import token_rows
 from saesteer.evals.sae_eval import Progress, evaluate_rows
 from saesteer.metrics.language import token_kl
 from saesteer.models import Model, TokenBatch, as_model, record
+from saesteer.models.replay import Replay
 from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 from saesteer.saes.save import save_sae

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saesteer.evals.replay import Replay
 from saesteer.evals.rows import bos_of, token_rows
 from saesteer.metrics.density import Density
 from saesteer.metrics.language import token_ce, token_kl
 from saesteer.metrics.outliers import OUTLIER_FACTOR, outlier_tokens
 from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
 from saesteer.models import Model, TokenBatch, as_model, pad_rows, record
+from saesteer.models.replay import Replay
 from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 

@@ -25,10 +25,15 @@ Prompt = str | Chat
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Rows of token ids with their validity, both `[batch, pos]`; the mask is boolean."""
+    """Rows of token ids with their validity, both `[batch, pos]`; the mask is boolean.
+
+    Attributes:
+        position_ids: where rows hold several documents, the places within those; else the mask's.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
+    position_ids: Tensor | None = None
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
@@ -36,6 +41,7 @@ class TokenBatch:
             self,
             input_ids=self.input_ids.to(device),
             attention_mask=self.attention_mask.to(device),
+            position_ids=None if self.position_ids is None else self.position_ids.to(device),
         )
 
     @property
@@ -165,7 +171,9 @@ class Model:
         """
         batch = batch.to(self.device)
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
-        if not bool(batch.attention_mask.all()):
+        if batch.position_ids is not None:
+            inputs["position_ids"] = batch.position_ids
+        elif not bool(batch.attention_mask.all()):
             inputs["attention_mask"] = batch.attention_mask.long()
             inputs["position_ids"] = (batch.attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         if last is not None:

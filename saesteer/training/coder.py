@@ -31,6 +31,8 @@ class StepResult:
         threshold: smallest latent that survived in this batch, infinite if none did; 0-d.
         fires: on how many tokens each latent was active, `[d_sae]`.
         extra: what only some losses measure, by name; 0-d each.
+        recon: what was rebuilt, `[n, d_model]` in the coder's own scale and with gradients, where
+            an SAE of one site can say so.
     """
 
     loss: Tensor
@@ -41,6 +43,7 @@ class StepResult:
     threshold: Tensor
     fires: Float[Tensor, " d_sae"]
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    recon: Tensor | None = None
 
     def measures(self) -> dict[str, Tensor]:
         """The 0-d measures by name, detached."""

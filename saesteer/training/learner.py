@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saesteer.axes import Rows
@@ -21,9 +21,15 @@ from saesteer.training.build import build_coder, sites_of
 from saesteer.training.coder import Coder, StepResult
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.firing import Firing
-from saesteer.training.replay import Replay
+from saesteer.training.recorded import RecordedStep
+from saesteer.training.sparse import SparseCoder
+
+Downstream = Callable[[Rows], Float[Tensor, ""]]
+"""What a reconstruction of the batch at hand costs behind its site, with gradients."""
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+_NOTHING = 1e-9
+"""Nats a token below which two distributions count as equal."""
 _LOOK_EVERY = 16
 """Steps between two looks, on a GPU, at which latents are dead: each makes it wait."""
 _WARM = 3
@@ -40,6 +46,7 @@ class Learner:
         step_count: optimiser steps done.
         grad_norm: of the last step's whole gradient, before it was clipped.
         peers: processes that train the same weights, each on its part of the batch.
+        downstream: a second loss, weighed by `config.kl`; None trains on reconstruction alone.
     """
 
     config: TrainSAEConfig
@@ -49,10 +56,11 @@ class Learner:
     step_count: int = 0
     grad_norm: Tensor | None = None
     peers: World = ALONE
+    downstream: Downstream | None = None
 
     def __post_init__(self) -> None:
         self._dead: Tensor | None = None
-        self._replay: Replay | None = None
+        self._replay: RecordedStep | None = None
         self._warm = 0
 
     @classmethod
@@ -99,6 +107,8 @@ class Learner:
         """What a step does on the device."""
         coder = self.coder
         result = coder.loss(batch, self._dead)
+        if self.downstream is not None:
+            result = self._end_to_end(result, self.downstream)
         result.loss.backward()
         result = self._of_all(result)
         coder.before_update()
@@ -109,6 +119,15 @@ class Learner:
         self.firing.note(result.fires, self.config.batch_size)
         return result
 
+    def _end_to_end(self, result: StepResult, downstream: Downstream) -> StepResult:
+        """The loss and `config.kl` times as much of what the reconstruction costs downstream."""
+        assert isinstance(self.coder, SparseCoder)
+        assert result.recon is not None
+        cost = downstream(result.recon / self.coder.input_scale)
+        weight = self.config.kl * result.loss.detach() / cost.detach().clamp(min=_NOTHING)
+        extra = {**result.extra, "kl": cost.detach()}
+        return replace(result, loss=result.loss + weight * cost, extra=extra)
+
     def _set_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
@@ -116,16 +135,16 @@ class Learner:
             else:
                 group["lr"] = rate
 
-    def _replay_for(self, batch: Rows) -> Replay | None:
+    def _replay_for(self, batch: Rows) -> RecordedStep | None:
         """The recorded step, recorded now if it is time; None where a step must be launched."""
-        alone = self.peers.size == 1 and self._dead is None
+        alone = self.peers.size == 1 and self._dead is None and self.downstream is None
         if not (batch.is_cuda and alone and self.coder.replayable):
             return None
         self._warm += 1
         if self._warm <= _WARM:
             return None
         if self._replay is None:
-            self._replay = Replay(self._update, batch)
+            self._replay = RecordedStep(self._update, batch)
         return self._replay if self._replay.fits(batch) else None
 
     def _of_all(self, result: StepResult) -> StepResult:

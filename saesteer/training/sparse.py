@@ -117,6 +117,7 @@ class SparseCoder(Coder):
             threshold=torch.where(on, latents.abs(), torch.inf).min(),
             fires=torch.zeros_like(self.b_enc).index_add_(0, active.features, on.float()).detach(),
             extra=self.measures(target, recon),
+            recon=prefixes[-1],
         )
 
     def pre(self, batch: Rows, latent: int) -> Float[Tensor, " n"]:

@@ -18,6 +18,7 @@ from saesteer.models import Model
 from saesteer.training.build import sites_of
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.loop import Progress
+from saesteer.training.passages import ONE_PROCESS, PassageStream
 from saesteer.training.signals import StopRequest
 
 
@@ -34,13 +35,20 @@ def columns_of(config: TrainSAEConfig, model: Model) -> Columns:
 
 def open_stream(
     config: TrainSAEConfig, model: Model, columns: Columns, world: World = ALONE
-) -> ActivationStream:
-    """Mixed batches of this process's share of a config's activations, at their beginning.
+) -> ActivationStream | PassageStream:
+    """This process's share of a config's activations, at their beginning: in mixed batches, or in
+    the text's order for a run end to end.
 
     Raises:
-        ConfigError: rows longer than the model has positions, or a batch that can't be shared.
+        ConfigError: rows longer than the model has positions, a batch that can't be shared, or a
+            run end to end in several processes.
         DataError: a text path holds nothing readable, or the cache holds something else.
     """
+    if config.kl:
+        if world.size > 1:
+            raise ConfigError(ONE_PROCESS)
+        rows = config.batch_size // config.text.context
+        return PassageStream(_model_source(config, model, columns), rows)
     ring = ShuffleRing(
         columns.width,
         world.share(config.batch_size, "batch_size"),
@@ -109,7 +117,7 @@ def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Mod
         text_field=config.text.field,
         labelled=labelled,
     )
-    if config.compile:
+    if config.compile and not config.kl:
         for block in model.layout.blocks[: columns.sites[-1].layer]:
             block.compile(dynamic=False)
     return ModelSource(model, columns, tokens, config.rows_per_pass)

@@ -31,6 +31,7 @@ from saesteer.training.distributed import ALONE, World
 from saesteer.training.folder import restoring
 from saesteer.training.learner import Learner
 from saesteer.training.loop import Progress, run_to_end
+from saesteer.training.passages import PassageStream
 from saesteer.training.signals import StopRequest
 from saesteer.training.stopwatch import Stopwatch
 
@@ -53,7 +54,7 @@ class SAETrainer:
     """
 
     config: TrainSAEConfig
-    stream: ActivationStream
+    stream: ActivationStream | PassageStream
     columns: Columns
     learners: dict[str, Learner]
     world: World = ALONE
@@ -69,7 +70,7 @@ class SAETrainer:
     def create(
         cls,
         config: TrainSAEConfig,
-        stream: ActivationStream,
+        stream: ActivationStream | PassageStream,
         columns: Columns,
         device: Any,
         world: World = ALONE,
@@ -82,6 +83,9 @@ class SAETrainer:
             name: Learner.create(each, columns.widths_of(sites_of(each)), device, peers)
             for name, each in (saes[world.rank :: world.size] if spread else saes)
         }
+        if isinstance(stream, PassageStream):
+            for learner in learners.values():
+                learner.downstream = stream.divergence
         return cls(config, stream, columns, learners, world, spread)
 
     @property

@@ -25,10 +25,10 @@ def weights_of(out: Path) -> bytes:
 @pytest.mark.parametrize(
     "changes",
     [
-        *({}, {"arch": "topk"}, {"arch": "jumprelu"}, {"reuse": 2}, {"prefetch": 2}),
+        *({}, {"arch": "topk"}, {"arch": "jumprelu"}, {"reuse": 2}, {"prefetch": 2}, {"kl": 1.0}),
         {"passes": 2, "n_tokens": 64 * 40},
     ],
-    ids=["batchtopk", "topk", "jumprelu", "reuse", "prefetch", "two passes"],
+    ids=["batchtopk", "topk", "jumprelu", "reuse", "prefetch", "end to end", "two passes"],
 )
 @pytest.mark.parametrize("stops", [(1,), (7, 20), (13, 14, 29)], ids=str)
 def test_a_resumed_run_ends_in_the_same_bits(run, settings, tmp_path, figures_of, changes, stops):

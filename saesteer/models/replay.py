@@ -15,11 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saesteer.models import Model, Site, TokenBatch, installed, logits
+from saesteer.models.hooks import installed
+from saesteer.models.model import Model, TokenBatch
+from saesteer.models.sites import Site
 
 
 class Replay:
-    """Logits of a model whose activations at one site are given; one per model and site."""
+    """Logits of a model whose activations at one site are given; one per model and site.
+
+    Gradients pass through it to those activations, unless the caller asks for none.
+    """
 
     def __init__(self, model: Model, site: Site) -> None:
         self._model = model
@@ -35,7 +40,7 @@ class Replay:
         """
         hook = (self._model.layout.point(self._site), lambda _: resid)
         with installed([hook]), _stepped_over(self._below):
-            return logits(self._model, tokens)
+            return self._model.forward(tokens)
 
 
 def _blocks_below(model: Model, site: Site) -> Sequence[nn.Module]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from saesteer.evals.replay import Replay
 from saesteer.models import Model, Site, layout_of, logits, record
 from saesteer.models.hooks import install, remove
+from saesteer.models.replay import Replay
 
 
 class Letters:

@@ -12,7 +12,7 @@ from saesteer.training.coder import StepResult
 
 
 @final
-class Replay:
+class RecordedStep:
     """`run` on batches of one shape; what it returns is written over by the next call.
 
     `run` must have been called before, so that what it keeps exists, and must not wait for the

@@ -1,0 +1,107 @@
+"""Text in its own order, for training end to end: what the model makes of a reconstruction.
+
+Source: Karvonen 2025, Revisiting End-To-End Sparse Autoencoder Training: A Short Finetune Is All
+You Need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from saesteer.axes import Rows
+from saesteer.data.sources import ModelSource
+from saesteer.errors import ConfigError
+from saesteer.methods.learned import frozen
+from saesteer.models import TokenBatch
+from saesteer.models.replay import Replay
+
+
+@dataclass(frozen=True)
+class _Passage:
+    """Rows that the model has read: activations, the tokens that count, and its own logits."""
+
+    tokens: TokenBatch
+    resid: Float[Tensor, "rows context d_model"]
+    keep: Bool[Tensor, "rows context"]
+    clean: Float[Tensor, "rows context vocab"]
+
+
+@final
+@dataclass(eq=False)
+class PassageStream:
+    """Batches of activations in the text's order, and what their reconstructions cost behind them.
+
+    Its place and counts are those of an `ActivationStream`.
+
+    Attributes:
+        rows: packed rows in one batch.
+    """
+
+    source: ModelSource
+    rows: int
+    n_tokens: int = 0
+    n_outliers: int = 0
+    n_read: int = 0
+
+    def __post_init__(self) -> None:
+        (site,) = self.source.columns.sites
+        self._replay = Replay(self.source.model, site)
+        self._passage: _Passage | None = None
+
+    @torch.no_grad()
+    def next_batch(self) -> Rows | None:
+        """Activations of the next rows; None when the text has ended."""
+        self._passage = None
+        rows = self.source.tokens.next_rows(self.rows)
+        if rows is None:
+            return None
+        (resid,), keep, n_outliers = self.source.read(rows)
+        mask = torch.ones_like(rows.input_ids, dtype=torch.bool)
+        tokens = TokenBatch(rows.input_ids, mask, rows.position_ids).to(resid.device)
+        self._passage = _Passage(tokens, resid, keep, self._replay(tokens, resid))
+        batch = resid[keep]
+        self.n_tokens += len(batch)
+        self.n_outliers += n_outliers
+        self.n_read += keep.numel()
+        return batch
+
+    def divergence(self, recon: Rows) -> Float[Tensor, ""]:
+        """Mean KL(model ‖ model with `recon` in place of the last batch), nats a token."""
+        assert self._passage is not None, "no batch has been read"
+        tokens, resid, keep, clean = vars(self._passage).values()
+        with frozen(self.source.model):
+            changed = self._replay(tokens, resid.index_put((keep,), recon.to(resid.dtype)))
+        log_p, log_q = (each.float().log_softmax(-1) for each in (clean, changed))
+        return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / keep.numel()
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The stream's place: what fits JSON, and no tensors."""
+        return {"source": self.source.state(), **self.counts()}, {}
+
+    def counts(self) -> dict[str, int]:
+        """Tokens drawn, left out and read."""
+        names = ("n_tokens", "n_outliers", "n_read")
+        return {name: getattr(self, name) for name in names}
+
+    def restore(self, place: dict[str, Any], tensors: dict[str, Tensor]) -> None:  # noqa: ARG002
+        """Continue from `state()` of a stream with the same settings."""
+        self.source.restore(place["source"])
+        for name in self.counts():
+            setattr(self, name, place[name])
+
+    def take_over(self, parts: Sequence[Any], rank: int, size: int) -> None:  # noqa: ARG002
+        """Raises ConfigError: it is one process's."""
+        raise ConfigError(ONE_PROCESS)
+
+
+ONE_PROCESS = "kl trains in one process; start saesteer without torchrun, or leave kl out."
