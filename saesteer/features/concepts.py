@@ -155,7 +155,8 @@ class ConceptReader:
         if self.features is not None:
             latents = self.features.read(resid)
             parts.append(latents if self._is_plain else latents @ self.mix)
-            parts += [tree.scores(latents)[..., None] for tree in self.trees]
+            for tree in self.trees:
+                parts.append(tree.scores(latents)[..., None])
         if not self._is_sparse:
             if resid.shape[-1] != self.directions.shape[0]:
                 raise DimensionError(

@@ -4,9 +4,9 @@ Everything that depends on the rules alone is settled here: columns, signs and t
 Running touches no row but its own and makes the host wait for no device, so it can sit inside a
 forward pass, and a new token costs that token alone.
 
-There are three forms, and the amount of work decides between them, measured on two CPU cores: whole
-numbers for a few rules on the rows of a decoding step, on the CPU alone (20 rules in six strata on
-one row: 14 µs against 43); matrix products for a few more; words of 64 rows for everything else
+There are three forms, and the amount of work decides between them, measured on two CPU cores: plain
+Python for a few rules on the rows of a decoding step, on the CPU alone (20 rules in six strata on
+one row: 7 µs against 36); matrix products for a few more; words of 64 rows for everything else
 (1,000 rules over 256 concepts on 64 rows in 0.2 ms; 4,096 rows in 2 ms). A gather of booleans was
 slower than one of the three everywhere.
 """
@@ -32,7 +32,7 @@ DENSE_WORK = 2**19
 """Rows x rules x columns up to which matrix products are faster."""
 
 PLAIN_WORK = 2**8
-"""Rows x bodies up to which whole numbers are faster in a decoding step. Repeated in a loop, with
+"""Rows x bodies up to which plain Python is faster in a decoding step. Repeated in a loop, with
 warm caches, 20 rules tie with matrix products at 8 rows; between a model's layers later."""
 
 Atoms = Bool[Tensor, "batch pos n_atoms"]
@@ -106,7 +106,7 @@ class BooleanProgram:
         return dense.run(facts)
 
     def on_host(self, given: Tensor, n_rows: int) -> PlainProgram | None:
-        """The program on whole numbers, where it is the fastest form for so many rows of these."""
+        """The program in plain Python, where it is the fastest form for so many rows of these."""
         plain = self.plain
         small = plain is not None and given.is_cpu and n_rows * plain.work <= PLAIN_WORK
         return plain if small else None

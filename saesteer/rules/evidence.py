@@ -43,18 +43,19 @@ class HostConcluded:
     """The same of a few rows whose rules ran on the host; tensors are made when somebody asks.
 
     Args:
-        given: each position's facts, as a number whose bits are the columns; row by row.
+        given: each position's facts, of the first columns; row by row.
         held: each position's facts and what follows from them.
         shape: of the pass, `(batch, pos)`.
         n_atoms: columns of atoms; `n_alarms` columns of constraints come after them.
     """
 
+    __slots__ = ("_given", "_held", "_n_alarms", "_n_atoms", "_shape")
     unknown = None
 
     def __init__(
         self,
-        given: Sequence[int],
-        held: Sequence[int],
+        given: Sequence[list[bool]],
+        held: Sequence[list[bool]],
         shape: tuple[int, int],
         n_atoms: int,
         n_alarms: int,
@@ -70,25 +71,25 @@ class HostConcluded:
     @property
     def atoms(self) -> Tensor:
         """What follows."""
-        return self._all()[..., : self._n_atoms]
+        return self._columns(0, self._n_atoms)
 
     @property
     def alarms(self) -> Tensor:
         """The constraints that are violated."""
-        return self._all()[..., self._n_atoms :]
+        return self._columns(self._n_atoms, self._n_alarms)
 
     def where(self, column: int, frame: Frame) -> TokenMask:
         """Where one atom holds, `[batch, pos]`: what the frame has for everywhere and nowhere."""
-        holds = [held >> column & 1 for held in self._held]
-        if not any(holds):
+        holds = [held[column] for held in self._held]
+        if True not in holds:
             return frame.places.none
-        if frame.whole and all(holds):
+        if False not in holds and frame.whole:
             return frame.valid
-        return torch.tensor(holds, dtype=torch.bool).view(self._shape)
+        return torch.tensor(holds).view(self._shape)
 
-    def _all(self) -> Tensor:
-        n = self._n_atoms + self._n_alarms
-        return as_flags(self._held, n).view(*self._shape, n)
+    def _columns(self, first: int, n: int) -> Tensor:
+        rows = [held[first : first + n] for held in self._held]
+        return as_flags(rows, n).view(*self._shape, n)
 
 
 class Evidence(NamedTuple):

@@ -8,7 +8,7 @@ them only when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from saesteer.rules.book import RuleBook
     from saesteer.saes.sae import SAE
 
+NOTHING = Seen()
 NOT_YET = "not decided before the prompt's end"
 
 
@@ -131,11 +132,11 @@ class RuleGate:
         Args:
             state: what `new_state` gave the gate that asks; every gate's is kept up to date.
         """
-        read = [readings[site] for site in self.sites]
+        read = [*map(readings.__getitem__, self.sites)]
         key = (self.key, *map(id, read))
         known = frame.memo.get(key)
         if known is None:
-            known = frame.memo[key] = (*self._evaluate(readings, frame, state), read)
+            known = frame.memo[key] = (*self._evaluate(read, frame, state), read)
         elif state is not None:
             state.write(frame, known[1])
         frame.evidence[NOTE] = known[0]
@@ -186,36 +187,24 @@ class RuleGate:
         return closure(self.program, given), lambda a: leaves.get(concept_of(a))
 
     def _evaluate(
-        self, readings: Mapping[Site, Tensor], frame: Frame, state: RuleState | None
+        self, read: Sequence[Tensor], frame: Frame, state: RuleState | None
     ) -> tuple[Evidence, Seen]:
-        on = self._compiled(frame.valid.device)
-        scored, seen = self._scores(on, readings, frame, state)
+        device = frame.valid.device
+        on = self._on.get(device) or self._compiled(device)
+        scored, seen = OwnScores(on.read(read, frame), frame.places, frame.input_ids), NOTHING
+        if state is not None:
+            scored, seen = self._aggregated(on, scored.told(), frame, state)
         late = seen.totals is not None
         found = None if late else on.conclude_on_host(scored.scores, frame)
         if found is None:
             found = on.conclude(scored.scores, frame, late=late)
         return Evidence(scored, found, frame.decode), seen
 
-    def _scores(
-        self,
-        on: Compiled,
-        readings: Mapping[Site, Tensor],
-        frame: Frame,
-        state: RuleState | None,
-    ) -> tuple[Scored | OwnScores, Seen]:
-        """Every concept's score, aggregated as it says."""
-        parts = [
-            reader.scores(readings[reader.site]).to(frame.valid.device) for reader in on.readers
-        ]
-        if not parts:
-            parts = [frame.valid.new_zeros(*frame.valid.shape, 0).float()]
-        read = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        read = read if on.order is None else read[..., on.order]
-        plain = OwnScores(read, frame.places, frame.input_ids)
-        if state is None:
-            return plain, Seen()
-        own = scored = plain.told()
-        seen = Seen()
+    def _aggregated(
+        self, on: Compiled, own: Scored, frame: Frame, state: RuleState
+    ) -> tuple[Scored, Seen]:
+        """Every concept's score, taken over what it says."""
+        scored, seen = own, NOTHING
         if state.prompt is not None:
             chosen = own.columns(on.prompt)
             totals = aggregate(chosen, on.kinds, frame, state.prompt.before(frame, chosen.scores))
@@ -231,11 +220,9 @@ class RuleGate:
 
     def _compiled(self, device: torch.device) -> Compiled:
         """The gate's tensors on one device; moved there once."""
-        known = self._on.get(device)
-        if known is None:
-            parts = (self.program, self.concepts, self.readers, self.logic)
-            known = self._on[device] = Compiled.on(device, *parts, forced=dict(self.forced))
-        return known
+        parts = (self.program, self.concepts, self.readers, self.logic)
+        on = self._on[device] = Compiled.on(device, *parts, forced=dict(self.forced))
+        return on
 
 
 @register_kind

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from operator import gt
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,6 @@ from saesteer.rules.evidence import Concluded, HostConcluded
 from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.late import Waiting
 from saesteer.rules.opened import OpenProgram, judge_any
-from saesteer.rules.plain import above
 from saesteer.rules.prompt_scores import Kinds
 from saesteer.rules.terms import Atom, Program, contrary
 from saesteer.steer.frame import Frame
@@ -36,16 +36,16 @@ class Compiled(NamedTuple):
 
     `order` puts the readers' columns into the concepts' order (None: they are), `prompt` and
     `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark what
-    waits for the prompt's end. `floors` are the bits and thresholds of the concepts on the host,
-    and `forced` the bits of those that are forced on and off, if any is. `denied` are the columns
-    of -p for every open p that is forced off.
+    waits for the prompt's end. `floors` are the thresholds on the host, in numbers that the dtype
+    of the scores holds exactly, and `forced` what is said of concepts whatever their scores.
+    `denied` are the columns of -p for every open p that is forced off.
     """
 
     readers: tuple[ConceptReader, ...]
     order: Int[Tensor, " n_concepts"] | None
     thresholds: Float[Tensor, " n_concepts"]
-    floors: tuple[tuple[int, float], ...]
-    forced: tuple[int, int] | None
+    floors: tuple[float, ...]
+    forced: tuple[tuple[int, bool], ...]
     prompt: Int[Tensor, " n_prompt"]
     causal: Int[Tensor, " n_causal"]
     resets: Int[Tensor, " n_causal"]
@@ -57,8 +57,23 @@ class Compiled(NamedTuple):
     late_atoms: Bool[Tensor, " n_atoms"]
     late_alarms: Bool[Tensor, " n_constraints"]
 
+    def read(self, activations: Sequence[Tensor], frame: Frame) -> Tensor:
+        """Each concept's score at every token, `[batch, pos, n_concepts]`.
+
+        Args:
+            activations: one for each reader.
+        """
+        valid = frame.valid
+        if not self.readers:
+            return torch.zeros(*valid.shape, 0, device=valid.device)
+        parts: list[Tensor] = []
+        for reader, resid in zip(self.readers, activations, strict=True):
+            parts.append(reader.scores(resid).to(valid.device))
+        read = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return read if self.order is None else read[..., self.order]
+
     def conclude_on_host(self, scores: Tensor, frame: Frame) -> HostConcluded | None:
-        """What follows from the scores `[batch, pos, n_concepts]`, worked out in whole numbers.
+        """What follows from the scores `[batch, pos, n_concepts]`, worked out without tensors.
 
         None where that is not the fastest way, or the rules are no propositions.
         """
@@ -67,18 +82,17 @@ class Compiled(NamedTuple):
         plain = logic.on_host(scores, batch * pos) if is_plain else None
         if plain is None:
             return None
-        rows = scores.tolist()
-        rows = rows[0] if batch == 1 else list(chain.from_iterable(rows))
-        facts = above(rows, self.floors)
-        if self.forced is not None:
-            on, off = self.forced
-            facts = [(row | on) & ~off for row in facts]
+        facts: list[list[bool]] = []
+        for row in chain.from_iterable(scores.tolist()):
+            given = [*map(gt, row, self.floors)]
+            for column, said in self.forced:
+                given[column] = said
+            facts.append(given)
         held = plain.close(facts)
         if not frame.whole:
-            real = frame.valid.flatten().tolist()
-            facts, held = (
-                [n * r for n, r in zip(part, real, strict=True)] for part in (facts, held)
-            )
+            for real, *rows in zip(frame.valid.flatten().tolist(), facts, held, strict=True):
+                for row in () if real else rows:
+                    row[:] = [False] * len(row)
         return HostConcluded(facts, held, (batch, pos), len(logic.atoms), len(logic.watched))
 
     def conclude(self, scores: Tensor, frame: Frame, *, late: bool) -> Concluded:
@@ -88,7 +102,7 @@ class Compiled(NamedTuple):
             late: whether some concepts are taken over the prompt.
         """
         given = scores > self.thresholds
-        if self.forced is not None:
+        if self.forced:
             given = (given | self.forced_on) & ~self.forced_off
         decided, at_atoms, at_alarms = frame.valid[..., None], None, None
         facts = pad(
@@ -134,15 +148,12 @@ class Compiled(NamedTuple):
             return torch.tensor(values, dtype=torch.bool).to(device)
 
         thresholds = torch.tensor([c.threshold for c in concepts])
-        bits = [(1 << i, forced.get(name)) for i, name in enumerate(names)]
-        told = [sum(bit for bit, said in bits if said is value) for value in (True, False)]
-
         return Compiled(
             readers=tuple(reader.to(device) for reader in readers),
             order=None if columns == sorted(columns) else numbers(columns).argsort(),
             thresholds=thresholds.to(device),
-            floors=tuple((1 << i, floor) for i, floor in enumerate(thresholds.tolist())),
-            forced=(told[0], told[1]) if forced else None,
+            floors=tuple(thresholds.tolist()),
+            forced=tuple((names.index(name), said) for name, said in forced.items()),
             prompt=numbers(prompt),
             causal=numbers(causal),
             resets=numbers(resets),

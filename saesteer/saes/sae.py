@@ -78,7 +78,7 @@ class FeatureSlice:
         """Activations of the sliced features: the full `encode`, restricted to them."""
         pre = self.pre(resid)
         if self.level is not None:
-            return functional.threshold(pre, self.level, 0.0)
+            return torch.threshold(pre, self.level, 0.0)
         return torch.where(pre > self.threshold, pre, self.off)
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
@@ -245,5 +245,4 @@ def affine(
     bias: Float[Tensor, " d_out"],
 ) -> Float[Tensor, "*batch d_out"]:
     """`x @ weight + bias` in one product, whatever the batch axes."""
-    rows = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight)
-    return rows.view(*x.shape[:-1], rows.shape[-1])
+    return functional.linear(x, weight.t(), bias)

@@ -114,7 +114,7 @@ class Attachment:
         was: _Pass | None = None if before is None or self.ends else before.memo.get(self)
         if was is not None:
             was.record.close()
-        record = PassRecord.of(frame, self.trace.late)
+        record = PassRecord(frame, self.trace.late)
         if not frame.aside:
             self.trace.passes.append(record)
         frame.memo[self] = _Pass(record, self._states(frame, cache))
@@ -192,11 +192,15 @@ class Attachment:
         self, site: Site, acts: list[Act], resid: Tensor, frame: Frame, now: _Pass
     ) -> Tensor | None:
         """The activation with all changes of its site; None where no edit acts."""
-        covers = [self._cover(act.edit, frame, now) for act in acts]
+        covers: list[Cover] = []
+        moves: list[tuple[Tensor, Tensor | None]] = []
+        for act in acts:  # a comprehension would be one more function to fetch in each step
+            covers.append(self._cover(act.edit, frame, now))
         if covers[0].empty and all(cover.empty for cover in covers):
             return None
         wide = resid.float()
-        moves = [act.move(wide, frame, now.readings, now.worked) for act in acts]
+        for act in acts:
+            moves.append(act.move(wide, frame, now.readings, now.worked))
         if len(acts) == 1:
             cover, (total, known) = covers[0], moves[0]
             draft = Draft(site, resid, cover.mask, ((acts[0].index, None, total, known),), None)
@@ -233,8 +237,7 @@ class Attachment:
         key = id(gate)
         if key not in now.opened:
             notes = frame.evidence = {}
-            readings = {site: now.readings[site] for site in gate.sites}
-            opened = gate.open(readings, frame, now.states.get(key))
+            opened = gate.open(now.readings, frame, now.states.get(key))
             now.opened[key] = opened.to(frame.valid.device)
             now.record.evidence.append(Evidence(gate, notes, now.opened[key]))
         return now.opened[key]

@@ -197,7 +197,9 @@ class Frame:
         if start < self.start or not latest.goes_on(ids):
             return None
         places = latest.next(kwargs, start, prompt.pads_of)
-        special, stopped = _marks(ids, special_ids, prompt)
+        special = stopped = None
+        if prompt.ids is None or not prompt.ids.misses(ids):
+            special, stopped = _marks(ids, special_ids, prompt)
         rows, decode = self.prompt_lengths, self.decode
         return Frame(places, start, ids, special, stopped, rows, prompt, True, decode, {}, {})
 

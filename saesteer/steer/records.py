@@ -7,7 +7,7 @@ that are read are made from these when somebody asks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from torch import Tensor
@@ -59,7 +59,7 @@ class Event:
 
 
 @final
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, init=False, slots=True)
 class PassRecord:
     """One forward pass: its positions, what was done at each site, and what gates noted.
 
@@ -80,18 +80,20 @@ class PassRecord:
     start: int
     prompt_lengths: Tensor | None
     late: LateNorms
-    edited: dict[Site, SiteRecord] = field(default_factory=dict)
-    added: list[tuple[Added, Tensor, Tensor]] = field(default_factory=list)
-    kept: list[Waiting | Draft] = field(default_factory=list)
-    shelved: list[tuple[int, Added]] = field(default_factory=list)
-    over: bool = False
-    evidence: list[Evidence] = field(default_factory=list)
+    edited: dict[Site, SiteRecord]
+    added: list[tuple[Added, Tensor, Tensor]]
+    kept: list[Waiting | Draft]
+    shelved: list[tuple[int, Added]]
+    over: bool
+    evidence: list[Evidence]
 
-    @staticmethod
-    def of(frame: Frame, late: LateNorms) -> PassRecord:
-        """An empty record of a pass."""
-        lengths = frame.prompt_lengths
-        return PassRecord(frame.input_ids, frame.live, frame.places, frame.start, lengths, late)
+    def __init__(self, frame: Frame, late: LateNorms) -> None:
+        """Start with nothing done in the pass."""
+        self.input_ids, self.live = frame.input_ids, frame.live
+        self.places, self.start = frame.places, frame.start
+        self.prompt_lengths, self.late = frame.prompt_lengths, late
+        self.edited, self.over = {}, False
+        self.added, self.kept, self.shelved, self.evidence = [], [], [], []
 
     @property
     def logical(self) -> Tensor:

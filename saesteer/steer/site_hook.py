@@ -81,7 +81,7 @@ class SiteHook:
                 places[quick.place].copy_(output)
                 shelved.append((quick.place, added))
                 return output + added.vector
-        return self._otherwise(module, args, output)
+        return self(output) if output.__class__ is Tensor else self._otherwise(module, args, output)
 
     def __call__(self, resid: Tensor) -> Tensor | None:
         """Show it to each plan; what one returns replaces it."""

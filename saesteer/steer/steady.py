@@ -54,10 +54,12 @@ class Cover(NamedTuple):
 
     def gated(self, opened: Tensor, frame: Frame) -> Cover:
         """What is left of it where a gate is open, `[batch, pos]`."""
-        if opened is frame.places.none:
+        places = frame.places
+        if opened is places.none:
             return Cover(opened, full=False, empty=True)
         if self.full:
-            return Cover(opened, full=opened is frame.valid and frame.whole)
+            everywhere = opened is places.valid and places.whole
+            return self if everywhere else Cover(opened, full=False)
         return Cover(self.mask & opened, full=False)
 
     def put(self, new: Tensor, old: Tensor) -> Tensor:

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from saesteer.errors import RuleError
+from saesteer.features.concepts import Concept, concept_readers
+from saesteer.features.readouts import CosineReadout, FeatureReadout, ProbeReadout
 from saesteer.models.sites import Site
 from saesteer.rules import RuleBook
 from saesteer.rules.evidence import NOTE, Concluded, Evidence, HostConcluded
 from saesteer.rules.gate import HeadGate, RuleGate
-from saesteer.rules.syntax import Atom
+from saesteer.rules.syntax import Atom, parse
 from saesteer.saes.sae import SAE
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Explains, FollowsRows, Gate
@@ -230,6 +232,26 @@ def test_facts_alone_open_a_gate_and_padding_shuts_it() -> None:
     assert gate.open({}, frame, None).tolist() == [[False, True, True]]
 
 
+def test_each_score_stands_in_its_concepts_column_wherever_it_is_read(eye_sae: SAE) -> None:
+    """Readers take site after site and feature before direction, concepts come as they like."""
+    early, late = Site(0, "resid_post"), Site(2, "resid_post")
+    resid, ids, mask = _text(2, 5, seed=3)
+    readings = {early: resid + 1, SITE: resid, late: resid - 1}
+    concepts = (
+        Concept("late", ProbeReadout(late, torch.arange(8.0), 0.5), 0.0),
+        Concept("alike", CosineReadout(SITE, torch.ones(8)), 0.0),
+        Concept("early", ProbeReadout(early, torch.ones(8)), 0.0),
+        Concept("feature", FeatureReadout((3,)), 1.0),
+    )
+    readers = tuple(concept_readers(concepts, eye_sae))
+    gate = RuleGate(parse("act :- late, alike, early, feature."), concepts, readers)
+    found = gate.evaluate(readings, _frame(ids, mask, None), None).scores
+    for column, concept in enumerate(concepts):
+        (alone,) = concept_readers([concept], eye_sae)
+        own = alone.scores(readings[alone.site])[..., 0]
+        torch.testing.assert_close(found[..., column], own)
+
+
 def test_nothing_is_read_back_from_the_device(
     eye_sae: SAE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,11 +334,14 @@ def _eye_sae() -> SAE:
     return SAE(eye, zeros, eye.clone(), zeros.clone(), torch.full((8,), 0.5), SITE)
 
 
-def test_whole_numbers_and_tensors_conclude_the_same_at_padding_too(eye_sae: SAE) -> None:
+@pytest.mark.parametrize("forced", [{}, {"pain": True}, {"pain": False, "casual": True}])
+def test_plain_python_and_tensors_conclude_the_same_at_padding_too(
+    eye_sae: SAE, forced: dict[str, bool]
+) -> None:
     """A few rows on the host take the one way, the same rows among many the other."""
     plain = {n: c for n, c in BOOK["concepts"].items() if "aggregate" not in c}
     rules = "careful :- pain, not casual. mild :- not pain. :- pain, casual."
-    gate = RuleGate.of(RuleBook.from_dict({"concepts": plain, "rules": rules}), eye_sae)
+    gate = RuleGate.of(RuleBook.from_dict({"concepts": plain, "rules": rules}), eye_sae, forced)
     for seed in range(20):
         resid, ids, mask = _text(2, 3, seed)
         few, many = (_frame(i, m, None) for i, m in ((ids, mask), (_tiled(ids), _tiled(mask))))
