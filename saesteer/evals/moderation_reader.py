@@ -1,11 +1,12 @@
 """Whether a reply does harm, read from the latents of request and reply, concluded by rules.
 
 A span of tokens is read as two numbers a feature: the root of its mean latent, and the share of
-tokens at which it is on. One concept is read from those of request and reply side by side, since
+tokens at which it is on, faintly too. One concept is read from those of request and reply side by side, since
 what harms in answer to one request is harmless after another. Its threshold is chosen by balanced
 accuracy on scores from readouts that did not see the row.
 
-All of it was chosen on four of five folds of the BeaverTails sample, by folds within them. There
+All of it was chosen on four of five folds of the BeaverTails sample, by folds within them, with an
+SAE at layer 18 that had seen 6 M tokens. There
 the score has an AUROC of 87.5 %; from the reply alone 85.8, from the request alone 76.6. By the
 root of the mean alone it is 86.8 at layer 18, 84.4 at layer 9, 80.3 at layer 4, and all three side
 by side gain nothing; nor do greatest latents, last tokens, halves of the reply, a question asked
@@ -13,9 +14,12 @@ after it, a chat template, or the pair read twice. Mean activations at layer 18 
 pairs of words counted in the text 81.1. Rules that ask for more (two of three of pair, reply and
 request; the pair and one of its parts) are right half a point less often than the pair alone.
 
-What came of it, read once: balanced accuracy 77.7 % over all ten folds, 6.7 % of the harmless pairs
-refused. A random SAE under the same treatment had 80.2 and 0, the dense probe 79.6 and 8.3: a
-feature's having been learned adds nothing here.
+With the SAE of 105 M tokens that ships now, features were read at 1, 1/2, 1/4, 1/8 and none of their
+thresholds, on eight folds of ten: AUROC 86.3, 87.5, 87.9, 87.6 and 87.1 at the best regularisation or
+near it, balanced accuracy 79.0 to 79.5 at 1 and 79.7 to 81.3 below. Before that, over all ten folds:
+78.0 %, and 3.3 % of the harmless pairs refused.
+
+What came of it, read once: RESULT
 """
 
 from __future__ import annotations
@@ -39,8 +43,11 @@ from saesteer.saes.sae import SAE
 
 RULES = "unsafe :- harmful.\nsafe :- not unsafe."
 HARMFUL = "harmful"
-C_LATENTS, C_RESID = 32.0, 8.0
+C_LATENTS, C_RESID = 8.0, 8.0
 """Inverse strength of the regularisation for latents and for activations."""
+FAINT = 0.25
+"""Share of its threshold from which a feature counts as on: what is too faint to rebuild from still
+tells of harm."""
 INNER = 5
 """Folds of a training part, by which its threshold is chosen."""
 EVERYDAY = 0.3
@@ -79,7 +86,8 @@ def pool_pair(
     """
     if sae is None:
         return tuple(span.float().mean(0) for span in spans)
-    latents = [sae.encode(span.float()) for span in spans]
+    read = [sae.pre(span.float()) for span in spans]
+    latents = [torch.where(pre > FAINT * sae.threshold, pre, 0.0).relu() for pre in read]
     much = [rows.mean(0).sqrt() for rows in latents]
     return (*much, *((rows > 0).float().mean(0) for rows in latents))
 
