@@ -1,23 +1,23 @@
 """Whether a reply does harm, read from the latents of request and reply, concluded by rules.
 
 A span of tokens is read as two numbers a feature: the root of its mean latent, and the share of
-tokens at which it is on, faintly too. One concept is read from those of request and reply side by side, since
-what harms in answer to one request is harmless after another. Its threshold is chosen by balanced
-accuracy on scores from readouts that did not see the row.
+tokens at which it is on, faintly too. One concept is read from those of request and reply side by
+side, since what harms in answer to one request is harmless after another. Its threshold is chosen
+by balanced accuracy on scores from readouts that did not see the row.
 
-All of it was chosen on four of five folds of the BeaverTails sample, by folds within them, with an
-SAE at layer 18 that had seen 6 M tokens. There
-the score has an AUROC of 87.5 %; from the reply alone 85.8, from the request alone 76.6. By the
-root of the mean alone it is 86.8 at layer 18, 84.4 at layer 9, 80.3 at layer 4, and all three side
-by side gain nothing; nor do greatest latents, last tokens, halves of the reply, a question asked
-after it, a chat template, or the pair read twice. Mean activations at layer 18 have 87.9, words and
-pairs of words counted in the text 81.1. Rules that ask for more (two of three of pair, reply and
-request; the pair and one of its parts) are right half a point less often than the pair alone.
+Most of it was chosen on four of five folds of the BeaverTails sample, by folds within them, with an
+SAE at layer 18 that had seen 6 M tokens, read at its thresholds. There the score has an AUROC of
+87.5 %; from the reply alone 85.8, from the request alone 76.6. By the root of the mean alone it is
+86.8 at layer 18, 84.4 at layer 9, 80.3 at layer 4, and all three side by side gain nothing; nor do
+greatest latents, last tokens, halves of the reply, a question asked after it, a chat template, or
+the pair read twice. Mean activations at layer 18 have 87.9, words and pairs of words counted in the
+text 81.1. Rules that ask for more (two of three of pair, reply and request; the pair and one of its
+parts) are right half a point less often than the pair alone.
 
-With the SAE of 105 M tokens that ships now, features were read at 1, 1/2, 1/4, 1/8 and none of their
-thresholds, on eight folds of ten: AUROC 86.3, 87.5, 87.9, 87.6 and 87.1 at the best regularisation or
-near it, balanced accuracy 79.0 to 79.5 at 1 and 79.7 to 81.3 below. Before that, over all ten folds:
-78.0 %, and 3.3 % of the harmless pairs refused.
+With the SAE of 105 M tokens that ships now, features were read from all, 1/2, 1/4, 1/8 and none of
+their thresholds on, on eight of ten folds: AUROC 86.7, 87.9, 87.9, 87.6 and 87.6 at the best
+regularisation of two or three, balanced accuracy 79.5, 80.1, 80.8, 80.5 and 81.3. Before that, over
+all ten folds: 78.0 %, and 3.3 % of the harmless pairs refused.
 
 What came of it, read once: RESULT
 """

@@ -90,10 +90,11 @@ def test_planted_harm_is_found_and_shuffled_labels_find_nothing(pooled):
 
 def test_a_span_is_read_by_how_much_and_how_often_each_feature_is_on():
     request, reply = torch.zeros(4, WIDTH), torch.ones(2, WIDTH)
-    request[0, 3], request[1, 3], request[2, 5] = 4.0, 12.0, 0.05
+    request[0, 3], request[1, 3], request[2, 5], request[2, 6] = 4.0, 12.0, 0.02, 0.04
     much, of_reply, often, always = pool_pair([request, reply], planted_sae())
     assert (much[3], often[3]) == (2.0, 0.5)
-    assert often.sum() == 0.5, "what stays below the SAE's threshold counts as off"
+    assert often[6] == 0.25, "below the threshold and not too faint to read"
+    assert often.sum() == 0.75, "what stays below a quarter of it counts as off"
     assert of_reply.tolist() == always.tolist() == [1.0] * WIDTH
     mean, _ = pool_pair([request, reply], None)
     assert mean[3] == 4.0
