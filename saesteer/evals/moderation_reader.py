@@ -19,7 +19,8 @@ their thresholds on, on eight of ten folds: AUROC 86.7, 87.9, 87.9, 87.6 and 87.
 regularisation of two or three, balanced accuracy 79.5, 80.1, 80.8, 80.5 and 81.3. Before that, over
 all ten folds: 78.0 %, and 3.3 % of the harmless pairs refused.
 
-What came of it, read once: RESULT
+What came of it, read once: balanced accuracy 79.9 % over all ten folds, 5.0 % of the harmless pairs
+refused; a random SAE under the same treatment 79.0 and 6.7, the dense probe 79.6 and 8.3.
 """
 
 from __future__ import annotations
