@@ -15,7 +15,8 @@ from saesteer.data.ring import ShuffleRing
 from saesteer.data.share import joint_place
 from saesteer.data.sources import Source
 
-_COUNTS = ("n_tokens", "n_outliers", "n_read")
+COUNTS = ("n_tokens", "n_outliers", "n_read")
+"""What a stream counts."""
 
 
 @final
@@ -66,12 +67,12 @@ class ActivationStream:
 
     def counts(self) -> dict[str, int]:
         """Tokens drawn, left out and read."""
-        return {name: getattr(self, name) for name in _COUNTS}
+        return {name: getattr(self, name) for name in COUNTS}
 
     def restore(self, place: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from `state()` of a stream with the same settings."""
         self.source.restore(place["source"])
-        for name in _COUNTS:
+        for name in COUNTS:
             setattr(self, name, place[name])
         self.ring.restore(under("ring.", tensors))
         self._spare = tensors.get("spare")
@@ -85,7 +86,7 @@ class ActivationStream:
         """
         places = [place for place, _ in parts]
         self.source.restore(joint_place([place["source"] for place in places]))
-        for name in _COUNTS:
+        for name in COUNTS:
             setattr(self, name, 0 if rank else sum(place[name] for place in places))
         self.ring.take_over([under("ring.", tensors) for _, tensors in parts], rank, size)
         spares = [tensors["spare"] for _, tensors in parts if "spare" in tensors]

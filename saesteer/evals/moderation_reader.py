@@ -88,7 +88,7 @@ def pool_pair(
     if sae is None:
         return tuple(span.float().mean(0) for span in spans)
     read = [sae.pre(span.float()) for span in spans]
-    latents = [torch.where(pre > FAINT * sae.threshold, pre, 0.0).relu() for pre in read]
+    latents = [torch.where(pre > FAINT * sae.threshold, pre, 0.0) for pre in read]
     much = [rows.mean(0).sqrt() for rows in latents]
     return (*much, *((rows > 0).float().mean(0) for rows in latents))
 

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from saesteer.axes import Rows
+from saesteer.data.activations import COUNTS
 from saesteer.data.sources import ModelSource
 from saesteer.errors import ConfigError
 from saesteer.methods.learned import frozen
+from saesteer.metrics.language import token_kl
 from saesteer.models import TokenBatch
 from saesteer.models.replay import Replay
 
 
-@dataclass(frozen=True)
-class _Passage:
+class _Passage(NamedTuple):
     """Rows that the model has read: activations, the tokens that count, and its own logits."""
 
     tokens: TokenBatch
@@ -75,11 +75,10 @@ class PassageStream:
     def divergence(self, recon: Rows) -> Float[Tensor, ""]:
         """Mean KL(model ‖ model with `recon` in place of the last batch), nats a token."""
         assert self._passage is not None, "no batch has been read"
-        tokens, resid, keep, clean = vars(self._passage).values()
+        tokens, resid, keep, clean = self._passage
         with frozen(self.source.model):
             changed = self._replay(tokens, resid.index_put((keep,), recon.to(resid.dtype)))
-        log_p, log_q = (each.float().log_softmax(-1) for each in (clean, changed))
-        return F.kl_div(log_q, log_p, reduction="sum", log_target=True) / keep.numel()
+        return token_kl(clean, changed, tokens.attention_mask).mean()
 
     def close(self) -> None:
         """Nothing is read ahead."""
@@ -90,13 +89,12 @@ class PassageStream:
 
     def counts(self) -> dict[str, int]:
         """Tokens drawn, left out and read."""
-        names = ("n_tokens", "n_outliers", "n_read")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in COUNTS}
 
     def restore(self, place: dict[str, Any], tensors: dict[str, Tensor]) -> None:  # noqa: ARG002
         """Continue from `state()` of a stream with the same settings."""
         self.source.restore(place["source"])
-        for name in self.counts():
+        for name in COUNTS:
             setattr(self, name, place[name])
 
     def take_over(self, parts: Sequence[Any], rank: int, size: int) -> None:  # noqa: ARG002

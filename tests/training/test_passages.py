@@ -34,7 +34,7 @@ def test_the_cost_is_the_divergence_of_the_whole_model_with_its_site_replaced(pa
     for _ in range(6):
         batch = passages.next_batch()
     noise = torch.randn(batch.shape, generator=torch.Generator().manual_seed(0))
-    tokens, resid, keep, _ = vars(passages._passage).values()
+    tokens, resid, keep, _ = passages._passage
     put = resid.clone()
     put[keep] = batch + noise
     inputs = {"input_ids": tokens.input_ids, "position_ids": tokens.position_ids}
