@@ -104,7 +104,7 @@ def main() -> None:
     """Sample the parts that are not there yet."""
     began, args = time.monotonic(), _options()
     args.out.mkdir(parents=True, exist_ok=True)
-    model = load_model(args.model, dtype="bfloat16")
+    model = load_model(args.model, dtype="fastest")
     rows = args.rows or (4096 if model.device.type == "cuda" else 256)
     paths = {
         seed: args.out / f"part-{seed:03d}.jsonl"

@@ -76,12 +76,13 @@ def estimate(args: argparse.Namespace) -> None:
 
     from saesteer.models import best_device, load_skeleton
     from saesteer.training.estimate import estimate as cost_of
-    from saesteer.training.rates import gpu_rates, measure_rates
+    from saesteer.training.rates import gpu_rates, measure_rates, settled
 
     check_json(args)
     config = _config(args, *([] if args.tokens is None else [f"n_tokens={int(args.tokens)}"]))
     if args.gpus is None:
         device = config.device or best_device()
+        config = settled(config, device)
         rates = measure_rates(device, getattr(torch, config.dtype))
     else:
         rates = gpu_rates(args.gpu)

@@ -37,8 +37,8 @@ class AnswerTaskConfig:
             with commas between), CSV for rail2country, JSONL or JSON for beavertails. None
             generates problems, which beavertails can't.
         n_test: so many problems of the file, or of each kind that is generated; all for None.
-        fit_dtype: of the model that reads what is fitted on; bfloat16 is four times as fast where
-            the processor has it.
+        fit_dtype: of the model that reads what is fitted on; the fastest is bfloat16 where the
+            device has units for it, else float32.
         seed: of generating and fitting.
         names: SAEs at other sites, read beside `sae`: by prontoqa's and proverqa's readers to tell
             names apart, by rail2country's for colours.
@@ -58,7 +58,7 @@ class AnswerTaskConfig:
     kind: TaskKind
     test: str | None = None
     n_test: int | None = None
-    fit_dtype: str = "bfloat16"
+    fit_dtype: str = "fastest"
     seed: int = 0
     names: list[str] | None = None
     n_fit: int = 3600

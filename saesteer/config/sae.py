@@ -131,7 +131,8 @@ class TrainSAEConfig:
             (Karvonen 2025, 25 M tokens: a tenth to a half less of the loss in cross entropy). A
             step runs the whole model on batch_size tokens in their order, so that shuffling,
             reuse, cache and compile have no part in it. 0: reconstruction alone.
-        dtype: of the language model; SAE weights and optimiser are float32 always.
+        dtype: of the language model; SAE weights and optimiser are float32 always. The fastest is
+            bfloat16 where the device has units for it, else float32.
         prefetch: chunks read ahead in a thread; default 2 on a GPU, 0 on a CPU, where the model
             and the SAE want the same cores.
         init: a trained SAE to start from, as `load_sae` takes it by name (TopK family only); its
@@ -171,7 +172,7 @@ class TrainSAEConfig:
     rows_per_pass: Count = 16
     grad_clip: Positive = 1.0
     kl: Annotated[float, Ge(0)] = 0.0
-    dtype: Literal["bfloat16", "float32", "float16"] = "bfloat16"
+    dtype: Literal["fastest", "bfloat16", "float32", "float16"] = "fastest"
     init: str | None = None
     seed: Whole = 0
     device: str | None = None

@@ -1,5 +1,6 @@
 """Language models: loading, sites, recording and the hooks under them."""
 
+from saesteer.models.fastest import fastest_dtype
 from saesteer.models.hooks import HookPoint, install, installed, remove
 from saesteer.models.layout import Layout, layout_of
 from saesteer.models.load import as_model, best_device, load_model, load_skeleton
@@ -22,6 +23,7 @@ __all__ = [
     "as_prompts",
     "best_device",
     "check_change",
+    "fastest_dtype",
     "install",
     "installed",
     "is_single",

@@ -12,6 +12,7 @@ from torch import nn
 
 from saesteer.errors import ModelError, NetworkError
 from saesteer.files import path_of
+from saesteer.models.fastest import fastest_dtype
 from saesteer.models.layout import layout_of
 from saesteer.models.model import Model
 
@@ -48,7 +49,8 @@ def load_model(
         tokenizer: overrides the one found beside the model; needed for a bare module that does not
             name where it came from.
         device: "cuda", "mps", "cpu" ...; default is the best one present.
-        dtype: default float32 on CPU, the checkpoint's own dtype elsewhere.
+        dtype: default float32 on CPU, the checkpoint's own dtype ("auto") elsewhere; "fastest" is
+            bfloat16 where the device has units for it.
         cache_dir: where fetched models are kept; default `SAESTEER_CACHE` or the user's cache.
         device_map: passed on to `transformers` to spread a model over several devices.
         offload_folder: where the parts go that `device_map` puts on "disk".
@@ -110,9 +112,13 @@ def _dtype(dtype: torch.dtype | str | None, device: str | torch.device) -> torch
         return torch.float32 if torch.device(device).type == "cpu" else "auto"
     if isinstance(dtype, torch.dtype) or dtype == "auto":
         return dtype
+    if dtype == "fastest":
+        return fastest_dtype(device)
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(f"{dtype!r} is not a dtype; use float32, bfloat16, float16 or auto.")
+        raise ModelError(
+            f"{dtype!r} is not a dtype; use float32, bfloat16, float16, auto or fastest."
+        )
     return found
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from saesteer.config import TrainSAEConfig
 from saesteer.errors import ConfigError
+from saesteer.models import fastest_dtype
 
 GPU_MATMUL_SHARE, GPU_BANDWIDTH_SHARE = 0.4, 0.7
 """Of what the data sheets say, the share that such work reaches."""
@@ -54,6 +56,14 @@ GPUS = {
     )
     for name, (matmul, exact, bandwidth, memory) in _SHEETS.items()
 }
+
+
+def settled(config: TrainSAEConfig, device: str | torch.device) -> TrainSAEConfig:
+    """The config with the dtype that is fastest on a device, where it asks for that one."""
+    if config.dtype != "fastest":
+        return config
+    has_units = fastest_dtype(device) == torch.bfloat16
+    return replace(config, dtype="bfloat16" if has_units else "float32")
 
 
 def measure_rates(device: str, dtype: torch.dtype) -> Rates:

@@ -19,7 +19,7 @@ from saesteer.training.estimate import memory_of, shortage
 from saesteer.training.folder import checkpoint_of, run_folder
 from saesteer.training.learner import Learner
 from saesteer.training.loop import Progress
-from saesteer.training.rates import device_memory
+from saesteer.training.rates import device_memory, settled
 from saesteer.training.signals import StopRequest, watch_signals
 from saesteer.training.streams import columns_of, fill_cache, open_stream
 from saesteer.training.trainer import SAETrainer
@@ -62,6 +62,7 @@ def train_sae(
     checkpoint = checkpoint_of(out, resume, "cfg.json")
     device = world.device or config.device
     model = model or load_model(config.model, dtype=config.dtype, device=device)
+    config = settled(config, model.device)
     progress = progress if world.leads else None
     _warn_of_memory(config, model, world)
     with watch_signals() if stop is None else nullcontext(stop) as request:
@@ -112,6 +113,7 @@ def open_trainer(config: TrainSAEConfig, model: Model, world: World = ALONE) -> 
     Raises:
         SiteError, ConfigError, DataError: as `columns_of` and `open_stream` do.
     """
+    config = settled(config, model.device)
     columns = columns_of(config, model)
     stream = open_stream(config, model, columns, world)
     return SAETrainer.create(config, stream, columns, model.device, world)

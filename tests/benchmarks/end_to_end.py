@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         texts = list(iterate_texts(args.text) if args.text else prose())
-        model = load_model(MODEL, dtype="bfloat16")
+        model = load_model(MODEL, dtype="fastest")
         ours = our_trainer(model, texts, Path(folder), d_sae, args.k)
         rivals = {
             name: their_trainer(texts, d_sae, args.k, autocast=autocast)

@@ -21,6 +21,7 @@ from saesteer.errors import ConfigError, DataError, OutputError, SiteError
 from saesteer.models import record
 from saesteer.saes import load_crosscoder, load_sae, load_transcoder
 from saesteer.training import folder as folder_module
+from saesteer.training import rates as rates_module
 from saesteer.training import sae as sae_module
 from saesteer.training.learner import Learner
 from saesteer.training.sae import open_trainer, train_sae
@@ -43,6 +44,16 @@ def test_a_run_leaves_its_files(trained, settings):
     assert names_in(trained) == [*FILES, "sae_weights.safetensors"]
     assert load_config(TrainSAEConfig, trained / "config.resolved.yaml") == settings()
     assert names_in(trained / "checkpoints") == ["step-00000020", "step-00000030"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_dtype_that_was_the_fastest_is_written_down(
+    run, settings, tmp_path, monkeypatch, dtype
+):
+    monkeypatch.setattr(rates_module, "fastest_dtype", lambda _: dtype)
+    out = run(settings(dtype="fastest", n_tokens=3 * 64), tmp_path / "run")
+    resolved = load_config(TrainSAEConfig, out / "config.resolved.yaml")
+    assert resolved == settings(dtype=str(dtype).removeprefix("torch."), n_tokens=3 * 64)
 
 
 def test_the_figures_of_every_step_are_there_and_the_loss_falls(trained, figures_of):
