@@ -22,7 +22,7 @@ from saesteer.evals.train_problems import (
     published_trains,
     read_trains,
 )
-from saesteer.evals.train_reader import LabelledTrain, fit_train_reader
+from saesteer.evals.train_reader import FAINT, LabelledTrain, fit_train_reader
 from saesteer.evals.train_words import FLAGS
 from saesteer.models import Model, Site, load_model
 from saesteer.saes import SAE
@@ -52,9 +52,10 @@ class TrainTask(AnswerTask):
         "and wordings of the problems occur in no text that was fitted on. Only the prompted "
         "baseline is told the flags in words, the readers have them as rules.",
         "Shuffled positions lose the wagons' order but not which colours occur, and so leave more "
-        "than one right answer in fifteen. The main layer and the regularisation were chosen on "
-        "things for tests, of generated trains; the layers read beside it, on things for fitting "
-        "that were left out in turn. Wordings for fitting were changed once after a test run.",
+        "than one right answer in fifteen. The main layer and how a colour's place is told were "
+        "chosen on things for tests, of generated trains; the layers beside it and how colours are "
+        "told, on things for fitting that were left out in turn. Wordings for fitting "
+        "were changed once after a test run.",
     )
 
     @property
@@ -98,7 +99,7 @@ class TrainTask(AnswerTask):
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:  # noqa: ARG002
         """A reader each from the SAEs' latents, random SAEs' and the activations themselves."""
         config, seed = self.config, self.config.task.seed
-        saes = (sae, *self.beside)
+        saes = tuple(one.fainter(FAINT) for one in (sae, *self.beside))
         sites = [sae.site for sae in saes]
         reading = load_model(config.model, device=config.device, dtype=config.task.fit_dtype)
         trains = [

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.errors import ConfigError, ContrastError
@@ -117,8 +117,18 @@ def decoded_readout(
     """
     if sae is None:
         return ProbeReadout(site, *logistic(rows, positive, seed, c))
-    usual = rows.square().mean(0).sqrt()
     direction, _ = logistic(rows @ sae.w_dec, positive, seed, c)
+    return along(direction, rows, sae, n_features)
+
+
+def along(
+    direction: Float[Tensor, " d_model"], rows: Rows, sae: SAE, n_features: int
+) -> FeatureReadout:
+    """Features weighted by how their decoder rows lie along a direction.
+
+    `n_features` stay, those of largest weight times root mean square of the latent in `rows`.
+    """
+    usual = rows.square().mean(0).sqrt()
     weights = sae.w_dec.float().cpu() @ direction
     chosen = (weights.abs() * usual).topk(min(n_features, len(weights))).indices
     return FeatureReadout(tuple(chosen.tolist()), tuple(weights[chosen].tolist()))
@@ -130,20 +140,40 @@ def logistic(rows: Rows, positive: Labels, seed: int = 0, c: float = 1.0) -> tup
     Raises:
         ContrastError: rows of one label only.
     """
+    _both_labels(positive)
+    weight, bias = _regression(rows, positive, seed, c)
+    return weight[0], float(bias[0])
+
+
+def softmax_regression(
+    rows: Rows, labels: Int[Tensor, " rows"], n: int, *, seed: int = 0, c: float = 1.0
+) -> tuple[Float[Tensor, "n columns"], Float[Tensor, " n"]]:
+    """The same for `n` labels that exclude each other: weights and biases of their logits.
+
+    Raises:
+        ContrastError: a label that never occurs.
+    """
+    for label in range(n):
+        _both_labels(labels == label)
+    return _regression(rows, labels, seed, c)
+
+
+def _regression(rows: Rows, labels: Tensor, seed: int, c: float) -> tuple[Tensor, Tensor]:
+    """All labels count alike, however many rows each has."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    _both_labels(positive)
     centre, scale = rows.mean(0), rows.std(0).clamp_min(1e-6)
     fit = LogisticRegression(
         C=c, max_iter=200, tol=1e-3, random_state=seed, class_weight="balanced"
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # separable rows go on for ever
-        fit.fit(((rows - centre) / scale).numpy(), positive.numpy())
-    found, offset = np.ravel(fit.coef_), np.ravel(fit.intercept_)
-    weight = torch.from_numpy(found.astype(np.float32)) / scale
-    return weight, float(offset[0]) - float(weight @ centre)
+        fit.fit(((rows - centre) / scale).numpy(), labels.numpy())
+    found = np.asarray(fit.coef_, dtype=np.float32)
+    weight = torch.from_numpy(found) / scale
+    offset = np.asarray(fit.intercept_, dtype=np.float32)
+    return weight, torch.from_numpy(offset) - weight @ centre
 
 
 def _both_labels(positive: Labels) -> None:

@@ -228,6 +228,14 @@ class SAE:
         names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
         return replace(self, **{n: getattr(self, n).to(device=device, dtype=dtype) for n in names})
 
+    def fainter(self, share: float) -> SAE:
+        """The same SAE with each latent on from this share of its threshold on.
+
+        What is too faint to rebuild from may still tell. A TopK or ReLU SAE has no thresholds, and
+        stays as it is.
+        """
+        return replace(self, threshold=share * self.threshold)
+
     def fingerprint(self) -> str:
         """sha256 over the weights as fp32 and over how they are read; names don't count."""
         digest = hashlib.sha256()

@@ -9,7 +9,7 @@ import torch
 
 from saesteer.errors import ConfigError, ContrastError
 from saesteer.features.concepts import CosineReadout, FeatureReadout, ProbeReadout
-from saesteer.features.fitting import fit_readout, most_separating
+from saesteer.features.fitting import fit_readout, most_separating, softmax_regression
 from saesteer.features.thresholds import calibrate, choose_threshold
 from saesteer.models import Site
 
@@ -59,6 +59,19 @@ def test_rows_of_one_label_are_refused():
     rows, _ = latents(10)
     with pytest.raises(ContrastError, match="all 10 rows have one label"):
         fit_readout("feature", rows, torch.ones(10, dtype=torch.bool), SITE)
+
+
+def test_labels_that_exclude_each_other_are_told_by_the_greatest_logit():
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(300) % 3
+    rows = torch.randn(300, 6, generator=generator) + 3.0 * torch.eye(6)[labels]
+    weight, bias = softmax_regression(rows, labels, 3)
+    assert weight.shape == (3, 6)
+    assert float(((rows @ weight.T + bias).argmax(-1) == labels).float().mean()) > 0.95
+    shifted, _ = softmax_regression(10 * rows + 7, labels, 3)
+    torch.testing.assert_close(10 * shifted, weight, rtol=0.02, atol=0.01)
+    with pytest.raises(ContrastError, match="all 300 rows have one label"):
+        softmax_regression(rows, labels, 4)
 
 
 def test_a_threshold_lies_between_the_labels():

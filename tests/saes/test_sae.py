@@ -37,6 +37,17 @@ def test_threshold_form_is_on_exactly_above_its_threshold(random_sae, resid):
     assert torch.equal(sae.encode(resid) > 0, pre > sae.threshold)
 
 
+def test_a_fainter_sae_has_the_same_latents_and_more_of_them(random_sae, resid):
+    sae = random_sae("jumprelu")
+    usual, faint = sae.encode(resid), sae.fainter(0.5).encode(resid)
+    assert torch.equal(torch.where(usual > 0, faint, 0.0), usual)
+    more = (faint > 0) & (usual == 0)
+    assert bool(more.any())
+    assert bool((faint[more] > 0.5 * sae.threshold.expand_as(faint)[more]).all())
+    topk = random_sae("topk")
+    assert torch.equal(topk.fainter(0.5).encode(resid), topk.encode(resid))
+
+
 def test_topk_keeps_the_k_largest(random_sae, resid):
     sae = random_sae("topk", b_enc=torch.full((48,), 50.0))
     latents = sae.encode(resid)
