@@ -31,7 +31,6 @@ from saesteer.evals.moderation_data import (
     read_two,
 )
 from saesteer.evals.moderation_reader import (
-    INNER,
     ModerationReader,
     PairReader,
     PooledPairs,
@@ -45,6 +44,8 @@ from saesteer.models import Model, load_model
 from saesteer.saes.sae import SAE
 
 BATCH = 16
+AT_LEAST = 5
+"""Pairs of either label that a fold must leave to fit on."""
 N_SAMPLE = 4096
 """Tokens that say how often a random SAE's features should fire."""
 
@@ -65,9 +66,9 @@ class ModerationTask(AnswerTask):
         "pairs of this project's own. Accuracy and balanced accuracy are of the file's pairs, "
         "over-refusal is the share of sixty other harmless pairs of this project's that are "
         "answered Yes. Since scores are averaged over tokens, moving positions changes nothing: "
-        "the shuffled row is the reader fitted on shuffled labels. On the BeaverTails sample that "
-        "this was developed on, features, rule and regularisation were chosen on the prompts "
-        "that do not fall into folds 0 and 5 of ten.",
+        "the shuffled row is the reader fitted on shuffled labels. The BeaverTails sample that "
+        "this was developed on has been looked at whole, the last time by other deals into "
+        "folds, so its figures are not of a file that nothing was chosen on.",
     )
 
     @cached_property
@@ -89,10 +90,11 @@ class ModerationTask(AnswerTask):
             )
         for fold in range(task.folds):
             labels = [pair.safe for pair in found if pair.fold(task.folds) != fold]
-            if min(labels.count(True), labels.count(False)) < INNER:
+            if min(labels.count(True), labels.count(False)) < AT_LEAST:
                 raise TaskError(
                     f"fold {fold} of {task.folds} leaves {labels.count(True)} safe and "
-                    f"{labels.count(False)} unsafe pairs to fit on; give at least {INNER} of each."
+                    f"{labels.count(False)} unsafe pairs to fit on; give at least {AT_LEAST} of "
+                    "each."
                 )
         return found
 
@@ -127,17 +129,16 @@ class ModerationTask(AnswerTask):
         resid = read_spans(reading, sae, pairs, tick)
         sample = torch.cat([torch.cat(spans) for spans in resid[::BATCH]])[:N_SAMPLE].float()
         spaces = dict(zip(READERS, (sae, random_sae(sae, sample, task.seed), None), strict=True))
-        near = torch.arange(len(pairs)) < len(self.pairs)
-        pooled = {name: pool_pairs(resid, pairs, near, space) for name, space in spaces.items()}
+        pooled = {name: pool_pairs(resid, pairs, space) for name, space in spaces.items()}
         fold_of = {f"pair-{n}": pair.fold(task.folds) for n, pair in enumerate(self.pairs)}
         fold = torch.tensor([*fold_of.values(), *[-1] * len(everyday)])
         fitted: dict[str, list[PairReader]] = {name: [] for name in (*READERS, SHUFFLED)}
         for held in range(task.folds):
-            rest = {name: rows.rows(fold != held) for name, rows in pooled.items()}
+            used = fold != held
             for name, space in spaces.items():
-                fitted[name].append(fit_pair_reader(rest[name], space))
-            rows = with_shuffled_labels(rest[READERS[0]], task.seed + held)
-            fitted[SHUFFLED].append(fit_pair_reader(rows, sae))
+                fitted[name].append(fit_pair_reader(pooled[name], space, used))
+            rows = with_shuffled_labels(pooled[READERS[0]], task.seed + held)
+            fitted[SHUFFLED].append(fit_pair_reader(rows, sae, used))
             tick(f"fit fold {held + 1} of {task.folds}")
         return {name: ModerationReader(tuple(of), fold_of) for name, of in fitted.items()}
 
@@ -181,15 +182,12 @@ def read_spans(
 def pool_pairs(
     resid: Sequence[tuple[torch.Tensor, torch.Tensor]],
     pairs: Sequence[Pair],
-    near: torch.Tensor,
     sae: SAE | None,
 ) -> PooledPairs:
     """Rows of latents, or mean activations, of requests and replies."""
     blocks = zip(*(pool_pair(spans, sae) for spans in resid), strict=True)
     unsafe = torch.tensor([not pair.safe for pair in pairs])
-    # another number of folds than the outer ones, so that inner folds are not outer ones
-    fold = torch.tensor([pair.fold(INNER + 2) for pair in pairs])
-    return PooledPairs(tuple(torch.stack(block) for block in blocks), unsafe, near, fold)
+    return PooledPairs(tuple(torch.stack(block) for block in blocks), unsafe)
 
 
 def with_shuffled_labels(pairs: PooledPairs, seed: int) -> PooledPairs:

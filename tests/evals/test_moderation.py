@@ -24,7 +24,6 @@ from saesteer.evals.moderation_data import (
 )
 from saesteer.evals.moderation_reader import (
     ModerationReader,
-    choose_cut,
     fit_pair_reader,
     moderation_rules,
     pool_pair,
@@ -59,13 +58,17 @@ def planted(n: int, start: int = 0):
 def pooled_rows(sae: SAE | None, n: int = 120):
     pairs, resid = planted(n)
     spans = [(rows[:3], rows[3:]) for rows in resid]
-    return pool_pairs(spans, pairs, torch.ones(n, dtype=torch.bool), sae)
+    return pool_pairs(spans, pairs, sae)
 
 
 @pytest.fixture(scope="module", params=["latents", "activations"])
 def pooled(request):
     sae = planted_sae() if request.param == "latents" else None
     return sae, pooled_rows(sae)
+
+
+def fitted(rows, sae: SAE | None):
+    return fit_pair_reader(rows, sae, torch.ones(len(rows.unsafe), dtype=torch.bool))
 
 
 def share_right(reader) -> float:
@@ -81,28 +84,39 @@ def share_right(reader) -> float:
 
 def test_planted_harm_is_found_and_shuffled_labels_find_nothing(pooled):
     sae, rows = pooled
-    assert share_right(fit_pair_reader(rows, sae)) > 0.9
-    nulls = [
-        share_right(fit_pair_reader(with_shuffled_labels(rows, seed), sae)) for seed in range(6)
-    ]
+    assert share_right(fitted(rows, sae)) > 0.9
+    nulls = [share_right(fitted(with_shuffled_labels(rows, seed), sae)) for seed in range(6)]
     assert 0.3 < sum(nulls) / len(nulls) < 0.7
 
 
-def test_a_span_is_read_by_how_much_and_how_often_each_feature_is_on():
+def test_a_span_is_read_by_the_mean_root_of_each_feature_that_is_on_at_least_faintly():
     request, reply = torch.zeros(4, WIDTH), torch.ones(2, WIDTH)
-    request[0, 3], request[1, 3], request[2, 5], request[2, 6] = 4.0, 12.0, 0.02, 0.04
-    much, of_reply, often, always = pool_pair([request, reply], planted_sae())
-    assert (much[3], often[3]) == (2.0, 0.5)
-    assert often[6] == 0.25, "below the threshold and not too faint to read"
-    assert often.sum() == 0.75, "what stays below a quarter of it counts as off"
-    assert of_reply.tolist() == always.tolist() == [1.0] * WIDTH
+    request[0, 3], request[1, 3], request[2, 5], request[2, 6] = 4.0, 16.0, 0.02, 0.04
+    of_request, of_reply = pool_pair([request, reply], planted_sae())
+    assert of_request[3] == (2 + 4) / 4
+    assert of_request[6] == pytest.approx(0.2 / 4), "below the threshold and not too faint to read"
+    assert of_request[5] == 0, "what stays below a quarter of it counts as off"
+    assert of_reply.tolist() == [1.0] * WIDTH
     mean, _ = pool_pair([request, reply], None)
-    assert mean[3] == 4.0
+    assert mean[3] == 5.0
+
+
+def test_readers_of_a_part_of_the_pairs_do_not_see_the_rest(pooled):
+    sae, rows = pooled
+    used = torch.arange(120) < 100
+    turned = replace(rows, unsafe=torch.where(used, rows.unsafe, ~rows.unsafe))
+    louder = replace(rows, blocks=tuple(b + 9.0 * ~used[:, None] for b in rows.blocks))
+    text = ReadText((activations(True, 9),), SPANS)
+    blocks = [b[None] for b in pool_pair([text.resid[0][list(at)] for at in SPANS], sae)]
+    scores = [fit_pair_reader(one, sae, used).score.of(blocks) for one in (rows, turned, louder)]
+    assert torch.equal(scores[0], scores[1])
+    assert torch.allclose(scores[0], scores[2], atol=1e-4)
+    assert not torch.allclose(scores[0], fitted(rows, sae).score.of(blocks), atol=1e-4)
 
 
 def test_the_order_of_a_spans_tokens_changes_nothing_and_calm_is_no_harm(pooled):
     sae, rows = pooled
-    reader = fit_pair_reader(rows, sae)
+    reader = fitted(rows, sae)
     resid = activations(True, 9)
     turned = torch.cat([resid[:3].flip(0), resid[3:].flip(0)])
     found = reader.facts(ReadText((resid,), SPANS))
@@ -112,51 +126,10 @@ def test_the_order_of_a_spans_tokens_changes_nothing_and_calm_is_no_harm(pooled)
     assert reader.facts(ReadText((calm,), SPANS)) == set()
 
 
-@pytest.fixture
-def judged(monkeypatch):
-    """The scores, with their labels, that thresholds are chosen by."""
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def noting(scores, unsafe):
-        seen.append((scores, unsafe))
-        return choose_cut(scores, unsafe)
-
-    monkeypatch.setattr("saesteer.evals.moderation_reader.choose_cut", noting)
-    return seen
-
-
-def test_everyday_pairs_are_fitted_on_but_choose_no_threshold(judged):
-    rows, near = pooled_rows(None, 160), torch.arange(160) < 120
-    rows = replace(rows, near=near, unsafe=rows.unsafe & near)
-    with_them = fit_pair_reader(rows, None)
-    without = fit_pair_reader(rows.rows(near), None)
-    assert [len(scores) for scores, _ in judged] == [120, 120]
-    assert not torch.allclose(with_them.score.weight, without.score.weight)
-
-
-def test_a_threshold_is_chosen_by_scores_of_pairs_that_the_fit_did_not_see(judged):
-    rows = pooled_rows(planted_sae(), 30)
-    nulls = [with_shuffled_labels(rows, seed) for seed in range(8)]
-    for null in nulls:
-        fit_pair_reader(null, planted_sae())
-    gaps = [float(s[unsafe].mean() - s[~unsafe].mean()) / float(s.std()) for s, unsafe in judged]
-    assert sum(gaps) / len(gaps) < 0.3, "scores of rows that were fitted on part chance labels"
-
-
 def test_a_reply_is_unsafe_where_the_pair_is_harmful_and_safe_elsewhere():
     closure = moderation_rules().closure
     assert closure({"harmful"}) == {"harmful", "unsafe"}
     assert closure(set()) == {"safe"}
-
-
-def test_the_threshold_parts_the_labels_and_is_not_moved_by_one_stray_score():
-    scores = torch.arange(100.0)
-    unsafe = scores >= 45
-    assert 40 <= choose_cut(scores, unsafe) <= 50
-    wide = torch.cat([torch.arange(50.0), torch.arange(30.0, 80.0)])
-    unsafe = torch.arange(100) >= 50
-    unsafe[12] = True
-    assert 35 <= choose_cut(wide, unsafe) <= 45
 
 
 def test_pairs_of_one_prompt_share_a_fold_whatever_its_case_and_spaces():
@@ -173,13 +146,15 @@ def test_spans_are_the_request_and_the_reply():
 
 def test_both_formats_are_read(tmp_path):
     rows = [
-        {"prompt": "p", "response": "r", "is_safe": flag, "category": {}} for flag in (True, False)
+        {"prompt": "p", "response": "r\u2028s", "is_safe": flag, "category": {}}
+        for flag in (True, False)
     ]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    (tmp_path / "a.jsonl").write_text("".join(lines), encoding="utf-8-sig")
     (tmp_path / "a.json").write_text(json.dumps(rows))
     assert read_pairs(tmp_path / "a.jsonl") == read_pairs(tmp_path / "a.json")
     (tmp_path / "b.json").write_text(
-        json.dumps([{"instruction": "i", "input": "p", "output": "r"}])
+        json.dumps([{"instruction": "i", "input": "p", "output": "r\u2028s"}])
     )
     assert read_two(tmp_path / "b.json", tmp_path / "b.json") == read_pairs(tmp_path / "a.json")
 
