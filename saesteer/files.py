@@ -33,6 +33,14 @@ def path_of(ref: str | Path, error: type[SaesteerError]) -> Path:
     return Path(ref)
 
 
+def lines_of(text: str) -> list[tuple[int, str]]:
+    """Its lines with their numbers from 1, but for empty ones.
+
+    Only a line feed ends a line: JSON holds the other line ends of Unicode as they are.
+    """
+    return [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
     with path.open("rb") as file:

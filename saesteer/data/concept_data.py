@@ -28,7 +28,7 @@ from saesteer.data.contrast import (
     draw_splits,
 )
 from saesteer.errors import ContrastError
-from saesteer.files import path_of
+from saesteer.files import lines_of, path_of
 
 Span = tuple[int, int]
 
@@ -110,7 +110,7 @@ def _texts(ref: Path) -> list[dict[str, Any]]:
             files = sorted(ref.glob("*.txt"))
             texts = [file.read_text(encoding="utf-8") for file in files]
         else:
-            texts = ref.read_text(encoding="utf-8").splitlines()
+            texts = [line for _, line in lines_of(ref.read_text(encoding="utf-8-sig"))]
     except (OSError, UnicodeDecodeError) as error:
         raise ContrastError(f"{ref} can't be read: {error}.") from error
     rows = [{"text": text.strip()} for text in texts if text.strip()]
@@ -124,8 +124,8 @@ def _json_rows(ref: Path) -> list[dict[str, Any]] | None:
     if not ref.exists() and str(ref) in builtin_contrasts():
         return None
     try:
-        lines = ref.read_text(encoding="utf-8-sig").splitlines()
-        raw = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
+        lines = lines_of(ref.read_text(encoding="utf-8-sig"))
+        raw = [(n, json.loads(line)) for n, line in lines]
     except (OSError, ValueError, RecursionError) as error:
         raise ContrastError(f"{ref} can't be read: {error}.") from error
     if not raw:

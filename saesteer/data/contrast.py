@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from saesteer.errors import ContrastError
-from saesteer.files import path_of
+from saesteer.files import lines_of, path_of
 from saesteer.models.model import is_whole
 
 Split = Literal["train", "validation", "test"]
@@ -82,7 +82,7 @@ class Contrast:
             ContrastError: no such file or name, or a line that can't be used; the text names both.
         """
         name, content = _content(ref)
-        lines = [(n, line) for n, line in enumerate(content.split("\n"), 1) if line.strip()]
+        lines = lines_of(content)
         rows = [_parse(f"{name}, line {n}", line) for n, line in lines]
         return cls(_with_splits(rows, seed, name), name=name)
 

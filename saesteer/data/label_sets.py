@@ -14,7 +14,7 @@ from typing import Any
 
 from saesteer.data.contrast import SPLITS, Contrast, Example, draw_splits
 from saesteer.errors import ContrastError
-from saesteer.files import path_of
+from saesteer.files import lines_of, path_of
 
 
 def read_label_sets(source: str | Path, seed: int = 0) -> dict[str, Contrast]:
@@ -43,8 +43,8 @@ def read_label_sets(source: str | Path, seed: int = 0) -> dict[str, Contrast]:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        raw = [(n, json.loads(line)) for n, line in enumerate(lines, 1) if line.strip()]
+        lines = lines_of(path.read_text(encoding="utf-8-sig"))
+        raw = [(n, json.loads(line)) for n, line in lines]
     except (OSError, ValueError, RecursionError) as error:
         raise ContrastError(f"{path} can't be read: {error}.") from error
     return [(n, row if isinstance(row, dict) else {}) for n, row in raw]

@@ -33,6 +33,18 @@ def test_spans_label_the_text_that_holds_one(tmp_path: Path) -> None:
     assert [e.label for e in found.examples] == [1, 0]
 
 
+def test_a_text_may_hold_line_ends_that_are_not_the_files(tmp_path: Path) -> None:
+    path = tmp_path / "odd.jsonl"
+    row = {"text": "a\u2028gun\x85here", "spans": [[2, 5]]}
+    path.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8-sig")
+    (found,) = read_concept_data(path)
+    assert [e.text for e in found.examples] == [row["text"]]
+    path = tmp_path / "odd.txt"
+    path.write_text("one\u2028two\n\nthree\n", encoding="utf-8-sig")
+    (found,) = read_concept_data(path)
+    assert [e.text for e in found.examples] == ["one\u2028two", "three"]
+
+
 def test_words_and_sentences_become_spans_of_their_text(tmp_path: Path) -> None:
     row = {"pieces": ["It", "hurts", "so."], "labels": [0, 1, 1], "split": "test"}
     (found,) = read_concept_data(lines(tmp_path / "pain.jsonl", row))

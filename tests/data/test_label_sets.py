@@ -40,6 +40,13 @@ def test_given_splits_are_kept(tmp_path: Path) -> None:
     assert [e.split for e in found.examples] == [SPLITS[i % 3] for i in range(6)]
 
 
+def test_a_text_may_hold_line_ends_that_are_not_the_files(tmp_path: Path) -> None:
+    rows = [{"text": f"one\u2028two\x85{i}", "labels": ["a"] * (i % 2)} for i in range(12)]
+    path = tmp_path / "x.jsonl"
+    path.write_text("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows), newline="")
+    assert [e.text for e in read_label_sets(path)["a"].examples] == [row["text"] for row in rows]
+
+
 def test_one_label_is_called_as_its_file_or_built_in(tmp_path: Path) -> None:
     rows = [{"text": f"t{i}", "label": i % 2} for i in range(8)]
     assert list(read_label_sets(_write(tmp_path / "polite.jsonl", rows))) == ["polite"]
