@@ -10,7 +10,7 @@ from typing import Any, final
 from saesteer.config.answers import AnswerConfig
 from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.answer_task import AnswerReader, AnswerTask, Tick, Verdict, with_words
-from saesteer.evals.logic_conclude import answer_word, conclude
+from saesteer.evals.logic_conclude import OPEN, answer_word, conclude
 from saesteer.evals.logic_fit import BATCH, fit_readers, fitting_problems
 from saesteer.evals.logic_problems import generate_problems
 from saesteer.evals.logic_reader import ReadText, StatementReader
@@ -22,6 +22,11 @@ from saesteer.models import Model, load_model
 from saesteer.saes import SAE
 from saesteer.steer.store import stamp_of
 
+SLACK = 0.1
+"""How much less alike mentions may be at a second look: a name missed breaks a chain, and nothing
+follows. Of 500 generated problems with names never fitted, 493 were right at the first look and 498
+at the second, of their 500 twins 500 and 497. At 0.05, 495 and 500, with mentions of one form held
+to be as alike as before; at 0.15, 498 and 494."""
 N_GENERATED = 200
 """Problems generated where no file is given, before twins: 40 for each number of hops."""
 NEW_STYLES: tuple[Style, ...] = ("like", "invented")
@@ -31,13 +36,18 @@ NEW_STYLES: tuple[Style, ...] = ("like", "invented")
 @final
 @dataclass(frozen=True, eq=False)
 class ChainReader:
-    """Links from a statement reader, and what follows from them."""
+    """Links from a statement reader, and what follows from them.
+
+    Where nothing follows, mentions are looked at once more.
+    """
 
     statements: StatementReader
 
     def conclude(self, text: ReadText, question: Question) -> Verdict:
         """Whether the asked statement follows, its opposite does, or neither."""
         found = conclude(self.statements.read(text))
+        if found.verdict == OPEN:
+            found = conclude(self.statements.read(text, SLACK))
         return Verdict(answer_word(found.verdict, question.words), found.rules, found.proof)
 
 

@@ -78,6 +78,10 @@ class IdentityReadout:
     threshold: float = 0.7
     alike: float = -1.0
 
+    def looser(self, by: float) -> IdentityReadout:
+        """The same with both cuts lower by so much."""
+        return replace(self, threshold=self.threshold - by, alike=self.alike - by)
+
     def codes(self, mentions: Mentions) -> Float[Tensor, "mentions code"]:
         """Unit codes of mentions."""
         return functional.normalize((mentions - self.centre) @ self.projection, dim=-1)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from saesteer.errors import ContrastError
+from saesteer.evals.answer_chains import ChainReader
 from saesteer.evals.answer_task import shuffled
+from saesteer.evals.logic_conclude import OPEN, conclude
 from saesteer.evals.logic_reader import (
     LabelledReading,
     Link,
@@ -18,6 +20,7 @@ from saesteer.evals.logic_reader import (
     random_sae,
     sum_mentions,
 )
+from saesteer.evals.questions import Question
 from saesteer.models import Site
 from saesteer.saes import SAE
 
@@ -94,6 +97,18 @@ def test_shuffled_activations_say_something_else(trained):
     moved = shuffled(fresh.text, 0)
     assert torch.equal(moved.resid[0].sort(0).values, fresh.text.resid[0].sort(0).values)
     assert reader.read(moved) != reader.read(fresh.text)
+
+
+def test_a_chain_that_breaks_at_a_name_is_looked_at_once_more(trained):
+    reader = fit_reader(trained, SITE, (planted_sae(),))
+    question = Question("q", "c", "Is it?", ("True", "False", "Unknown"), "True")
+    whole = text(100).text  # the last of its sentences follows from the second and the third
+    cuts = [replace(reader, identity=reader.identity.looser(-i / 100)) for i in range(60)]
+    strict = next(one for one in cuts if conclude(one.read(whole)).verdict == OPEN)
+    assert ChainReader(strict).conclude(whole, question).word == "True"
+    twin = replace(whole, sentences=whole.sentences[:2] + whole.sentences[3:])
+    for one in (reader, strict):
+        assert ChainReader(one).conclude(twin, question).word == "Unknown"
 
 
 def test_a_sentence_without_a_relation_is_not_read(trained):
