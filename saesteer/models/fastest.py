@@ -13,19 +13,26 @@ GAIN = 0.8
 or less, without them as long, and on many processors fifty times as long."""
 
 
-@cache
 def fastest_dtype(device: str | torch.device) -> torch.dtype:
     """bfloat16 where the device has units for it, else float32.
 
     A CPU is asked by a small product in both, since not every kind says what it has.
     """
-    kind = torch.device(device).type
-    if kind == "cpu":
-        rows, columns = torch.randn(64, 512), torch.randn(512, 512)
-        half = _seconds(rows.bfloat16(), columns.bfloat16())
-        return torch.bfloat16 if half < GAIN * _seconds(rows, columns) else torch.float32
-    has_units = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    match torch.device(device).type:
+        case "cpu":
+            has_units = _cpu_gains()
+        case "cuda":
+            has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+        case _:
+            has_units = False
     return torch.bfloat16 if has_units else torch.float32
+
+
+@cache
+def _cpu_gains() -> bool:
+    """Asked once, so that all who ask get one answer."""
+    rows, columns = torch.ones(64, 512), torch.ones(512, 512)
+    return _seconds(rows.bfloat16(), columns.bfloat16()) < GAIN * _seconds(rows, columns)
 
 
 def _seconds(a: Tensor, b: Tensor) -> float:

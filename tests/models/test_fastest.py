@@ -16,9 +16,9 @@ def half_takes(request, monkeypatch):
     monkeypatch.setattr(
         fastest, "_seconds", lambda a, _: request.param if a.dtype == torch.bfloat16 else 1.0
     )
-    fastest_dtype.cache_clear()
+    fastest._cpu_gains.cache_clear()
     yield request.param
-    fastest_dtype.cache_clear()
+    fastest._cpu_gains.cache_clear()
 
 
 def test_bfloat16_is_taken_where_it_gains_and_float32_elsewhere(half_takes, tiny_model):
