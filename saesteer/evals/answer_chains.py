@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -47,8 +48,13 @@ class ChainReader:
         """Whether the asked statement follows, its opposite does, or neither."""
         found = conclude(self.statements.read(text))
         if found.verdict == OPEN:
-            found = conclude(self.statements.read(text, SLACK))
+            found = conclude(self.looser.read(text))
         return Verdict(answer_word(found.verdict, question.words), found.rules, found.proof)
+
+    @cached_property
+    def looser(self) -> StatementReader:
+        """The statement reader of the second look."""
+        return replace(self.statements, identity=self.statements.identity.looser(SLACK))
 
 
 @final

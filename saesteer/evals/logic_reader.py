@@ -121,12 +121,8 @@ class StatementReader:
     identity: IdentityReadout
     saes: Saes
 
-    def read(self, text: ReadText, slack: float = 0.0) -> list[Link | None]:
-        """What each sentence says; None where no subject, relation or object was found.
-
-        Args:
-            slack: how much less alike two mentions of one name may be.
-        """
+    def read(self, text: ReadText) -> list[Link | None]:
+        """What each sentence says; None where no subject, relation or object was found."""
         roles = self.roles(text.resid[0])
         parts = [_parts(roles, sentence) for sentence in text.sentences]
         found = [part for part in parts if part is not None]
@@ -136,7 +132,7 @@ class StatementReader:
         forms = [form for part in found for form in part.forms]
         mentions = sum_mentions(text.resid, spans, self.saes)
         apart = [(2 * i, 2 * i + 1) for i in range(len(found))]
-        names = self.identity.looser(slack).group(mentions, apart, forms)
+        names = self.identity.group(mentions, apart, forms)
         links = iter(
             Link(names[2 * i], names[2 * i + 1], part.positive) for i, part in enumerate(found)
         )
