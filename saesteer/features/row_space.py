@@ -59,13 +59,13 @@ class RowSpace:
         scale = tuple(own.std(0).clamp_min(1e-6).sqrt() for own in rows)
         parts = zip(rows, centre, scale, strict=True)
         scaled = [(own - middle) / spread for own, middle, spread in parts]
-        cosines = [normalize(own, dim=-1) @ normalize(own, dim=-1).T for own in scaled]
-        alike = _likeness(cosines)
+        lengths = tuple(own.norm(dim=-1).clamp_min(1e-6) for own in scaled)
+        units = [own / length[:, None] for own, length in zip(scaled, lengths, strict=True)]
+        alike = _likeness([own @ own.T for own in units])
         mean = alike.mean(1)
         values, vectors = torch.linalg.eigh((alike - mean - mean[:, None] + mean.mean()).double())
         kept = values > 1e-6 * values[-1]  # the rest is rounding: centred rows lack one dimension
         root, vectors = values[kept].sqrt(), vectors[:, kept]
-        lengths = tuple(own.norm(dim=-1).clamp_min(1e-6) for own in scaled)
         coordinates, axes = (vectors * root).float(), (vectors / root).float()
         return cls(tuple(blocks), used, centre, scale, lengths, coordinates, axes, mean)
 
