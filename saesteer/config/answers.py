@@ -61,7 +61,7 @@ class AnswerTaskConfig:
     fit_dtype: str = "fastest"
     seed: int = 0
     names: list[str] | None = None
-    n_fit: int = 3600
+    n_fit: int = 4000
     keep: str | None = None
     source: Source = "auto"
     safe: str | None = None

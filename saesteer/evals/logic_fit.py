@@ -24,8 +24,14 @@ from saesteer.evals.prefill import overlapping, read_texts
 from saesteer.evals.questions import Question, question_of
 from saesteer.models import Model, Site
 
-STYLES: tuple[tuple[Style, float], ...] = (("published", 0.1), ("like", 0.2), ("invented", 0.7))
-"""Shares of the kinds of names that readers are fitted on: new sounds are the harder part."""
+STYLES: tuple[tuple[Style, float], ...] = (
+    ("published", 0.1),
+    ("like", 0.15),
+    ("invented", 0.55),
+    ("noun", 0.2),
+)
+"""Shares of the kinds of names that readers are fitted on: new sounds are the harder part. Without
+nouns, problems about nouns that nothing was fitted on were answered right in 81 of 100 cases."""
 N_CUT = 100
 """Problems more, whose names look alike and are new: what the cuts between names are set on."""
 N_SAMPLE = 104

@@ -23,7 +23,7 @@ from saesteer.features.identity import IdentityReadout
 from saesteer.models import Site
 from saesteer.saes import load_sae, save_sae
 
-FORMAT = 6
+FORMAT = 7
 """Raised whenever generating or fitting changes, so that readers of before are not taken."""
 Readers = Mapping[str, StatementReader]
 

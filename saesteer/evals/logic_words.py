@@ -1,19 +1,24 @@
-"""Words for generated logic problems: invented kinds, plain properties and people's names.
+"""Words for generated logic problems: kinds, plain properties and people's names.
 
-Kinds are drawn letter group by letter group, so that a problem can be made of names that nothing
-was fitted on; the ten kinds that the published PrOntoQA problems use are one drawing among others.
+Kinds are invented, letter group by letter group, so that a problem can be made of names that nothing
+was fitted on, or plain nouns; the ten that the published PrOntoQA problems use are one drawing among
+others.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
-Style = Literal["published", "like", "near", "invented"]
-"""Kinds of the published problems, ones that sound like them, ones that look alike, or any."""
+from saesteer.evals.assets import asset
+
+Style = Literal["published", "like", "near", "invented", "noun"]
+"""Kinds of the published problems, ones that sound like them, that look alike, any, or nouns."""
 
 PUBLISHED_KINDS = (
     "wumpus", "yumpus", "zumpus", "dumpus", "rompus",
@@ -88,7 +93,9 @@ def draw_words(
 
 
 def plural(kind: str) -> str:
-    """`wumpuses`, `blents`."""
+    """`wumpuses`, `blents`, `daisies`."""
+    if kind.endswith("y") and kind[-2:-1] not in tuple("aeiou"):
+        return f"{kind[:-1]}ies"
     hissing = kind.endswith(("s", "x", "z", "ch", "sh"))
     return f"{kind}es" if hissing else f"{kind}s"
 
@@ -99,7 +106,7 @@ def with_article(kind: str) -> str:
 
 
 def _kinds(rng: random.Random, style: Style, n: int, new: bool) -> list[str]:
-    draw = {"invented": _invented, "near": _near}.get(style, _like)
+    draw = {"invented": _invented, "near": _near, "noun": _noun}.get(style, _like)
     kinds: dict[str, None] = {}
     while len(kinds) < n:
         kind = draw(rng)
@@ -119,6 +126,15 @@ def _near(rng: random.Random) -> str:
 def _invented(rng: random.Random) -> str:
     stem = rng.choice(_ONSETS[:-1]) + rng.choice(_NUCLEI) + rng.choice(_MIDDLES)
     return stem + rng.choice(_ENDS)
+
+
+def _noun(rng: random.Random) -> str:
+    return rng.choice(_nouns())
+
+
+@cache
+def _nouns() -> list[str]:
+    return json.loads(asset("nouns.json").read_text(encoding="utf-8"))
 
 
 def _some(rng: random.Random, words: Sequence[str], n: int) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ from saesteer.evals.questions import Question, question_of
 Answer = Literal["True", "False", "Uncertain"]
 ANSWERS: tuple[Answer, ...] = ("True", "False", "Uncertain")
 ASK = "Based on the above information, is the following statement true, false, or uncertain?"
-LEAD = "Problem: "
 _ANSWER_OF: dict[str | None, Answer] = {YES: "True", NO: "False", OPEN: "Uncertain"}
 _OPS: tuple[Op, ...] = ("all", "any", "one_of")
 
@@ -98,15 +97,10 @@ def generate_prover_problems(
 def prover_question(row: Any, where: str = "problem") -> Question:
     """One problem of a file or of `to_dict`; the context may be empty.
 
-    A word comes before the context, since a text's first token is read as nothing but its first.
-
     Raises:
         TaskError: a part is missing or of the wrong kind.
     """
-    question = question_of(row, where, bare=True)
-    n = len(LEAD)
-    told = replace(question, context=LEAD + question.context)
-    return replace(told, spans=tuple((a + n, b + n) for a, b in question.sentences()))
+    return question_of(row, where, bare=True)
 
 
 def _problem(

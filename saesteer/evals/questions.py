@@ -18,6 +18,9 @@ from saesteer.errors import TaskError
 _SENTENCE = re.compile(r"(?=[^.!?\s])(?:\b(?:Dr|Mr|Mrs|Ms|Prof)\.|[^.!?])+[.!?]+")
 """Up to a full stop that does not belong to a title."""
 _OPTION = re.compile(r"\s*([A-Z])\)\s*(\S.*)")
+LEAD = "Problem: "
+"""Before the context of a file's problem, since a text's first token is read as nothing but its
+first: a name that stood there was taken for another in half of the problems that were lost."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Question:
         twin_of: for a problem with a deleted link, the one it was made from.
         group: what its row is told apart by, beside hops.
         spans: what a reader reads of `prompt`, in characters; its sentences for None.
+        lead: what `prompt` begins with.
     """
 
     id: str
@@ -42,13 +46,14 @@ class Question:
     twin_of: str | None = None
     group: str = ""
     spans: tuple[tuple[int, int], ...] | None = None
+    lead: str = ""
 
     @property
     def prompt(self) -> str:
         """What the model is asked, answer words included; it ends where the answer begins."""
         *others, last = self.words
         listed = f"{', '.join(others)} or {last}" if others else last
-        return f"{self.context}\n{self.question} Answer {listed}.\nAnswer:"
+        return f"{self.lead}{self.context}\n{self.question} Answer {listed}.\nAnswer:"
 
     def sentences(self) -> list[tuple[int, int]]:
         """Where each sentence of the context stands in `prompt`, then the one asked about.
@@ -57,10 +62,10 @@ class Question:
         """
         if self.spans is not None:
             return list(self.spans)
-        start = len(self.context) + 1
-        spans = [match.span() for match in _SENTENCE.finditer(self.context)]
+        told = [match.span() for match in _SENTENCE.finditer(self.context)]
         asked = list(_SENTENCE.finditer(self.question))[-1].span()
-        return [*spans, (start + asked[0], start + asked[1])]
+        first, second = len(self.lead), len(self.lead) + len(self.context) + 1
+        return [*((a + first, b + first) for a, b in told), (second + asked[0], second + asked[1])]
 
 
 def read_questions(
@@ -113,6 +118,7 @@ def question_of(row: Any, where: str = "problem", *, bare: bool = False) -> Ques
         answer=options[fields["answer"]],
         hops=_hops(fields),
         twin_of=fields.get("twin_of"),
+        lead=LEAD,
     )
 
 

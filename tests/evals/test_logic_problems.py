@@ -13,7 +13,7 @@ from saesteer.evals.logic_problems import (
     generate_problems,
     save_problems,
 )
-from saesteer.evals.logic_words import PEOPLE, PUBLISHED_KINDS
+from saesteer.evals.logic_words import PEOPLE, PROPERTIES, PUBLISHED_KINDS, plural
 from saesteer.evals.questions import read_questions
 from saesteer.evals.shortcut import lexical_shortcut
 
@@ -30,7 +30,7 @@ def solve(problem: Problem) -> str:
     return "True" if (asked in reached) == problem.question.positive else "False"
 
 
-@pytest.mark.parametrize("style", ["published", "like", "near", "invented"])
+@pytest.mark.parametrize("style", ["published", "like", "near", "invented", "noun"])
 def test_answers_are_what_the_statements_entail(style):
     for problem in generate_problems(40, style=style, seed=3):
         assert solve(problem) == problem.answer
@@ -75,7 +75,7 @@ def test_equal_seeds_make_equal_problems_and_other_seeds_others():
     assert one != other
 
 
-@pytest.mark.parametrize("style", ["like", "invented"])
+@pytest.mark.parametrize("style", ["like", "invented", "noun"])
 def test_names_kept_for_tests_never_occur_in_what_is_fitted_on(style):
     fitted, tested = (
         {s.subject for p in generate_problems(60, style=style, new=new) for s in p.statements}
@@ -90,6 +90,22 @@ def test_new_styles_use_names_of_their_own():
     made = generate_problems(10, style="invented")
     names = {s.subject for p in made for s in p.statements}
     assert not names & set(PUBLISHED_KINDS)
+
+
+def test_nouns_are_no_other_words_and_have_plurals_of_their_own():
+    made = generate_problems(400, style="noun", twins=False)
+    nouns = {s.subject for p in made for s in p.statements} - set(PEOPLE)
+    assert len(nouns) > 300
+    assert not nouns & {*PROPERTIES, *map(str.lower, PEOPLE)}
+    assert not nouns & set(map(plural, nouns))
+
+
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [("wumpus", "wumpuses"), ("blent", "blents"), ("daisy", "daisies"), ("toy", "toys")],
+)
+def test_plurals(one: str, several: str):
+    assert plural(one) == several
 
 
 def test_the_file_reads_back_in_the_published_format(tmp_path: Path):

@@ -37,6 +37,13 @@ def test_sentences_are_the_statements_and_the_one_in_question():
     ]  # fmt: skip
 
 
+def test_no_sentence_begins_the_text_since_a_models_first_token_tells_little():
+    question = question_of(ROW)
+    assert question.sentences()[0][0] > 0
+    assert question.prompt.startswith("Problem: Gorps are blents. ")
+    assert "Problem" not in question.context
+
+
 def test_the_prompt_names_every_option():
     row = {**ROW, "options": ["A) True", "B) False", "C) Unknown"]}
     assert question_of(row).prompt.endswith("Answer True, False or Unknown.\nAnswer:")
