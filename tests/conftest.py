@@ -5,6 +5,7 @@ Fixtures that are functions make things: `tiny_model("llama")`, `tiny_sae(model,
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable
 from functools import cache
@@ -12,6 +13,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; threads of each would fight
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -130,6 +133,18 @@ def make_tiny_sae(model: Model, site: str | Site, d_sae: int = 96, seed: int = 0
 def tiny_model() -> Callable[..., Model]:
     """Makes tiny models by architecture; one per architecture and session, so leave it clean."""
     return cache(make_tiny_model)
+
+
+@pytest.fixture
+def brief_identities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are fitted in a fifth of the steps: enough for the few that tests plant."""
+    from saesteer.evals import prover_reader
+    from saesteer.features import identity
+
+    fit = inspect.unwrap(identity.fit_identity)
+    monkeypatch.setitem(fit.__kwdefaults__, "n_steps", 200)
+    brief = tuple(n_steps // 5 for n_steps in prover_reader.N_STEPS)
+    monkeypatch.setattr(prover_reader, "N_STEPS", brief)
 
 
 @pytest.fixture(scope="session")

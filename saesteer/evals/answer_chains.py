@@ -12,7 +12,7 @@ from saesteer.config.answers import AnswerConfig
 from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.answer_task import AnswerReader, AnswerTask, Tick, Verdict, with_words
 from saesteer.evals.logic_conclude import OPEN, answer_word, conclude
-from saesteer.evals.logic_fit import BATCH, fit_readers, fitting_problems
+from saesteer.evals.logic_fit import N_CUT, fit_readers, fitting_problems, n_batches
 from saesteer.evals.logic_problems import generate_problems
 from saesteer.evals.logic_reader import ReadText, StatementReader
 from saesteer.evals.logic_store import load_or_fit, readers_folder
@@ -77,7 +77,7 @@ class ChainTask(AnswerTask):
     @property
     def n_steps(self) -> int:
         """One for every batch of generated problems, one for each reader."""
-        return -(-self.config.task.n_fit // BATCH) + 4
+        return n_batches(self.config.task.n_fit + N_CUT) + 3
 
     def questions(self) -> list[Question]:
         """The problems of the file, or generated ones with names that no fit has seen."""

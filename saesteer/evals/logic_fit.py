@@ -77,9 +77,7 @@ def labelled_readings(
     between them stretches of `STRETCH` are read by length, so that little is read of padding. None
     is read beyond the sentence asked about, which nothing after it can change.
     """
-    n, last = len(problems), max(len(problems) - N_CUT, 0)
-    bounds = {0, min(N_SAMPLE, last), *range(N_SAMPLE, last, STRETCH), last, n}
-    for start, stop in pairwise(sorted(bounds)):
+    for start, stop in _stretches(len(problems)):
         stretch = sorted(problems[start:stop], key=lambda one: len(one.context))
         for first in range(0, len(stretch), batch_size):
             chosen = stretch[first : first + batch_size]
@@ -88,6 +86,17 @@ def labelled_readings(
             told = model.tokenizer(texts, return_offsets_mapping=True)["offset_mapping"]
             read = read_texts(model, texts, *sites)
             yield [_labelled(*each) for each in zip(chosen, asked, told, read, strict=True)]
+
+
+def n_batches(n: int) -> int:
+    """In how many batches `labelled_readings` reads so many problems."""
+    return sum(-(-(stop - start) // BATCH) for start, stop in _stretches(n))
+
+
+def _stretches(n: int) -> list[tuple[int, int]]:
+    last = max(n - N_CUT, 0)
+    bounds = {0, min(N_SAMPLE, last), *range(N_SAMPLE, last, STRETCH), last, n}
+    return list(pairwise(sorted(bounds)))
 
 
 def _labelled(

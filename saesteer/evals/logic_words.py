@@ -1,8 +1,8 @@
 """Words for generated logic problems: kinds, plain properties and people's names.
 
-Kinds are invented, letter group by letter group, so that a problem can be made of names that nothing
-was fitted on, or plain nouns; the ten that the published PrOntoQA problems use are one drawing among
-others.
+Kinds are invented, letter group by letter group, so that a problem can be made of names that
+nothing was fitted on, or plain nouns; the ten that the published PrOntoQA problems use are one
+drawing among others.
 """
 
 from __future__ import annotations

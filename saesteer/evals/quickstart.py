@@ -1,7 +1,7 @@
 """The first thing a newcomer runs: a real model, its features, one behaviour, one honest page.
 
-Budgeted in generated tokens so that two CPU cores, of a kind without bf16 units too, finish it in
-minutes: few doses, few prompts, short texts. `configs/compare/` holds the same comparison at full size.
+Budgeted in generated tokens so that two CPU cores finish it in minutes, those without bf16 units
+too: few doses, few prompts, short texts. `configs/compare/` holds the same comparison at full size.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SAE_NAME = f"{MODEL}/resid_post.9"
 TASK = "sentiment"
 DOSES = (0.15, 0.3)
 KL_BUDGET = 0.5
-"""Nats per token: at a quarter of the usual budget every method here was within 0.05 of its best, and
-the doses beyond, which only show texts falling apart, took a third of the time."""
+"""Nats per token: at a quarter of the usual budget every method here was within 0.05 of its best,
+and the doses beyond, which only show texts falling apart, took a third of the time."""
 SCORED_TOKENS = 2_000
 PROMPTS = (10, 20)
 """Of validation and of test: few, for time; chance alone moves an effect by about 0.12."""

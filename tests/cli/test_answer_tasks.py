@@ -14,6 +14,7 @@ from saesteer.evals.prover_problems import generate_prover_problems
 METHODS = {
     "activation-reasoning", "shuffled", "random-sae", "dense-probe", "caa", "prompt", "unsteered",
 }  # fmt: skip
+pytestmark = pytest.mark.usefixtures("brief_identities")
 CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
 
 

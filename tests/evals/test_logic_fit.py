@@ -7,7 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from saesteer.evals.logic_fit import N_CUT, N_SAMPLE, fitting_problems, labelled_readings
+from saesteer.evals.logic_fit import (
+    N_CUT,
+    N_SAMPLE,
+    fitting_problems,
+    labelled_readings,
+    n_batches,
+)
 from saesteer.evals.logic_reader import ROLES
 from saesteer.evals.logic_words import PROPERTIES, PUBLISHED_KINDS, kept_for_tests
 from saesteer.evals.prefill import read_texts, token_positions
@@ -41,6 +47,12 @@ def test_the_cut_ones_are_read_last_and_nothing_is_lost(model: Model):
     assert sorted(asked) == sorted(told)
     assert sorted(asked[-N_CUT:]) == sorted(told[-N_CUT:])
     assert sorted(asked[:N_SAMPLE]) == sorted(told[:N_SAMPLE])
+
+
+@pytest.mark.parametrize("n", [2, N_CUT, N_CUT + N_SAMPLE + 3])
+def test_batches_are_as_many_as_told(model: Model, n: int):
+    problems = fitting_problems(n, seed=1)[:n]
+    assert n_batches(n) == sum(1 for _ in labelled_readings(model, SITES, problems))
 
 
 def test_a_reading_is_that_of_the_whole_prompt_with_each_token_labelled(model: Model):

@@ -24,6 +24,7 @@ from saesteer.evals.questions import Question
 from saesteer.models import Site
 from saesteer.saes import SAE
 
+pytestmark = pytest.mark.usefixtures("brief_identities")
 WIDTH, SITE = 48, Site.parse("resid_post.1")
 FILLER, IS, ARE, NEGATION, NAME = range(5)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from saesteer.evals.logic_reader import StatementReader, fit_reader, random_sae
 from saesteer.evals.logic_store import load_or_fit, load_readers, readers_folder, save_readers
 from saesteer.saes import SAE
 
 from .test_logic_reader import SITE, planted_sae, text
+
+pytestmark = pytest.mark.usefixtures("brief_identities")
 
 
 def readers() -> tuple[dict[str, StatementReader], tuple[SAE, ...]]:

@@ -1,6 +1,6 @@
 """Laws of compiled plans, run by test_compiled.py in an interpreter of its own.
 
-The suite's shape checks wrap every function, and a graph can't hold them.
+The suite's shape checks wrap functions, and a graph can't hold them.
 """
 
 from __future__ import annotations
