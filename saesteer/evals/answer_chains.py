@@ -99,9 +99,11 @@ class ChainTask(AnswerTask):
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:
         """Fitted readers, or those that an earlier run with the same settings kept."""
         task, saes = self.config.task, (sae, *self.beside)
-        problems = fitting_problems(task.n_fit, task.seed)
+        problems, kept = fitting_problems(task.n_fit, task.seed), True
 
         def fit() -> Mapping[str, StatementReader]:
+            nonlocal kept
+            kept = False
             name, device = self.config.model, self.config.device
             reading = load_model(name, device=device, dtype=task.fit_dtype)
             return fit_readers(reading, saes, problems, tick, task.seed)
@@ -113,6 +115,8 @@ class ChainTask(AnswerTask):
             root = Path(task.keep).expanduser()
             folder = readers_folder(root, saes, model=stamp_of(model), **settings)
             readers = load_or_fit(folder, saes, fit)
+            for _ in range(self.n_steps if kept else 0):
+                tick("take the readers that were kept")
         return {name: ChainReader(reader) for name, reader in readers.items()}
 
     def row(
