@@ -41,7 +41,7 @@ def compare(run, disk, tmp_path):
 
 
 def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, disk, tmp_path):
-    monkeypatch.setattr(answer_trains, "FIT", {"meta": 40, "mono": 40})
+    monkeypatch.setattr(answer_trains, "FIT", {"meta": 16, "mono": 16})
     beside = f"task.names=[{disk / 'sae'}]"
     rows, found, _ = compare("rail2country.yaml", "task.source=generated", "task.n_test=5", beside)
     assert set(rows) >= METHODS
@@ -63,7 +63,7 @@ def test_proverqa_is_fitted_answered_and_counted_by_file(compare, tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     test = ",".join(str(tmp_path / f"{name}.json") for name in files)
     rows, found, _ = compare(
-        "proverqa.yaml", f"task.test={test}", "task.n_fit=48", "task.names=null"
+        "proverqa.yaml", f"task.test={test}", "task.n_fit=24", "task.names=null"
     )
     assert set(rows) >= {*METHODS, "commonest-answer"}
     for row in rows.values():
