@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import torch
@@ -19,10 +20,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saesteer.rules.levels import Level
+from saesteer.rules.sliced_host import ONES, WORD, HostProgram
 
-WORD = 64
-ONES = 0x0101010101010101
-"""The lowest bit of each of eight bytes."""
 Words = Int[Tensor, "n words"]
 
 
@@ -87,6 +86,12 @@ class SlicedProgram:
 
     def run(self, facts: Bool[Tensor, "n_rows given"]) -> Bool[Tensor, "n_rows n_columns"]:
         """The facts, of the first columns, and everything that follows from them, row by row."""
+        if facts.is_cpu and not torch.compiler.is_compiling():
+            return torch.from_numpy(self.host.run(facts.numpy()))
+        return self.run_tensors(facts)
+
+    def run_tensors(self, facts: Bool[Tensor, "n_rows given"]) -> Bool[Tensor, "n_rows n_columns"]:
+        """The same by torch, on any device."""
         words = pack(facts, self.n).index_select(0, self.columns)
         true = words.new_full((1, words.shape[1]), -1)
         rows = torch.cat([words, true, ~words, ~true])
@@ -94,6 +99,11 @@ class SlicedProgram:
             for _ in range(level.passes):
                 level.step(rows, rows[self.n + 1 :])
         return unpack(rows.index_select(0, self.rows), self.bits)[: len(facts), : self.n]
+
+    @cached_property
+    def host(self) -> HostProgram:
+        """The same by numpy."""
+        return HostProgram(self)
 
     def to(self, device: torch.device | str) -> SlicedProgram:
         """The same program on another device."""

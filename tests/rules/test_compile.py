@@ -58,6 +58,8 @@ def test_all_forms_equal_forward_chaining_for_wide_rules(
     mask = torch.zeros(128, 1, len(logic.atoms), dtype=torch.bool)
     mask[..., :6] = facts
     closed, alarms = logic.settle(mask)
+    by_tensors = logic.sliced.run_tensors(mask[:, 0])[:, : len(logic.atoms)]
+    assert torch.equal(by_tensors, closed[:, 0])
     for row in range(128):
         given_ = [Atom(f"c{i}") for i in range(6) if facts[row, 0, i]]
         came = set(map(str, closure(program, given_)))

@@ -24,6 +24,8 @@ def _check(seed: int) -> None:
     other = replace(logic, dense=None).settle(mask)
     assert torch.equal(closed, other.atoms), seed
     assert torch.equal(alarms, other.alarms), seed
+    by_tensors = logic.sliced.run_tensors(mask.flatten(0, 1))[:, : len(logic.atoms)]
+    assert torch.equal(by_tensors.view_as(closed), closed), seed
     assert torch.equal(torch.cat([logic.run(mask[:, :2]), logic.run(mask[:, 2:])], 1), closed), seed
     row, pos = rng.randrange(2), rng.randrange(3)
     facts = [a for a, given in zip(logic.atoms, mask[row, pos].tolist(), strict=True) if given]
