@@ -103,7 +103,7 @@ class SlicedProgram:
     @cached_property
     def host(self) -> HostProgram:
         """The same by numpy."""
-        return HostProgram(self)
+        return HostProgram.of(self)
 
     def to(self, device: torch.device | str) -> SlicedProgram:
         """The same program on another device."""

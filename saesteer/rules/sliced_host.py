@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -27,27 +26,32 @@ Words = NDArray[np.int64]
 @final
 @dataclass(frozen=True, eq=False)
 class HostProgram:
-    """The numbers of a `SlicedProgram` as arrays; memory is shared with its tensors."""
+    """The numbers of a `SlicedProgram` as arrays, which share memory with its tensors.
 
-    program: SlicedProgram
+    `levels` are its levels, each behind its literals.
+    """
+
+    n: int
+    columns: Any
+    rows: Any
+    levels: Sequence[tuple[Any, SlicedLevel]]
+
+    @staticmethod
+    def of(program: SlicedProgram) -> HostProgram:
+        """The same program; its tensors must be on the host."""
+        levels = [(level.literals.numpy(), level) for level in program.levels]
+        return HostProgram(program.n, program.columns.numpy(), program.rows.numpy(), levels)
 
     def run(self, facts: Flags) -> Flags:
         """The facts, of the first columns, and everything that follows from them, row by row."""
-        n, (columns, rows_of, literals) = self.program.n, self._numbers
-        words = _pack(facts, len(rows_of)).take(columns, 0)
+        words = _pack(facts, len(self.rows)).take(self.columns, 0)
         true = np.full((1, words.shape[1]), -1)
         rows = np.concatenate([words, true, ~words, ~true])
-        complements = rows[n + 1 :]
-        for level, own in zip(self.program.levels, literals, strict=True):
+        complements = rows[self.n + 1 :]
+        for literals, level in self.levels:
             for _ in range(level.passes):
-                _step(level, own, rows, complements)
-        return _unpack(rows.take(rows_of, 0))[: len(facts), :n]
-
-    @cached_property
-    def _numbers(self) -> tuple[Any, Any, Sequence[Any]]:
-        program = self.program
-        literals = [level.literals.numpy() for level in program.levels]
-        return program.columns.numpy(), program.rows.numpy(), literals
+                _step(level, literals, rows, complements)
+        return _unpack(rows.take(self.rows, 0))[: len(facts), : self.n]
 
 
 def _step(level: SlicedLevel, literals: Any, rows: Words, complements: Words) -> None:
