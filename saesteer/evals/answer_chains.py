@@ -99,13 +99,14 @@ class ChainTask(AnswerTask):
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:
         """Fitted readers, or those that an earlier run with the same settings kept."""
         task, saes = self.config.task, (sae, *self.beside)
-        problems, kept = fitting_problems(task.n_fit, task.seed), True
+        kept = True
 
         def fit() -> Mapping[str, StatementReader]:
             nonlocal kept
             kept = False
             name, device = self.config.model, self.config.device
             reading = load_model(name, device=device, dtype=task.fit_dtype)
+            problems = fitting_problems(task.n_fit, task.seed)
             return fit_readers(reading, saes, problems, tick, task.seed)
 
         if task.keep is None:
