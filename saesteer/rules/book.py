@@ -9,7 +9,7 @@ A rule file:
       lively:  {vector: lively.safetensors, site: resid_post.9, threshold: 0.2}
       likely:  {probe: likely.safetensors, site: resid_post.9, threshold: 0.0}
       medical: {concept: concepts/medical}         # a folder of `saesteer concepts fit`
-    open: [casual]                                 # optional: may be unknown; true for every atom
+    open: [casual]                                 # optional: may be unknown; true: whatever can be
     rules: |
       careful :- pain, not casual.
     acts:
@@ -19,7 +19,7 @@ A rule file:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -31,7 +31,8 @@ from saesteer.rules.concept_fields import check_since, read_concept
 from saesteer.rules.fields import Fields
 from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.miss import NearMiss, near_miss
-from saesteer.rules.names import check_defined, check_heads, leave_open
+from saesteer.rules.names import check_defined, check_heads, leave_open, open_as
+from saesteer.rules.open_ground import spell_out
 from saesteer.rules.open_world import check_open, judge
 from saesteer.rules.opened import OpenProgram, compile_open
 from saesteer.rules.proof import Proof, closure, prove
@@ -74,12 +75,14 @@ class RuleBook:
         """Rules alone, without concepts: every atom that no rule derives is a possible fact.
 
         Args:
-            open: atoms that may be unknown, as under `open:` in a rule file.
+            open: atoms that may be unknown, as under `open:` in a rule file; `p` also stands for
+                every p(X).
 
         Raises:
             RuleError: with line and column, or open atoms without a clear meaning.
         """
-        return cls(replace(parse(text), open=tuple(map(Atom.parse, open))))
+        program = parse(text)
+        return cls(open_as(program, map(Atom.parse, open), program.atoms))
 
     @classmethod
     def read(cls, path: str | Path) -> RuleBook:
@@ -109,7 +112,8 @@ class RuleBook:
         Raises:
             RuleError: a fact that is no atom.
         """
-        return {str(atom) for atom in closure(self.program, map(Atom.parse, facts))}
+        program, given = self._told(facts)
+        return {str(atom) for atom in closure(program, given)}
 
     def unknown(self, facts: Iterable[str]) -> set[str]:
         """Every atom that is neither true nor false then; none without open atoms.
@@ -119,7 +123,7 @@ class RuleBook:
         """
         if not self.program.open:
             return set()
-        return set(map(str, judge(self.program, map(Atom.parse, facts)).unknown))
+        return set(map(str, judge(*self._told(facts)).unknown))
 
     def prove(self, atom: str, facts: Iterable[str]) -> Proof | None:
         """A derivation of `atom` from these facts, or None if it does not follow.
@@ -127,9 +131,10 @@ class RuleBook:
         Raises:
             RuleError: a name that is no atom.
         """
-        came = closure(self.program, map(Atom.parse, facts))
+        program, given = self._told(facts)
+        came = closure(program, given)
         goal = Atom.parse(atom)
-        return prove(self.program, came, goal) if goal in came else None
+        return prove(program, came, goal) if goal in came else None
 
     def why_not(self, atom: str, facts: Iterable[str]) -> NearMiss | None:
         """What is missing for `atom` when exactly these facts are given; None if it holds.
@@ -137,15 +142,16 @@ class RuleBook:
         Raises:
             RuleError: a name that is no atom.
         """
-        came = closure(self.program, map(Atom.parse, facts))
-        return near_miss(self.program, came, Atom.parse(atom))
+        program, given = self._told(facts)
+        return near_miss(program, closure(program, given), Atom.parse(atom))
 
     def compile(self) -> BooleanProgram | GroundedProgram | OpenProgram:
         """The tensor program, or one that asks clingo, for variables and open atoms.
 
         Concepts come first.
         """
-        return compile_open(self.program, [Atom.parse(c.name) for c in self.concepts])
+        names = [Atom.parse(concept.name) for concept in self.concepts]
+        return compile_open(spell_out(self.program, names), names)
 
     def plan(self, sae: SAE | None = None, *, force: Mapping[str, bool] | None = None) -> Plan:
         """Each act open where its head holds; they share one evaluation a pass.
@@ -202,6 +208,11 @@ class RuleBook:
         found = lint(self.program, names, [act.head for act in self.acts])
         resets = {f"concept '{concept.of}' is read by no rule." for concept in self.concepts}
         return [line for line in found if line.partition(": ")[2] not in resets]
+
+    def _told(self, facts: Iterable[str]) -> tuple[Program, list[Atom]]:
+        """The facts, and the rules as they stand for them."""
+        given = list(map(Atom.parse, facts))
+        return spell_out(self.program, given), given
 
     def _sae(self, sae: SAE | None) -> SAE | None:
         if sae is not None or self.sae is None:

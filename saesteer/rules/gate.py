@@ -34,6 +34,7 @@ from saesteer.rules.gate_tensors import PROMPT, Compiled, with_aggregate
 from saesteer.rules.grounded import GroundedProgram
 from saesteer.rules.memory import RuleState, Seen
 from saesteer.rules.miss import NearMiss, near_miss
+from saesteer.rules.open_ground import spell_out
 from saesteer.rules.opened import OpenProgram, compile_open
 from saesteer.rules.prompt_scores import OwnScores, Scored, aggregate
 from saesteer.rules.proof import LeafOf, Proof, closure, prove
@@ -107,7 +108,8 @@ class RuleGate:
             SaeError, FeatureError, DimensionError: concepts that `sae` can't give.
         """
         readers = tuple(concept_readers(book.concepts, sae))
-        return cls(book.program, book.concepts, readers, tuple((force or {}).items()))
+        program = spell_out(book.program, [Atom.parse(c.name) for c in book.concepts])
+        return cls(program, book.concepts, readers, tuple((force or {}).items()))
 
     def head(self, atom: Atom | str, *, alarms: bool = True) -> HeadGate:
         """The gate that is open where this atom holds.

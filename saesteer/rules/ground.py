@@ -45,14 +45,22 @@ def domains_of(program: Program, facts: Iterable[Atom]) -> Domains:
     return domains
 
 
-def check_size(program: Program, facts: Iterable[Atom], limit: int = GROUND_LIMIT) -> None:
+def check_size(
+    program: Program,
+    facts: Iterable[Atom],
+    limit: int = GROUND_LIMIT,
+    domains: Domains | None = None,
+) -> None:
     """Refuse a program whose grounding could exceed `limit` instances.
+
+    Args:
+        domains: those of `domains_of`, or wider ones.
 
     Raises:
         RuleError: naming the rule that costs most.
     """
     program = name_anything(program)
-    domains = domains_of(program, facts)
+    domains = domains_of(program, facts) if domains is None else domains
     sizes = {rule: _instances(rule, domains) for rule in program.statements}
     if sum(sizes.values()) > limit:
         worst = max(sizes, key=lambda rule: sizes[rule])
@@ -83,12 +91,18 @@ def solve(program: Program, facts: Iterable[Atom]) -> frozenset[Atom]:
 
 def instances(rules: Iterable[Rule], true: Iterable[Atom]) -> Iterator[Rule]:
     """The ground instances of some rules whose bodies hold, given every atom that is true."""
-    index = Index(true)
+    true = frozenset(true)
+    return (rule for rule in supported(rules, true) if satisfied(rule, true))
+
+
+def supported(rules: Iterable[Rule], atoms: Iterable[Atom]) -> Iterator[Rule]:
+    """The ground instances whose comparisons hold and whose atoms without `not` are among some."""
+    index = Index(atoms)
     for rule in rules:
         rule = _named(rule)
         for binding in _bindings(_positive(rule), index, {}):
             bound = bind(rule, equalities(rule, binding))
-            if satisfied(bound, index.true):
+            if not bound.tests:
                 yield bound
 
 
@@ -113,7 +127,7 @@ def attempt(rule: Rule, goal: Atom, index: Index) -> Rule | None:
 
 def name_anything(program: Program) -> Program:
     """The program with every `_` as a variable of its own."""
-    return Program(tuple(map(_named, program.statements)), program.source)
+    return replace(program, statements=tuple(map(_named, program.statements)))
 
 
 def bind(rule: Rule, binding: Binding) -> Rule:

@@ -110,7 +110,7 @@ def compile_any(
     facts = [*concepts, *strength_facts({concepts[i].name: i for i in read})]
     check_size(program, facts)
     columns = dict.fromkeys([*concepts, *(a for a in program.atoms if a.is_ground)])
-    columns |= dict.fromkeys(sorted(solve(_relaxed(program), concepts)))
+    columns |= dict.fromkeys(sorted(solve(relaxed(program), concepts)))
     atoms = tuple(str(atom) for atom in columns if not is_strength(atom))
     return GroundedProgram(program, atoms, program.constraints(concepts), tuple(read))
 
@@ -136,8 +136,8 @@ def reads_strength(program: Program, concept: str) -> bool:
     return any(a.args[0].is_variable or a.args[0] == Term(concept) for a in atoms)
 
 
-def _relaxed(program: Program) -> Program:
-    """The rules without `not` and comparisons: what could hold at best."""
+def relaxed(program: Program) -> Program:
+    """The rules without `not`, strengths and orders: what could hold at best."""
     rules = []
     for rule in program.rules:
         body = tuple(b for b in rule.body if not b.nots and not is_strength(b.atom))

@@ -54,18 +54,33 @@ def leave_open(program: Program, names: Sequence[Atom] | None, concepts: Iterabl
         RuleError: what is no concept or head, or can't be open (see `open_world`).
     """
     known = [*map(Atom.parse, concepts), *program.heads]
-    chosen = [atom for atom in known if not atom.strong] if names is None else names
-    for atom in chosen:
-        if atom not in known and contrary(atom) not in known:
+    bare = dict.fromkeys(Atom(atom.name) for atom in known if not atom.strong)
+    named = list(bare) if names is None else names
+    for atom in named:
+        if not any(side in _meant(atom, known) for side in _both(known)):
             hint = nearest(str(atom), map(str, known))
             raise RuleError(
                 f"{program.source}: open: {atom} is neither a concept nor the head of a rule"
                 f"{hint or '.'} Only these can be open."
             )
-    made = replace(program, open=tuple(dict.fromkeys(chosen)))
+    made = open_as(program, named, known)
     if made.open:
         check_open(made)
     return made
+
+
+def open_as(program: Program, names: Iterable[Atom], known: Iterable[Atom]) -> Program:
+    """The program with these open; a name without arguments stands for every atom that has it.
+
+    Args:
+        known: the atoms there are.
+    """
+    chosen: dict[Atom, None] = {}
+    for name in names:
+        for atom in _meant(name, known):
+            whole = program.is_ground or atom == name
+            chosen[atom if whole else atom.schema] = None
+    return replace(program, open=tuple(chosen))
 
 
 def check_heads(program: Program, heads: Iterable[Atom]) -> None:
@@ -81,6 +96,16 @@ def check_heads(program: Program, heads: Iterable[Atom]) -> None:
                 f"{program.source}: acts.{head} has no rule that derives '{head}'{hint or '.'} "
                 f"Write one, such as '{head} :- CONCEPT.'"
             )
+
+
+def _both(atoms: Iterable[Atom]) -> list[Atom]:
+    return [side for atom in atoms for side in (atom, contrary(atom))]
+
+
+def _meant(name: Atom, known: Iterable[Atom]) -> list[Atom]:
+    """The atoms of a name, if it has no arguments; the atom itself otherwise."""
+    same = [a for a in _both(known) if (a.name, a.strong) == (name.name, name.strong)]
+    return list(dict.fromkeys(same)) if same and not name.args else [name]
 
 
 def _shapes(program: Program) -> set[Atom]:

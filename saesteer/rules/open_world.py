@@ -13,6 +13,7 @@ holds in all completions is **true**, in none **false**, in some **unknown**. So
 - Rules are not turned round: with `h :- p.` and `-h` read, p stays unknown. A completion makes no
   p true where -p follows, and none is dropped: p together with -p raises an alarm as ever.
 - Gates are open and alarms raised where that is certain.
+- Rules with variables are spelled out first (`open_ground`), and all else is of propositions.
 
 Kleene's tables are sound all the same, and run as tensors: `doubled` writes each rule twice, for
 what is certain and for what may be (`p?`). They are exact for an atom that rests on no open atom in
@@ -23,7 +24,7 @@ Source: Gelfond, Lifschitz 1991, for p, -p and unknown; the reading of `not` is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -31,8 +32,8 @@ import clingo
 
 from saesteer.errors import RuleError
 from saesteer.rules.ground import atom_of, for_clingo
-from saesteer.rules.stratify import stratify
-from saesteer.rules.terms import Atom, Literal, Program, Rule, Term, contrary
+from saesteer.rules.stratify import schema_of, strata_of
+from saesteer.rules.terms import Atom, Literal, Program, Rule, Term, contrary, is_strength
 
 MANY = 2
 
@@ -85,7 +86,8 @@ def completion_rules(program: Program) -> Program:
 
     A given open p is the fact `__yes(p)`, a given -p `__no(p)`; see `given_as`.
     """
-    rules = [replace(r, head=given_as(program, r.head)) for r in program.rules if r.head]
+    opened = frozenset(program.open)
+    rules = [replace(r, head=_given_as(opened, r.head)) for r in program.rules if r.head]
     for atom in program.open:
         yes, no, may = (_about(word, atom) for word in ("__yes", "__no", "__may"))
         rules += [Rule(atom, (Literal(yes),)), Rule(atom, (Literal(may), Literal(no, 1)))]
@@ -95,9 +97,13 @@ def completion_rules(program: Program) -> Program:
 
 def given_as(program: Program, atom: Atom) -> Atom:
     """The fact or head that stands for an atom in `completion_rules`."""
-    if atom in program.open:
+    return _given_as(program.open, atom)
+
+
+def _given_as(opened: Collection[Atom], atom: Atom) -> Atom:
+    if atom in opened:
         return _about("__yes", atom)
-    return _about("__no", contrary(atom)) if contrary(atom) in program.open else atom
+    return _about("__no", contrary(atom)) if contrary(atom) in opened else atom
 
 
 def both_sides(program: Program) -> tuple[Atom, ...]:
@@ -108,17 +114,25 @@ def both_sides(program: Program) -> tuple[Atom, ...]:
 def check_open(program: Program) -> None:
     """Refuse open atoms where they have no clear meaning.
 
+    With variables, predicates are looked at instead of atoms.
+
     Raises:
-        RuleError: rules with variables or strengths, or p and -p that rest on each other.
+        RuleError: rules that read strengths, an open -p, or p and -p that rest on each other.
     """
-    if not program.is_ground or any(atom.args or atom.strong for atom in program.open):
+    denied = next((atom for atom in program.open if atom.strong), None)
+    if denied is not None:
         raise RuleError(
-            f"{program.source}: open atoms are propositions among propositions, since nothing says "
-            "over which entities an open p(X) ranges. Leave out open:, or write the rules "
-            "without variables, arguments and strengths."
+            f"{program.source}: open: {denied} is the denial of {contrary(denied)}, and both are "
+            f"open together. Write {contrary(denied)}."
+        )
+    read = (b for s in program.statements for b in s.body if is_strength(b.atom))
+    if (strength := next(read, None)) is not None:
+        raise RuleError(
+            f"{program.source} line {strength.line}: '{strength}' is always known, so nothing "
+            "that reads it can be open. Leave out open:, or use concepts with thresholds instead."
         )
     try:
-        stratify(completion_rules(program))
+        strata_of(completion_rules(program if program.is_ground else schema_of(program)))
     except RuleError as error:
         found = re.search(r"cycle through negation: (.*)\. What", str(error))
         cycle = re.sub(r" \(line 0\)", "", found[1] if found else str(error))
@@ -159,35 +173,39 @@ def knots(program: Program) -> frozenset[Atom]:
 
     Ways are counted up to two, over rules and literals; a cycle through an open atom is a knot.
     """
-    ways: dict[Atom, dict[Atom, int]] = {atom: {atom: 1} for atom in program.open}
+    opened = frozenset(program.open)
+    rests: dict[Atom, list[Atom]] = {}
+    for rule in program.rules:
+        if rule.head is not None:
+            on = (_side(opened, literal.atom) for literal in rule.body)
+            rests.setdefault(_side(opened, rule.head), []).extend(on)
+    ways: dict[Atom, dict[Atom, int]] = {atom: {atom: 1} for atom in opened}
     grew = True
     while grew:
         grew = False
-        for atom in dict.fromkeys(_side(program, r.head) for r in program.rules if r.head):
-            new = {atom: 1} if atom in program.open else {}
-            for rule in program.rules:
-                if rule.head is None or _side(program, rule.head) != atom:
-                    continue
-                for literal in rule.body:
-                    for source, n in ways.get(_side(program, literal.atom), {}).items():
-                        new[source] = min(MANY, new.get(source, 0) + n)
+        for atom, parts in rests.items():
+            new = {atom: 1} if atom in opened else {}
+            for part in parts:
+                for source, n in ways.get(part, {}).items():
+                    new[source] = min(MANY, new.get(source, 0) + n)
             grew |= ways.get(atom, {}) != new
             ways[atom] = new
     tied = {atom for atom, found in ways.items() if MANY in found.values()}
-    return frozenset(atom for atom in program.atoms if _side(program, atom) in tied)
+    return frozenset(atom for atom in program.atoms if _side(opened, atom) in tied)
 
 
 def cone(program: Program, goal: Atom) -> Iterator[Atom]:
     """The open atoms that an atom rests on, nearest first."""
-    queue, seen = [_side(program, goal)], set[Atom]()
+    opened = frozenset(program.open)
+    queue, seen = [_side(opened, goal)], set[Atom]()
     for atom in queue:
         if atom in seen:
             continue
         seen.add(atom)
-        if atom in program.open:
+        if atom in opened:
             yield atom
-        rules = [r for r in program.rules if r.head and _side(program, r.head) == atom]
-        queue += [_side(program, b.atom) for rule in rules for b in rule.body]
+        rules = [r for r in program.rules if r.head and _side(opened, r.head) == atom]
+        queue += [_side(opened, b.atom) for rule in rules for b in rule.body]
 
 
 def certain_rules(program: Program, facts: Iterable[Atom]) -> dict[Atom, Rule | None]:
@@ -222,10 +240,10 @@ def _plain(atom: Atom) -> Atom:
     return Atom.parse(atom.name[:-1]) if atom.name.endswith("?") else atom
 
 
-def _side(program: Program, atom: Atom) -> Atom:
+def _side(opened: Collection[Atom], atom: Atom) -> Atom:
     """The same node for p and -p of an open p, since each settles the other."""
-    return contrary(atom) if contrary(atom) in program.open else atom
+    return contrary(atom) if contrary(atom) in opened else atom
 
 
 def _about(word: str, atom: Atom) -> Atom:
-    return Atom(word, args=(Term(atom.name),))
+    return Atom(word, args=(Term(str(atom)),))

@@ -87,6 +87,7 @@ def schema_of(program: Program) -> Program:
             for rule in program.statements
         ),
         program.source,
+        tuple(dict.fromkeys(atom.schema for atom in program.open)),
     )
 
 

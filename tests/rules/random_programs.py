@@ -29,6 +29,32 @@ def small(rng: random.Random, n_atoms: int = 10) -> str:
     return "\n".join(lines)
 
 
+def with_variables(rng: random.Random, entities: str = "abcd") -> str:
+    """Random rules with variables over entities; `not` reaches into lower layers only."""
+    layers = [["e"], ["p", "q"], ["r", "s"], ["t"]]
+    lines = [f"{_edge(rng, entities)}." for _ in range(rng.randint(0, 3))]
+    for level, heads in list(enumerate(layers))[1:]:
+        for _ in range(rng.randint(1, 4)):
+            below = [name for names in layers[: level + 1] for name in names]
+            body = [f"{rng.choice(below)}(X,{rng.choice('YX_')})", f"{rng.choice(below)}(Y,Z)"]
+            if rng.random() < 0.6:
+                lower = [name for names in layers[:level] for name in names]
+                body.append(f"{rng.choice(['not', 'not not'])} {rng.choice(lower)}(Z,X)")
+            if rng.random() < 0.6:
+                body.append(f"{rng.choice('XY')} {rng.choice(['!=', '<', '=', '>='])} Z")
+            lines.append(f"{rng.choice(heads)}({rng.choice('XYZ')},Y) :- {', '.join(body)}.")
+    return "\n".join([*lines, ":- t(X,Y), not p(X,Y)."])
+
+
+def edges(rng: random.Random, entities: str = "abcd") -> list[str]:
+    """Facts for them."""
+    return [_edge(rng, entities) for _ in range(rng.randint(0, 6))]
+
+
+def _edge(rng: random.Random, entities: str) -> str:
+    return f"e({rng.choice(entities)},{rng.choice(entities)})"
+
+
 def layered(seed: int, n_rules: int = 1000, n_concepts: int = 256, depth: int = 5) -> str:
     """Rules in `depth` layers, 1 to 4 literals a body, 30 % of them negated, 2 bodies a head.
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_programs import answer, small
+from random_programs import answer, edges, small, with_variables
 
 from saesteer.errors import RuleError
 from saesteer.rules import Proof, RuleBook
@@ -33,31 +33,10 @@ far(X) :- path(home, X), not road(home, X).
 """
 
 
-def _program(rng: random.Random) -> str:
-    """Random rules with variables over entities; `not` reaches into lower layers only."""
-    layers = [["e"], ["p", "q"], ["r", "s"], ["t"]]
-    lines = [f"e({rng.choice('abcd')},{rng.choice('abcd')})." for _ in range(rng.randint(0, 3))]
-    for level, heads in list(enumerate(layers))[1:]:
-        for _ in range(rng.randint(1, 4)):
-            below = [name for names in layers[: level + 1] for name in names]
-            body = [f"{rng.choice(below)}(X,{rng.choice('YX_')})", f"{rng.choice(below)}(Y,Z)"]
-            if rng.random() < 0.6:
-                lower = [name for names in layers[:level] for name in names]
-                body.append(f"{rng.choice(['not', 'not not'])} {rng.choice(lower)}(Z,X)")
-            if rng.random() < 0.6:
-                body.append(f"{rng.choice('XY')} {rng.choice(['!=', '<', '=', '>='])} Z")
-            lines.append(f"{rng.choice(heads)}({rng.choice('XYZ')},Y) :- {', '.join(body)}.")
-    return "\n".join([*lines, ":- t(X,Y), not p(X,Y)."])
-
-
-def _facts(rng: random.Random) -> list[str]:
-    return [f"e({rng.choice('abcd')},{rng.choice('abcd')})" for _ in range(rng.randint(0, 6))]
-
-
 @pytest.mark.parametrize("seed", range(60))
 def test_answers_and_proofs_equal_clingo_on_the_program_as_it_is_written(seed: int) -> None:
     rng = random.Random(seed)
-    program, facts = parse(_program(rng)), _facts(rng)
+    program, facts = parse(with_variables(rng)), edges(rng)
     expected, violated = answer(program, facts)
     atoms = [Atom.parse(fact) for fact in facts]
     assert set(map(str, solve(program, atoms))) == expected
@@ -171,7 +150,7 @@ def test_the_bound_is_never_below_what_clingo_grounds() -> None:
 
     rng = random.Random(1)
     for _ in range(30):
-        program, facts = parse(_program(rng)), [Atom.parse(f) for f in _facts(rng)]
+        program, facts = parse(with_variables(rng)), [Atom.parse(f) for f in edges(rng)]
         true = set(solve(program, facts))
         derived = Program(tuple(r for r in program.rules if r.body), program.source)
         n_instances = len({str(r) for r in _instances(derived, true)})

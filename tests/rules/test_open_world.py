@@ -262,8 +262,13 @@ def test_why_not_names_what_would_settle_it() -> None:
         ("-p :- p.", ["p"], "an open atom rests on its own falsehood.*p needs not a rule against"),
         ("p :- -p.", ["p"], "an open atom rests on its own falsehood"),
         ("-a :- b. b :- a.", ["a"], "b needs a"),
-        ("p(X) :- q(X).", ["r"], "open atoms are propositions among propositions"),
-        ("p :- q.", ["-q"], "open atoms are propositions"),
+        ("-p(X) :- p(X).", ["p"], "an open atom rests on its own falsehood"),
+        (
+            "p(X) :- q(X), strength(r, S), S > 700.",
+            ["q"],
+            "line 1: 'strength.r,S.' is always",
+        ),
+        ("p :- q.", ["-q"], "-q is the denial of q.* Write q"),
     ],
 )
 def test_what_has_no_meaning_is_refused(rules: str, opened: list[str], message: str) -> None:
