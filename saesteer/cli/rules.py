@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saesteer.cli.common import DEFAULT_MODEL, check_json, write_json
 
 if TYPE_CHECKING:
+    from saesteer.rules import RuleBook
     from saesteer.saes import SAE
+    from saesteer.steer import Plan
 
 
 def check(args: argparse.Namespace) -> None:
-    """Read a rule file, build its plan, and print the rules in order of evaluation."""
+    """Read a rule file, build its gate and plan, and print its rules."""
     from saesteer.rules import RuleBook
+    from saesteer.rules.gate import RuleGate
 
     check_json(args)
     book = RuleBook.read(args.rules)
     sae = _sae(args, book)
-    plan, warnings = book.plan(sae), book.lint()
+    RuleGate.of(book, sae)
+    plan, warnings = _plan(book, sae), book.lint()
     result = {
         "concepts": [concept.name for concept in book.concepts],
         "rules": [str(rule) for rule in book.program.rules],
@@ -46,13 +51,14 @@ def explain(args: argparse.Namespace) -> None:
     model = load_model(name, device=args.device)
     reading = book.evaluate(model, sae, args.prompt)
     plain = model.generate(args.prompt, max_new_tokens=args.max_new_tokens)
-    with book.plan(sae).on(model) as trace:
+    with _plan(book, sae).on(model) as trace:
         steered = model.generate(args.prompt, max_new_tokens=args.max_new_tokens)
+        last = trace.explain(token=-1) if book.acts else f"{book.name} has no acts, so none acted."
     result = {
         **reading.as_dict(),
         "unsteered": plain,
         "steered": steered,
-        "explained": trace.explain(token=-1),
+        "explained": last,
         "trace": trace.summary(),
         "last_proofs": [proof.as_dict() for proof in trace.proofs()] if trace.passes else [],
     }
@@ -61,7 +67,7 @@ def explain(args: argparse.Namespace) -> None:
         titled = [(f"token {t} {reading.tokens[t]!r}", p.as_dict()) for t, p in reading.proofs()]
         write_text(Path(args.html), proof_page(titled))
     print(reading)
-    print(f"\nunsteered: {plain}\nsteered:   {steered}\n\nlast token: {result['explained']}")
+    print(f"\nunsteered: {plain}\nsteered:   {steered}\n\nlast token: {last}")
 
 
 def whatif(args: argparse.Namespace) -> None:
@@ -78,11 +84,18 @@ def whatif(args: argparse.Namespace) -> None:
     result: dict[str, dict[str, object]] = {}
     for key, forced in (("as_read", {}), ("forced", force)):
         reading = book.evaluate(model, sae, args.prompt, force=forced)
-        with book.plan(sae, force=forced).on(model):
+        with _plan(book, sae, forced).on(model):
             said = model.generate(args.prompt, max_new_tokens=args.max_new_tokens)
         result[key] = {"holds": reading.holds, "alarms": reading.alarms, "answer": said}
         print(f"{key.replace('_', ' ')}\n{reading}\nanswer: {said}\n")
     write_json(args, result)
+
+
+def _plan(book: RuleBook, sae: SAE | None, force: Mapping[str, bool] | None = None) -> Plan:
+    """The book's plan; an empty one if it only concludes."""
+    from saesteer.steer import Plan
+
+    return book.plan(sae, force=force) if book.acts else Plan(name=book.name)
 
 
 def _sae(args: argparse.Namespace, book: object) -> SAE | None:

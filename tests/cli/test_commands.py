@@ -121,6 +121,40 @@ def test_rules_check_and_explain(run: Any, disk: Path, tmp_path: Path) -> None:
     assert {"unsteered", "steered", "explained", "trace", "last_proofs"} <= set(result)
 
 
+def test_rules_without_acts_are_checked_explained_and_forced(
+    run: Any, disk: Path, tmp_path: Path
+) -> None:
+    rules, report = tmp_path / "rules.yaml", tmp_path / "why.json"
+    rules.write_text(
+        "concepts:\n  wet: {feature: 3, threshold: 1000}\nrules: |\n  dry :- not wet.\n"
+    )
+    checked = run("rules", "check", rules, "--sae", disk / "sae")
+    assert checked.status == 0, checked.err
+    own = (
+        "--sae",
+        disk / "sae",
+        "--model",
+        disk / "model",
+        "--prompt",
+        "the sea",
+        "--json",
+        report,
+    )
+    done = run("rules", "explain", rules, *own, "--max-new-tokens", 3)
+    assert done.status == 0, done.err
+    result = json.loads(report.read_text())
+    assert result["holds"]["dry"]
+    assert result["steered"] == result["unsteered"]
+    assert "has no acts" in result["explained"]
+    assert run("rules", "whatif", rules, *own, "--max-new-tokens", 3, "--on", "wet").status == 0
+    assert json.loads(report.read_text())["forced"]["holds"]["dry"] == []
+    ground = "".join(f"  n(e{i}): {{feature: {i}, threshold: 1}}\n" for i in range(60))
+    rules.write_text(f"concepts:\n{ground}rules: |\n  m(A,B,C,D) :- n(A), n(B), n(C), n(D).\n")
+    exploding = run("rules", "check", rules, "--sae", disk / "sae")
+    assert exploding.status == 2
+    assert "may have 12,960,000 instances" in exploding.err
+
+
 def test_rules_explain_draws_every_proof(run: Any, disk: Path, tmp_path: Path) -> None:
     rules, page, why = tmp_path / "rules.yaml", tmp_path / "proofs.html", tmp_path / "why.json"
     rules.write_text(
