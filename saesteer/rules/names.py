@@ -56,8 +56,9 @@ def leave_open(program: Program, names: Sequence[Atom] | None, concepts: Iterabl
     known = [*map(Atom.parse, concepts), *program.heads]
     bare = dict.fromkeys(Atom(atom.name) for atom in known if not atom.strong)
     named = list(bare) if names is None else names
+    sides = frozenset(_both(known))
     for atom in named:
-        if not any(side in _meant(atom, known) for side in _both(known)):
+        if sides.isdisjoint(_meant(atom, known)):
             hint = nearest(str(atom), map(str, known))
             raise RuleError(
                 f"{program.source}: open: {atom} is neither a concept nor the head of a rule"
