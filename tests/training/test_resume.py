@@ -22,6 +22,21 @@ def weights_of(out: Path) -> bytes:
     return (out / "sae_weights.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory):
+    """The folder of a run that nothing stopped, made once for equal settings; not to be changed."""
+    known: dict[str, Path] = {}
+
+    def whole(config: TrainSAEConfig) -> Path:
+        key = repr(config)
+        if key not in known:
+            known[key] = tmp_path_factory.mktemp("whole")
+            train_sae(config, known[key], model=tiny_model("llama"))
+        return known[key]
+
+    return whole
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -31,9 +46,11 @@ def weights_of(out: Path) -> bytes:
     ids=["batchtopk", "topk", "jumprelu", "reuse", "prefetch", "end to end", "two passes"],
 )
 @pytest.mark.parametrize("stops", [(1,), (7, 20), (13, 14, 29)], ids=str)
-def test_a_resumed_run_ends_in_the_same_bits(run, settings, tmp_path, figures_of, changes, stops):
+def test_a_resumed_run_ends_in_the_same_bits(
+    run, finished, settings, tmp_path, figures_of, changes, stops
+):
     config = settings(**changes)
-    whole = run(config, tmp_path / "whole")
+    whole = finished(config)
     out = tmp_path / "stopped"
     for resume, stop_at in enumerate(stops):
         assert run(config, out, resume=bool(resume), stop_at=stop_at) is None
@@ -48,7 +65,7 @@ def test_a_resumed_run_ends_in_the_same_bits(run, settings, tmp_path, figures_of
 @pytest.mark.parametrize("cached", [False, True], ids=["from the model", "from a cache"])
 @pytest.mark.parametrize("kind", ["transcoder", "crosscoder", "supervised"])
 def test_more_columns_resume_in_the_same_bits(
-    run, settings, tmp_path, figures_of, labelled_text, kind, cached
+    run, finished, settings, tmp_path, figures_of, labelled_text, kind, cached
 ):
     told = SupervisedConfig(labelled_text, latent=3)
     changes = {
@@ -56,7 +73,7 @@ def test_more_columns_resume_in_the_same_bits(
         "crosscoder": {"sites": ["resid_post.0", "mlp_out.1"]},
         "supervised": {"supervised": told},
     }[kind]
-    whole = run(settings(**changes), tmp_path / "whole")
+    whole = finished(settings(**changes))
     if cached:
         changes["cache"] = CacheConfig(str(tmp_path / "cache"), rows_per_shard=500)
     out = tmp_path / "stopped"
@@ -71,9 +88,11 @@ def test_more_columns_resume_in_the_same_bits(
         )
 
 
-def test_steps_after_the_last_checkpoint_are_done_again(run, settings, model, tmp_path, figures_of):
+def test_steps_after_the_last_checkpoint_are_done_again(
+    run, finished, settings, model, tmp_path, figures_of
+):
     config = settings(checkpoint_every_steps=10)
-    whole = run(config, tmp_path / "whole")
+    whole = finished(config)
     out = tmp_path / "killed"
 
     class Killed(BaseException):
@@ -92,8 +111,10 @@ def test_steps_after_the_last_checkpoint_are_done_again(run, settings, model, tm
     assert weights_of(out) == weights_of(whole)
 
 
-def test_a_cache_on_disk_changes_no_bit(run, settings, model, tmp_path, figures_of, monkeypatch):
-    whole = run(settings(), tmp_path / "whole")
+def test_a_cache_on_disk_changes_no_bit(
+    run, finished, settings, model, tmp_path, figures_of, monkeypatch
+):
+    whole = finished(settings())
     config = settings(cache=CacheConfig(str(tmp_path / "cache"), rows_per_shard=300))
     out = tmp_path / "stopped"
     stop = StopRequest(15)
@@ -108,8 +129,8 @@ def test_a_cache_on_disk_changes_no_bit(run, settings, model, tmp_path, figures_
     assert len(list((tmp_path / "cache").glob("shard-*"))) > 5
 
 
-def test_resuming_without_a_checkpoint_starts(run, settings, tmp_path):
-    whole = run(settings(), tmp_path / "whole")
+def test_resuming_without_a_checkpoint_starts(run, finished, settings, tmp_path):
+    whole = finished(settings())
     assert run(settings(), tmp_path / "new", resume=True) == tmp_path / "new"
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -146,9 +167,9 @@ def test_text_that_changed_is_refused(run, settings, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_serves(
-    run, settings, tmp_path, figures_of
+    run, finished, settings, tmp_path, figures_of
 ):
-    whole = run(settings(), tmp_path / "whole")
+    whole = finished(settings())
     out = tmp_path / "run"
     run(settings(), out, stop_at=15)
     last = out / "checkpoints" / "step-00000015"
