@@ -30,7 +30,7 @@ def test_logits_of_every_step_are_the_models_own(tiny_model):
 def test_each_token_is_drawn_for_its_share_of_the_points(vocab):
     logits = torch.randn(2, vocab, generator=torch.Generator().manual_seed(0))
     before, heat = logits.clone(), torch.tensor([0.7, 1.5])
-    n = 200_000
+    n = 50_000
     points = (torch.arange(n) + 0.5) / n
     shares = (logits / heat[:, None]).double().softmax(-1)
     for row in range(2):
@@ -38,7 +38,7 @@ def test_each_token_is_drawn_for_its_share_of_the_points(vocab):
         drawn = torch.cat([draw(logits[which], heat[which], p) for p in points.split(500)])
         assert bool((drawn.diff() >= 0).all())
         counts = torch.bincount(drawn, minlength=vocab) / n
-        assert float((counts - shares[row]).abs().max()) < 2e-5
+        assert float((counts - shares[row]).abs().max()) < 8e-5
     assert torch.equal(logits, before)
 
 
@@ -95,37 +95,45 @@ from saesteer.models import Model, layout_of
 
 settings = dict(vocab_size=9000, hidden_size=96, intermediate_size=64, num_hidden_layers=1,
                 num_attention_heads=6, num_key_value_heads=2, head_dim=16)
-for dtype in (torch.float32, torch.float16):
+
+def check(dtype, length):
     hf = transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).to(dtype)
     net = Llama.of(Model(hf, None, "tiny", layout_of(hf)), 140)
     with torch.inference_mode():
-        for length in (8, 140):
-            decode_kernels.check(net, rows=6, length=length)
+        decode_kernels.check(net, rows=6, length=length)
+
+for dtype in (torch.float32, torch.float16):
+    for length in (8, 140):
+        check(dtype, length)
+print("agree")
+for name in ("plain_attend", "plain_draw"):
+    right = getattr(decode_kernels, name)
+    setattr(decode_kernels, name, lambda *given: right(*given) + 100)
+    try:
+        check(torch.float32, 8)
+    except Exception as error:
+        print(name, error)
+    setattr(decode_kernels, name, right)
 """
 
 
-def run_kernels(code):
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_the_triton_kernels_agree_with_the_plain_functions():
+@pytest.fixture(scope="module")
+def said():
+    """What kernels say beside the plain functions, and beside such as say something else."""
     pytest.importorskip("triton", reason="comes with torch's CUDA builds")
-    ran = run_kernels(KERNELS)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", KERNELS]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def test_the_triton_kernels_agree_with_the_plain_functions(said):
+    assert said.startswith("agree\n")
 
 
 @pytest.mark.parametrize(
-    ("function", "fault"),
-    [("plain_attend", "attention at position 0 differs"), ("plain_draw", "a drawn token lies")],
+    "fault", ["plain_attend attention at position 0 differs", "plain_draw a drawn token lies"]
 )
-def test_kernels_that_say_something_else_are_found_out(function, fault):
-    pytest.importorskip("triton", reason="comes with torch's CUDA builds")
-    wrong = (
-        f"right = decode_kernels.{function}\n"
-        f"decode_kernels.{function} = lambda *given: right(*given) + 100\n"
-    )
-    ran = run_kernels(KERNELS.replace("settings = dict", wrong + "settings = dict"))
-    assert ran.returncode == 1
-    assert fault in ran.stderr
+def test_kernels_that_say_something_else_are_found_out(said, fault):
+    assert fault in said
