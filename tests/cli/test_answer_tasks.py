@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from saesteer.evals import answer_trains
+from saesteer.evals import answer_trains, prover_fit
 from saesteer.evals.prover_problems import generate_prover_problems
 
 METHODS = {
@@ -54,7 +54,8 @@ def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, di
     assert "mixed" in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_proverqa_is_fitted_answered_and_counted_by_file(compare, tmp_path):
+def test_proverqa_is_fitted_answered_and_counted_by_file(compare, monkeypatch, tmp_path):
+    monkeypatch.setattr(prover_fit, "N_CUT", 16)
     files = {"set-easy-a": 1, "other": 2}
     for name, steps in files.items():
         made = generate_prover_problems(4, "tests", steps=(steps,), seed=3)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -21,6 +22,8 @@ CACHE = next(
 )
 """What this version of transformers calls the KV cache."""
 ARCHES = ("llama", "gpt2", "neox", "gemma3", "qwen3", "mixtral")
+FAST_ARCHES = ("llama", "gpt2", "gemma3")
+"""Of the default run: rotary, absolute and sliding positions; the full run has all of them."""
 PROMPTS = ("a short one", "something a good deal longer than that", "x")
 
 
@@ -73,6 +76,11 @@ class Run(NamedTuple):
 
     tokens: Tensor
     logits: Tensor
+
+
+def arches(names: Sequence[str] = ARCHES, fast: Sequence[str] = FAST_ARCHES) -> list[Any]:
+    """Architectures as parameters, those that are not of the default run marked so."""
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.full) for name in names]
 
 
 def direction(model: Model, seed: int, site: str = "resid_post.2") -> Tensor:

@@ -93,8 +93,30 @@ UNREACHABLE = {
     **{("MoTE", arch): "it has no router" for arch in ARCHES if arch != "mixtral"},
 }
 """Cases on architectures that lack what they act on, with the reason."""
-FAST_ARCHES = ("llama", "neox")
-"""Architectures of the default run, sequential and parallel; the full run has the others."""
+FIRST = [
+    "ActAdd",
+    "AurA",
+    "BreakingBadTokens",
+    "BreakingBadTokens-input",
+    "BreakingBadTokens-token",
+    "CAA",
+    "CAST",
+    "CAST-last",
+    "DirectionalAblation",
+    "DynamicActivationComposition",
+    "FeatureSteering",
+    "ITI",
+    "LinearAcT",
+    "LinearProbe",
+    "MassMean",
+    "RepE",
+]
+"""Methods that all others are compared with: in the default run on parallel blocks too."""
+
+
+def is_fast(name: str, arch: str) -> bool:
+    """Whether a case is of the default run; the full run has all."""
+    return arch == "llama" or (arch == "neox" and name in FIRST)
 
 
 def grid() -> list[tuple[str, str]]:

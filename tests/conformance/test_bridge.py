@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from laws import ARCHES, PROMPTS, clamp_plan, fresh, generate, latch_plan, same
+from laws import PROMPTS, arches, clamp_plan, fresh, generate, latch_plan, same
 
 from saesteer.errors import PlanError
 from saesteer.models import Model, as_model
 from saesteer.steer import Plan, WeightEdit
 
 
-@pytest.fixture(params=ARCHES)
+@pytest.fixture(params=arches())
 def pair(
     request: pytest.FixtureRequest, tiny_model: Any, tmp_path: Path
 ) -> tuple[Model, Any, Model]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import ARCHES, PROMPTS, Run, direction, generate, latch_plan, same
+from laws import PROMPTS, Run, arches, direction, generate, latch_plan, same
 
 from saesteer.models import Model
 from saesteer.steer import Plan
@@ -15,7 +15,7 @@ from saesteer.steer import Plan
 PlanFor = Callable[[Model], Plan]
 
 
-@pytest.fixture(params=ARCHES)
+@pytest.fixture(params=arches())
 def model(request: pytest.FixtureRequest, tiny_model: Any) -> Model:
     """One tiny model per architecture."""
     return tiny_model(request.param)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import ARCHES, PROMPTS, clamp_plan, direction, fresh, generate, same, state
+from laws import PROMPTS, arches, clamp_plan, direction, fresh, generate, same, state
 
 from saesteer import steer
 from saesteer.errors import PlanError
@@ -16,7 +16,7 @@ from saesteer.models import Model
 from saesteer.steer import Plan
 
 
-@pytest.fixture(params=ARCHES)
+@pytest.fixture(params=arches())
 def model(request: pytest.FixtureRequest, tiny_model: Any) -> Model:
     """One tiny model per architecture, to be changed at will."""
     return fresh(tiny_model(request.param))

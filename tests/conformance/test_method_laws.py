@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from laws import PROMPTS, Run, generate, same, state
-from method_cases import CASES, FAST_ARCHES, fitted, grid
+from method_cases import CASES, fitted, grid, is_fast
 from torch import Tensor
 
 from saesteer.errors import PlanError
@@ -34,7 +34,7 @@ class Case(NamedTuple):
 def cases(names: Sequence[str] = tuple(CASES)) -> list[Any]:
     """Methods on architectures; those that are slow to add up are left to the full run."""
     return [
-        pytest.param((n, a), id=f"{n}-{a}", marks=() if a in FAST_ARCHES else pytest.mark.full)
+        pytest.param((n, a), id=f"{n}-{a}", marks=() if is_fast(n, a) else pytest.mark.full)
         for n, a in grid()
         if n in names
     ]
@@ -132,7 +132,7 @@ def test_sampling_and_beams_don_t_ask_whether_there_is_a_cache(case: Case) -> No
             found = []
             for cached in (True, False):
                 torch.manual_seed(3)
-                run = generate(case.model, PROMPTS, new=NEW, use_cache=cached, **options)
+                run = generate(case.model, PROMPTS, new=3, use_cache=cached, **options)
                 found.append(run.tokens)
             assert torch.equal(*found)
 

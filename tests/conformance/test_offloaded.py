@@ -13,7 +13,7 @@ from typing import Any
 import accelerate
 import pytest
 import torch
-from laws import PROMPTS, clamp_plan, fresh, generate, latch_plan, same, state
+from laws import PROMPTS, arches, clamp_plan, fresh, generate, latch_plan, same, state
 from method_cases import LETTERS
 
 from saesteer import methods, steer
@@ -51,7 +51,7 @@ def brought_in(model: Model, _folder: Path) -> Model:
     return copied
 
 
-@pytest.fixture(params=("llama", "gpt2", "gemma3", "neox"))
+@pytest.fixture(params=arches(("llama", "gpt2", "gemma3", "neox"), fast=("llama",)))
 def arch(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -54,13 +54,13 @@ def test_all_forms_equal_forward_chaining_for_wide_rules(
     rng = random.Random(n_bodies * 100 + n_literals)
     program = parse(_wide(rng, n_bodies, n_literals))
     logic = _only(compile_program(program, [Atom(f"c{i}") for i in range(6)]), form)
-    facts = torch.tensor([[[bool(r >> i & 1) for i in range(6)]] for r in range(64)] * 2)
-    mask = torch.zeros(128, 1, len(logic.atoms), dtype=torch.bool)
+    facts = torch.tensor([[[bool(r >> i & 1) for i in range(6)]] for r in range(64)])
+    mask = torch.zeros(64, 1, len(logic.atoms), dtype=torch.bool)
     mask[..., :6] = facts
     closed, alarms = logic.settle(mask)
     by_tensors = logic.sliced.run_tensors(mask[:, 0])[:, : len(logic.atoms)]
     assert torch.equal(by_tensors, closed[:, 0])
-    for row in range(128):
+    for row in range(64):
         given_ = [Atom(f"c{i}") for i in range(6) if facts[row, 0, i]]
         came = set(map(str, closure(program, given_)))
         names = {a for a, held in zip(logic.atoms, closed[row, 0].tolist(), strict=True) if held}

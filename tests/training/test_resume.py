@@ -45,7 +45,9 @@ def finished(tiny_model, tmp_path_factory):
     ],
     ids=["batchtopk", "topk", "jumprelu", "reuse", "prefetch", "end to end", "two passes"],
 )
-@pytest.mark.parametrize("stops", [(1,), (7, 20), (13, 14, 29)], ids=str)
+@pytest.mark.parametrize(
+    "stops", [pytest.param((7, 20), marks=pytest.mark.full), (1, 13, 14, 29)], ids=str
+)
 def test_a_resumed_run_ends_in_the_same_bits(
     run, finished, settings, tmp_path, figures_of, changes, stops
 ):
