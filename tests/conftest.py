@@ -5,6 +5,7 @@ Fixtures that are functions make things: `tiny_model("llama")`, `tiny_sae(model,
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 from collections.abc import Callable
@@ -68,6 +69,12 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported and collected out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @cache

@@ -34,7 +34,15 @@ GROWTH = (250, 500, 1000, 2000, 4000, 8000)
 
 def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Milliseconds a token, ratios to both rivals, growth in rules, and the cost in decoding."""
+    before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
+    try:
+        return _measured(args, progress)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measured(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     cases = [Case(seed) for seed in range(3)]
     for case in cases:
         case.check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from saesteer.cli import main
 
@@ -34,7 +35,10 @@ def test_the_buffer(tmp_path):
 
 
 def test_rules_agree_with_a_loop_and_clingo(tmp_path):
-    result = result_of(tmp_path, "rules", "--rounds", "1", "--steps", "0", "--quiet")
+    before = torch.get_num_threads()
+    more = ("--threads", str(before + 1))
+    result = result_of(tmp_path, "rules", "--rounds", "1", "--steps", "0", "--quiet", *more)
+    assert torch.get_num_threads() == before
     assert result["equal_on_every_atom"]
     assert result["ratio_python"]["median"] > 0
     assert [line["rules"] for line in result["growth"]] == [250, 500, 1000, 2000, 4000, 8000]
