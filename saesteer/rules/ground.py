@@ -102,14 +102,14 @@ def supported(rules: Iterable[Rule], atoms: Iterable[Atom]) -> Iterator[Rule]:
         rule = _named(rule)
         for binding in _bindings(_positive(rule), index, {}):
             bound = bind(rule, equalities(rule, binding))
-            if not bound.tests:
+            if not _unmet(bound):
                 yield bound
 
 
 def attempt(rule: Rule, goal: Atom, index: Index) -> Rule | None:
     """The instance of a rule for `goal` that gets furthest; None if its head is about others.
 
-    Atoms of its body stay open where nothing fits them.
+    Atoms of its body stay open where nothing fits them; comparisons that hold are left out.
     """
     rule = _named(rule)
     start = None if rule.head is None else match(rule.head, goal, {})
@@ -122,7 +122,8 @@ def attempt(rule: Rule, goal: Atom, index: Index) -> Rule | None:
         if found:
             best = max(found, key=lambda b: _n_met(bind(rule, b), index.true))
             break
-    return bind(rule, best)
+    bound = bind(rule, best)
+    return replace(bound, tests=_unmet(bound))
 
 
 def name_anything(program: Program) -> Program:
@@ -131,19 +132,18 @@ def name_anything(program: Program) -> Program:
 
 
 def bind(rule: Rule, binding: Binding) -> Rule:
-    """The rule with variables replaced; comparisons that have become true go."""
-    tests = [test.bind(binding) for test in rule.tests]
+    """The rule with variables replaced."""
     return Rule(
         None if rule.head is None else rule.head.bind(binding),
         tuple(replace(literal, atom=literal.atom.bind(binding)) for literal in rule.body),
         rule.line,
-        tuple(test for test in tests if not (_is_ground(test) and test.holds())),
+        tuple(test.bind(binding) for test in rule.tests),
     )
 
 
 def satisfied(rule: Rule, known: frozenset[Atom]) -> bool:
     """Whether the body of a ground instance holds."""
-    return not rule.tests and all((b.atom in known) != b.negated for b in rule.body)
+    return not _unmet(rule) and all((b.atom in known) != b.negated for b in rule.body)
 
 
 def match(pattern: Atom, atom: Atom, binding: Binding) -> dict[Term, Term] | None:
@@ -219,7 +219,12 @@ def _named(rule: Rule) -> Rule:
 
 
 def _n_met(rule: Rule, known: frozenset[Atom]) -> int:
-    return sum((b.atom in known) != b.negated for b in rule.body) - len(rule.tests)
+    return sum((b.atom in known) != b.negated for b in rule.body) - len(_unmet(rule))
+
+
+def _unmet(rule: Rule) -> tuple[Comparison, ...]:
+    """The comparisons that do not hold, or can't be decided yet."""
+    return tuple(test for test in rule.tests if not (_is_ground(test) and test.holds()))
 
 
 def _positive(rule: Rule) -> list[Atom]:

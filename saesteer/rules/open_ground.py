@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 
 from saesteer.errors import RuleError
 from saesteer.rules.ground import (
@@ -51,7 +52,8 @@ def spell_out(program: Program, given: Iterable[Atom]) -> Program:
         check_size(program, facts, OPEN_LIMIT, places)
         sides = {side for atom in opened for side in (atom, contrary(atom))}
         possible = solve(relaxed(program), facts | sides)
-        rules = dict.fromkeys(supported(program.statements, possible))
+        found = supported(program.statements, possible)
+        rules = dict.fromkeys(replace(rule, tests=()) for rule in found)
         absent = {b.atom for rule in rules for b in rule.body if b.nots} - possible
         if not absent:
             return Program(tuple(rules), program.source, opened)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,7 +62,8 @@ def _check(proof: Proof, held: set[str], facts: set[str]) -> None:
     assert proof.holds == ((atom in held) != (proof.literal.count("not ") == 1))
     if proof.rule is not None:
         assert str(proof.rule.head) == atom
-        assert proof.rule.is_ground
+        assert replace(proof.rule, tests=()).is_ground
+        assert all(test.holds() for test in proof.rule.tests)
         assert [child.literal for child in proof.children] == [str(b) for b in proof.rule.body]
         for child in proof.children:
             assert child.holds
@@ -96,6 +98,8 @@ def test_comparisons_closed_paths_and_strengths() -> None:
         "   └─ road(b,c) holds: given",
     ]
     assert "grave" not in book.closure({"strength(pain,700)"})
+    grave = book.prove("grave", facts)
+    assert str(grave).startswith("grave holds: grave :- strength(pain,701), 701 > 700.  (line 7)")
 
 
 def test_an_atom_and_its_contrary_both_hold_and_raise_an_alarm() -> None:
