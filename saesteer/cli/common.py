@@ -95,7 +95,8 @@ class Progress:
 
     def __init__(self, title: str, *, quiet: bool) -> None:
         self._title = title
-        self._started = self._last = time.monotonic()
+        self._shown = self._called = time.monotonic()
+        self._total, self._since = -1, (self._called, 0)
         self._mode = "quiet" if quiet else "bar" if sys.stderr.isatty() else "lines"
         self._bar: Any = None
         self._task: Any = None
@@ -107,10 +108,25 @@ class Progress:
         text = note if isinstance(note, str) else _figures(note)
         if self._mode == "bar":
             self._draw(done, total, text)
-        elif time.monotonic() - self._last >= _EVERY_SECONDS or done == total:
-            self._last = time.monotonic()
-            left = (self._last - self._started) / max(done, 1) * (total - done)
-            print(f"{self._title}: {done}/{total}, {left:.0f} s left  {text}", file=sys.stderr)
+            return
+        now, left = time.monotonic(), self._left(done, total)
+        if now - self._shown >= _EVERY_SECONDS or done == total:
+            self._shown = now
+            print(f"{self._title}: {done}/{total}{left}  {text}", file=sys.stderr)
+
+    def _left(self, done: int, total: int) -> str:
+        """How long the rest will take, once that can be said.
+
+        Another total is other work, such as training behind a cache that is filled first. Work that
+        begins in its middle is resumed: only what is done from here on tells its speed.
+        """
+        now = time.monotonic()
+        if total != self._total:
+            self._total, self._since = total, (self._called, 0) if done <= 1 else (now, done)
+        self._called, (begun, before) = now, self._since
+        if done <= before:
+            return ""
+        return f", {(now - begun) / (done - before) * (total - done):.0f} s left"
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -4,7 +4,8 @@ from saesteer.config.answers import AnswerConfig, AnswerTaskConfig
 from saesteer.config.compare import CompareConfig
 from saesteer.config.load import build_config, dump_config, load_config, parse_grid, read_yaml
 from saesteer.config.method import TrainMethodConfig
-from saesteer.config.sae import CacheConfig, ScoreConfig, TrainSAEConfig, WandbConfig
+from saesteer.config.run import CacheConfig, ScoreConfig, WandbConfig
+from saesteer.config.sae import TrainSAEConfig
 from saesteer.config.text import SupervisedConfig, TextConfig
 from saesteer.config.tune import BudgetConfig, TuneConfig
 

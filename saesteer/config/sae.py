@@ -8,16 +8,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, MinLen
 
-from saesteer.config.text import (
-    CLOSED,
-    Count,
-    Positive,
-    Share,
-    SupervisedConfig,
-    TextConfig,
-    Whole,
-    listed,
-)
+from saesteer.config.run import CacheConfig, ScoreConfig, WandbConfig
+from saesteer.config.text import CLOSED, Count, Positive, Share, SupervisedConfig, TextConfig, Whole
 from saesteer.errors import ConfigError
 
 Arch = Literal["batchtopk", "topk", "matryoshka", "abstopk", "standard", "gated", "jumprelu"]
@@ -30,62 +22,12 @@ VARIED = frozenset(
     {
         *("site", "arch", "d_sae", "k", "widths", "lr", "warmup_steps", "decay_share", "seed"),
         *("sparsity", "sparsity_warmup_share", "aux_k", "aux_coefficient", "dead_after_tokens"),
-        *("threshold_rate", "grad_clip", "init", "target", "skip", "sites"),
+        *("threshold_rate", "error", "grad_clip", "init", "target", "skip", "sites"),
     }
 )
 """Settings of one SAE, which `variants` may change; the others belong to the stream."""
 
 _FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
-
-
-@dataclass(frozen=True)
-class WandbConfig:
-    """Tracking in wandb; off unless `project` is set. mode "offline" needs no account."""
-
-    __pydantic_config__ = CLOSED
-
-    project: str | None = None
-    name: str | None = None
-    mode: Literal["online", "offline"] = "offline"
-
-
-@dataclass(frozen=True)
-class CacheConfig:
-    """Activations kept on disk, to be read again by later runs; off unless `path` is set.
-
-    Attributes:
-        path: a folder; it is filled before training starts.
-        passes: how often a run reads it; `n_tokens` must not ask for more.
-        rows_per_shard: 65,536 rows of width 576 in bf16 are 75 MB.
-    """
-
-    __pydantic_config__ = CLOSED
-
-    path: str | None = None
-    passes: Count = 1
-    rows_per_shard: Count = 65_536
-
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """Held-out scores of the SAEs as they stand, while they train.
-
-    Attributes:
-        every_steps: also when the histogram of firing frequencies is logged; 0 for never.
-        tokens: how many are scored, the same ones each time.
-        path: held-out text; default the prose that ships with the package.
-    """
-
-    __pydantic_config__ = CLOSED
-
-    every_steps: Whole = 2000
-    tokens: Count = 4096
-    path: str | list[str] | None = None
-
-    @property
-    def paths(self) -> list[str]:
-        """The paths as a list, empty for the default."""
-        return [] if self.path is None else listed(self.path)
 
 
 @dataclass(frozen=True)
@@ -121,6 +63,12 @@ class TrainSAEConfig:
         aux_coefficient: weight of that loss (Gao et al. 2024: 1/32).
         dead_after_tokens: a latent that has not fired for so long counts as dead.
         threshold_rate: step of the running threshold (sae-lens: 0.01).
+        error: what the squared error is divided by: `pooled`, a batch's by the batch's variance;
+            `per_token`, every token's by its own squared distance from the mean, which is then
+            what fvu_per_token measures (TopK family only).
+        even_l0: weight of a loss that holds the L0 of every path of text at k: the mean over paths
+            of (L0 / k - 1)². One threshold for all text else gives some kinds of it many more
+            latents than others (batchtopk and matryoshka only).
         shuffle_batches: batches handed out between two refills of the shuffle ring.
         reuse: how often an activation is trained on, on average, before new ones replace it; a
             cheap way to more steps where the language model is the bottleneck.
@@ -166,6 +114,8 @@ class TrainSAEConfig:
     aux_coefficient: Annotated[float, Ge(0)] = 1 / 32
     dead_after_tokens: Whole = 1_000_000
     threshold_rate: Share = 0.01
+    error: Literal["pooled", "per_token"] = "pooled"
+    even_l0: Annotated[float, Ge(0)] = 0.0
     shuffle_batches: Count = 16
     reuse: Count = 1
     compile: bool = False
@@ -193,6 +143,7 @@ class TrainSAEConfig:
             raise ConfigError(f"widths is {widths}; expected rising numbers that end with d_sae.")
         self._check_kind()
         self._check_kl()
+        self._check_losses()
         self.each()
 
     def _check_kind(self) -> None:
@@ -217,6 +168,18 @@ class TrainSAEConfig:
                 f"supervised.latent is {self.supervised.latent}, but latents are 0 to "
                 f"{self.d_sae - 1}."
             )
+
+    def _check_losses(self) -> None:
+        """Refuse losses that an architecture hasn't, and two that want the same column."""
+        if self.error != "pooled" and self.arch not in SPARSE:
+            raise ConfigError(f"arch is {self.arch}, but error needs {' or '.join(SPARSE)}.")
+        if self.even_l0 and self.arch not in _THRESHOLD_FORMS:
+            raise ConfigError(
+                f"arch is {self.arch}, but even_l0 is for {' or '.join(_THRESHOLD_FORMS)}: others "
+                "have k latents on every token, or no threshold that follows them."
+            )
+        if self.even_l0 and self.supervised is not None:
+            raise ConfigError("even_l0 and supervised can't be had in one run; leave one out.")
 
     def _check_kl(self) -> None:
         """Refuse what an end-to-end step can't do."""
@@ -262,6 +225,11 @@ class TrainSAEConfig:
         """The sites of one SAE, a transcoder's target or a crosscoder's others behind `site`."""
         others = self.sites if self.target is None else [self.target]
         return (self.site, *(others or ()))
+
+    @property
+    def told(self) -> bool:
+        """Whether a batch has a last column, of labels or of numbers of paths."""
+        return self.supervised is not None or self.even_l0 > 0
 
     @property
     def prefix_widths(self) -> tuple[int, ...]:

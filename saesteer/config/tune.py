@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saesteer.config.sae import CLOSED, WandbConfig
+from saesteer.config.run import WandbConfig
+from saesteer.config.text import CLOSED
 from saesteer.errors import ConfigError
 
 

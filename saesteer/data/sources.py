@@ -60,33 +60,34 @@ class Skippable(Source, Protocol):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a row belong to which site; labels, if there are some, are the last one."""
+    """Which columns of a row belong to which site; if rows are told apart, by the last one."""
 
     sites: tuple[Site, ...]
     widths: tuple[int, ...]
-    labelled: bool = False
+    told: bool = False
 
     @classmethod
-    def of(cls, model: Model, sites: Sequence[Site], *, labelled: bool = False) -> Columns:
+    def of(cls, model: Model, sites: Sequence[Site], *, told: bool = False) -> Columns:
         """Sites in the order in which a pass reaches them, each once."""
         ordered = sorted(set(sites), key=lambda site: (site.order, site.head or 0))
-        return cls(tuple(ordered), tuple(model.layout.width(site) for site in ordered), labelled)
+        return cls(tuple(ordered), tuple(model.layout.width(site) for site in ordered), told)
 
     @property
     def width(self) -> int:
         """Columns in all."""
-        return sum(self.widths) + self.labelled
+        return sum(self.widths) + self.told
 
     def widths_of(self, sites: Sequence[Site]) -> list[int]:
         """How many columns each of some sites has."""
         return [self.widths[self.sites.index(site)] for site in sites]
 
     def pick(self, rows: Float[Tensor, "n width"], sites: Sequence[Site]) -> Rows:
-        """The columns of some sites side by side, then labels; a view where one part is all."""
+        """The columns of some sites side by side, then what rows are told apart by; a view where
+        one part is all."""
         starts = [sum(self.widths[: self.sites.index(site)]) for site in sites]
         widths = self.widths_of(sites)
         parts = [rows[:, start : start + n] for start, n in zip(starts, widths, strict=True)]
-        if self.labelled:
+        if self.told:
             parts.append(rows[:, -1:])
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -139,9 +140,8 @@ class ModelSource:
             DataError: the model gives NaN or infinity on this text.
         """
         parts, keep, n_outliers = self.read(rows)
-        if self.columns.labelled:
-            assert rows.labels is not None, "columns with labels need tokens with labels"
-            parts.append(rows.labels[..., None].to(parts[0]))
+        if self.columns.told:
+            parts.append(rows.told_as(parts[0]))
         whole = parts[0][keep] if len(parts) == 1 else torch.cat([p[keep] for p in parts], -1)
         return Chunk(whole, keep.numel(), n_outliers)
 

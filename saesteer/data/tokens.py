@@ -28,12 +28,18 @@ _PIECES_AT_ONCE = 64
 class TokenRows:
     """Packed tokens and their positions within their documents, both `[rows, context]`.
 
-    `labels` are those of the documents, NaN where one has none; None if no source has any.
+    `labels` are those of the documents, NaN where one has none, or the number of the source; None
+    if no source has any.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor | None = None
+
+    def told_as(self, acts: Tensor) -> Tensor:
+        """Labels as one more column `[rows, context, 1]` beside activations."""
+        assert self.labels is not None, "a column of labels needs tokens with labels"
+        return self.labels[..., None].to(acts)
 
 
 class PackedRow(NamedTuple):
@@ -171,6 +177,7 @@ class TokenStream:
         passes: how often each file is read before it leaves the rotation.
         labelled: more sources, of JSON lines with labels; one row from each per turn, again and
             again until the others have ended.
+        numbered: label every token with the number of its source instead, from 0.
 
     Raises:
         DataError: a source has no readable file.
@@ -186,6 +193,7 @@ class TokenStream:
         passes: int = 1,
         text_field: str | None = None,
         labelled: Sequence[str] = (),
+        numbered: bool = False,
     ) -> None:
         weights = list(weights or [1] * len(sources))
         if not sources or len(weights) != len(sources) or min(weights) < 1:
@@ -194,7 +202,7 @@ class TokenStream:
                 f"of text.path, got {weights}."
             )
         self.context = context
-        self._labelled = bool(labelled)
+        self._labelled, self._numbered = bool(labelled), numbered
         both = [*((s, passes) for s in sources), *((s, sys.maxsize) for s in labelled)]
         weights += [1] * len(labelled)
         self._turns = [i for i, weight in enumerate(weights) for _ in range(weight)]
@@ -216,7 +224,7 @@ class TokenStream:
         if not rows:
             return None
         ids, positions, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
-        return TokenRows(ids, positions, labels if self._labelled else None)
+        return TokenRows(ids, positions, labels if self._labelled or self._numbered else None)
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, as JSON."""
@@ -258,7 +266,7 @@ class TokenStream:
             source = self._turns[self._turn]
             self._turn = (self._turn + 1) % len(self._turns)
             if row := self._row_of(source):
-                return row
+                return row._replace(labels=[source] * self.context) if self._numbered else row
         return None
 
     def _over(self) -> bool:

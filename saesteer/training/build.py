@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from saesteer.models import Site
 from saesteer.saes import load_sae
 from saesteer.training.coder import Coder
 from saesteer.training.crosscoder import SparseCrosscoder
+from saesteer.training.even import EvenCoder
 from saesteer.training.scar import SupervisedCoder
 from saesteer.training.select import Kind
 from saesteer.training.sparse import SparseCoder, TopKSettings
@@ -40,10 +42,10 @@ def build_coder(config: TrainSAEConfig, widths: Sequence[int], device: Any) -> C
     """The coder that a config describes, for the widths of its sites."""
     match config.arch:
         case "topk" | "batchtopk" | "abstopk":
-            return _supervised(config, _sparse(config, config.arch, (), widths, device))
+            return _told(config, _sparse(config, config.arch, (), widths, device))
         case "matryoshka":
             nested = config.prefix_widths
-            return _supervised(config, _sparse(config, "batchtopk", nested, widths, device))
+            return _told(config, _sparse(config, "batchtopk", nested, widths, device))
         case "standard" | "gated" | "jumprelu":
             from saesteer.training.lens import LensCoder
 
@@ -59,9 +61,13 @@ def build_coder(config: TrainSAEConfig, widths: Sequence[int], device: Any) -> C
             )
 
 
-def _supervised(config: TrainSAEConfig, coder: SparseCoder) -> Coder:
-    told = config.supervised
-    return coder if told is None else SupervisedCoder(coder, told.latent, told.weight)
+def _told(config: TrainSAEConfig, coder: SparseCoder) -> Coder:
+    """The coder with the loss, if there is one, that a batch's last column is for."""
+    if config.supervised is not None:
+        return SupervisedCoder(coder, config.supervised.latent, config.supervised.weight)
+    if config.even_l0:
+        return EvenCoder(coder, config.even_l0, [Path(path).name for path in config.text.paths])
+    return coder
 
 
 def _sparse(
@@ -74,6 +80,7 @@ def _sparse(
         aux_k=config.aux_k,
         aux_coefficient=config.aux_coefficient,
         threshold_rate=config.threshold_rate,
+        per_token=config.error == "per_token",
         dtype=getattr(torch, config.dtype),
     )
     common: Any = {"settings": settings, "seed": config.seed, "device": device}

@@ -33,6 +33,8 @@ class StepResult:
         extra: what only some losses measure, by name; 0-d each.
         recon: what was rebuilt, `[n, d_model]` in the coder's own scale and with gradients, where
             an SAE of one site can say so.
+        survivors: row of each active latent and its value, `[n]` each, the values with gradients,
+            where latents are sparse.
     """
 
     loss: Tensor
@@ -44,6 +46,7 @@ class StepResult:
     fires: Float[Tensor, " d_sae"]
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     recon: Tensor | None = None
+    survivors: tuple[Tensor, Tensor] | None = None
 
     def measures(self) -> dict[str, Tensor]:
         """The 0-d measures by name, detached."""

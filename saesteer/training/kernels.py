@@ -132,7 +132,7 @@ def to_unit_(weight: Tensor) -> None:
 
 
 class SparseSums(torch.autograd.Function):
-    """`sum_j value_j w_dec_j` of every bag, `[n_bags, d_out]`, with sparse gradients for all.
+    """`sum_j value_j w_dec_j` of every bag, `[n_bags, d_out]`, and the values, both with gradients.
 
     `values` must be what the encoder gives for `active`, cut entries as 0: a cut entry has no
     gradient. `offset` is what the encoder subtracts from its input, or None.
@@ -148,19 +148,30 @@ class SparseSums(torch.autograd.Function):
         offset: Float[Tensor, " d_in"] | None,
         active: Active,
         values: Float[Tensor, " n"],
-    ) -> Float[Tensor, "n_bags d_out"]:
+    ) -> tuple[Float[Tensor, "n_bags d_out"], Float[Tensor, " n"]]:
         """Sums of decoder rows."""
         ctx.save_for_backward(x, w_enc, w_dec, offset, values)
+        ctx.set_materialize_grads(False)
         ctx.active = active
-        return bag_sums(w_dec, active.features, active.starts, values)
+        return bag_sums(w_dec, active.features, active.starts, values), values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of everything but `x`, which comes from a frozen model."""
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor, own: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of everything but `x`, which comes from a frozen model.
+
+        Args:
+            grad: of the sums.
+            own: of the values themselves, where a loss asks how large they are.
+        """
         x, w_enc, w_dec, offset, values = ctx.saved_tensors
         active: Active = ctx.active
         grad = grad.contiguous()
-        grad_values = bag_dots(grad, w_dec, active) * (values != 0)
+        grad_values = bag_dots(grad, w_dec, active)
+        if own is not None:
+            grad_values = grad_values + own
+        grad_values = grad_values * (values != 0)
         features, by_feature = torch.sort(active.features, stable=True)
         edges = torch.searchsorted(features, torch.arange(len(w_enc) + 1, device=x.device))
         centred = x if offset is None else x - offset

@@ -23,6 +23,7 @@ from saesteer.training.distributed import ALONE, World
 from saesteer.training.firing import Firing
 from saesteer.training.recorded import RecordedStep
 from saesteer.training.sparse import SparseCoder
+from saesteer.training.told import ToldCoder
 
 Downstream = Callable[[Rows], Float[Tensor, ""]]
 """What a reconstruction of the batch at hand costs behind its site, with gradients."""
@@ -121,9 +122,9 @@ class Learner:
 
     def _end_to_end(self, result: StepResult, downstream: Downstream) -> StepResult:
         """The loss and `config.kl` times as much of what the reconstruction costs downstream."""
-        assert isinstance(self.coder, SparseCoder)
+        assert isinstance(self.coder, SparseCoder | ToldCoder)
         assert result.recon is not None
-        cost = downstream(result.recon / self.coder.input_scale)
+        cost = downstream(self.coder.raw(result.recon))
         weight = self.config.kl * result.loss.detach() / cost.detach().clamp(min=_NOTHING)
         extra = {**result.extra, "kl": cost.detach()}
         return replace(result, loss=result.loss + weight * cost, extra=extra)
@@ -158,7 +159,7 @@ class Learner:
         self.peers.average([*gradients, values, fires])
         means = dict(zip(measures, values.unbind(), strict=True))
         extra = {name: means.pop(name) for name in result.extra}
-        return StepResult(**means, fires=fires * self.peers.size, extra=extra)
+        return StepResult(**means, fires=fires * self.peers.size, extra=extra, survivors=None)
 
     def dead(self, window_tokens: int | None = None) -> Int[Tensor, " n_dead"] | None:
         """Latents that have not fired for `dead_after_tokens`; None where there are none."""

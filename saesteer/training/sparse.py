@@ -34,6 +34,8 @@ class TopKSettings:
         aux_k: dead latents that model the error.
         aux_coefficient: weight of that loss.
         threshold_rate: step of the running threshold.
+        per_token: divide the error of every token by its own squared distance from the batch's
+            mean, not the batch's error by the batch's variance.
         dtype: of the dense encoder matmul.
     """
 
@@ -43,6 +45,7 @@ class TopKSettings:
     aux_k: int = 0
     aux_coefficient: float = 0.0
     threshold_rate: float = 0.01
+    per_token: bool = False
     dtype: torch.dtype = torch.float32
 
 
@@ -92,33 +95,42 @@ class SparseCoder(Coder):
         return {}
 
     def loss(self, batch: Rows, dead: Int[Tensor, " n_dead"] | None) -> StepResult:
-        """Squared error over the batch's variance (its mean over nested prefixes), plus AuxK."""
+        """Squared error over variance (the mean over nested prefixes), plus AuxK."""
         x, target = self.split(batch)
         active, latents = self.select(x)
         nested = active.nested(self._edges) if len(self._edges) > 1 else active
-        sums = SparseSums.apply(
+        sums, latents = SparseSums.apply(
             x, self.w_enc, self.b_enc, self.w_dec, self.offset, nested, latents
-        ).view(len(x), nested.levels, -1)
+        )
+        sums = sums.view(len(x), nested.levels, -1)
         prefixes = [sums[:, 0] + self.base(x)]
         for level in range(1, nested.levels):
             prefixes.append(prefixes[-1] + sums[:, level])
         spread = squares(target - target.mean(0))
         errors = [squares(target - recon) for recon in prefixes]
-        losses = torch.stack([error.sum() for error in errors]) / spread.sum()
+        pooled = torch.stack([error.sum() for error in errors]) / spread.sum()
+        each = torch.stack([(error / spread).mean() for error in errors])
+        losses = each if self.settings.per_token else pooled
         recon = prefixes[-1].detach()
         aux = self._aux_loss(x, target - recon, dead)
-        on = latents != 0
+        cut = latents.detach()
+        on = cut != 0
         return StepResult(
             loss=losses.mean() + self.settings.aux_coefficient * aux,
-            fvu=losses[-1].detach(),
-            fvu_per_token=(errors[-1].detach() / spread).mean(),
+            fvu=pooled[-1].detach(),
+            fvu_per_token=each[-1].detach(),
             aux=aux.detach(),
             l0=on.sum() / len(x),
-            threshold=torch.where(on, latents.abs(), torch.inf).min(),
+            threshold=torch.where(on, cut.abs(), torch.inf).min(),
             fires=torch.zeros_like(self.b_enc).index_add_(0, active.features, on.float()).detach(),
             extra=self.measures(target, recon),
             recon=prefixes[-1],
+            survivors=(active.rows, latents),
         )
+
+    def raw(self, recon: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """A reconstruction in the model's own units."""
+        return recon / self.input_scale
 
     def pre(self, batch: Rows, latent: int) -> Float[Tensor, " n"]:
         """Pre-activations of one latent, with gradients."""

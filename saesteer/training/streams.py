@@ -30,7 +30,7 @@ def columns_of(config: TrainSAEConfig, model: Model) -> Columns:
         ConfigError: a site is named twice in one SAE.
     """
     sites = [model.check_site(site) for each in config.each().values() for site in sites_of(each)]
-    return Columns.of(model, sites, labelled=config.supervised is not None)
+    return Columns.of(model, sites, told=config.told)
 
 
 def open_stream(
@@ -116,6 +116,7 @@ def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Mod
         passes=config.text.passes,
         text_field=config.text.field,
         labelled=labelled,
+        numbered=config.even_l0 > 0,
     )
     if config.compile and not config.kl:
         for block in model.layout.blocks[: columns.sites[-1].layer]:
@@ -135,6 +136,8 @@ def _cache(config: TrainSAEConfig, model: Model, columns: Columns) -> Activation
     }
     if config.supervised is not None:
         identity["labelled"] = config.supervised.paths
+    if config.even_l0:
+        identity["numbered"] = True
     return ActivationCache(
         config.cache.path,
         identity,

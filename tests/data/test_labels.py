@@ -111,7 +111,7 @@ def test_a_restored_stream_goes_on_with_the_same_labels(files, model, n_first):
 
 
 def source_of(files, model):
-    columns = Columns.of(model, [SITE], labelled=True)
+    columns = Columns.of(model, [SITE], told=True)
     return columns, ModelSource(model, columns, token_stream(files, model), 4)
 
 
@@ -184,3 +184,17 @@ def test_labels_that_are_all_the_same_teach_nothing(tmp_path):
     (tmp_path / "d.txt").write_text("rain")
     with pytest.raises(DataError, match=r"d\.txt, line 1: not JSON"):
         check_labels(str(tmp_path / "d.txt"))
+
+
+def test_rows_can_be_numbered_by_their_source(model, tmp_path):
+    """A row of the second source says 1, also when the first has ended."""
+    few = write(tmp_path / "few.jsonl", [{"text": WORDS[0] * 9}])
+    many = write(tmp_path / "many.jsonl", [{"text": WORDS[1] * 60}])
+    stream = TokenStream([few, many], model.tokenizer, context=8, weights=[2, 1], numbered=True)
+    rows = stream.next_rows(10_000)
+    letters = {number: {*WORDS[number].replace(" ", "")} for number in (0, 1)}
+    for ids, labels in zip(rows.input_ids, rows.labels.tolist(), strict=True):
+        assert labels == labels[:1] * 8
+        assert {*model.tokenizer.decode(ids).replace(" ", "")} <= letters[labels[0]]
+    assert rows.labels[:4, 0].tolist() == [0, 0, 1, 0]
+    assert rows.labels[-4:, 0].tolist() == [1, 1, 1, 1]
