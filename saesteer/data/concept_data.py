@@ -68,12 +68,18 @@ def _sources(source: str | Path) -> dict[str, Path]:
     path = path_of(source, ContrastError).expanduser()
     if path.suffix in (".yaml", ".yml"):
         return _yaml(path)
+    if path.is_file() or _is_builtin(path):
+        return {path.stem: path}
     if path.is_dir():
         entries = sorted(e for e in path.iterdir() if e.is_dir() or e.suffix in (".jsonl", ".txt"))
         return {entry.stem: entry for entry in entries}
-    if path.exists() or str(source) in builtin_contrasts():
-        return {path.stem: path}
     raise ContrastError(f"concepts {str(source)!r} is neither a file, a folder nor a built-in.")
+
+
+def _is_builtin(ref: Path) -> bool:
+    """Whether a name means a built-in: a folder that holds nothing, such as `--out`, hides none."""
+    there = ref.is_file() or (ref.is_dir() and any(ref.iterdir()))
+    return str(ref) in builtin_contrasts() and not there
 
 
 def _yaml(path: Path) -> dict[str, Path]:
@@ -93,7 +99,8 @@ def _yaml(path: Path) -> dict[str, Path]:
 
 def _read(name: str, ref: Path, seed: int) -> ConceptData:
     """One concept; JSON lines with labels are read as a contrast is."""
-    rows = _texts(ref) if ref.is_dir() or ref.suffix == ".txt" else _json_rows(ref)
+    plain = ref.is_dir() or ref.suffix == ".txt"
+    rows = None if _is_builtin(ref) else _texts(ref) if plain else _json_rows(ref)
     if rows is None:
         return ConceptData(name, Contrast.read(ref, seed=seed).examples)
     spans = [row.pop("spans") for row in rows] if "spans" in rows[0] else None
@@ -121,8 +128,6 @@ def _texts(ref: Path) -> list[dict[str, Any]]:
 
 def _json_rows(ref: Path) -> list[dict[str, Any]] | None:
     """Rows with spans, or with texts alone; None for a contrast, whose rows have labels."""
-    if not ref.exists() and str(ref) in builtin_contrasts():
-        return None
     try:
         lines = lines_of(ref.read_text(encoding="utf-8-sig"))
         raw = [(n, json.loads(line)) for n, line in lines]

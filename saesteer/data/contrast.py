@@ -160,7 +160,7 @@ def _zip_labels(group: Sequence[Example]) -> list[tuple[Example, Example]]:
 def _content(ref: str | Path) -> tuple[str, str]:
     """Display name and text of a file, or of a built-in when no file has that name."""
     path = path_of(ref, ContrastError)
-    if not path.exists() and str(ref) in builtin_contrasts():
+    if not path.is_file() and str(ref) in builtin_contrasts():
         asset = resources.files("saesteer") / "assets" / "contrasts" / f"{ref}.jsonl"
         return str(ref), asset.read_text(encoding="utf-8-sig")
     try:

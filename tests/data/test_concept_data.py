@@ -128,3 +128,15 @@ def test_nothing_there_is_said(tmp_path: Path) -> None:
         read_concept_data(tmp_path / "none")
     with pytest.raises(ContrastError, match=r"holds no \.jsonl or \.txt file"):
         read_concept_data(tmp_path)
+
+
+def test_an_empty_folder_of_a_built_ins_name_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ocean").mkdir()
+    (found,) = read_concept_data("ocean")
+    assert found.name == "ocean"
+    Path("ocean", "pain.jsonl").write_text('{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n')
+    (found,) = read_concept_data("ocean")
+    assert found.name == "pain"

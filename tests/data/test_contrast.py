@@ -172,6 +172,15 @@ def test_an_unknown_split_is_named() -> None:
         Contrast.from_texts(["a"], ["b"]).split("dev")
 
 
+def test_a_folder_of_a_built_ins_name_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a command's own --out."""
+    monkeypatch.chdir(tmp_path)
+    Path("ocean").mkdir()
+    assert Contrast.read("ocean").name == "ocean"
+
+
 @pytest.mark.parametrize("name", builtin_contrasts())
 def test_built_ins_are_paired_and_split(name: str) -> None:
     contrast = Contrast.read(name)
