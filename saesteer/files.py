@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from saesteer.errors import OutputError, SaesteerError
 
@@ -39,6 +41,26 @@ def lines_of(text: str) -> list[tuple[int, str]]:
     Only a line feed ends a line: JSON holds the other line ends of Unicode as they are.
     """
     return [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+
+def read_json_lines(path: Path, error: type[SaesteerError]) -> list[tuple[int, Any]]:
+    """The records of a file of JSON lines, with their line numbers.
+
+    Raises:
+        SaesteerError: of the kind `error`: the file can't be read, or a line is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as caught:
+        raise error(f"{path} can't be read: {caught}.") from caught
+    return [(n, _json(line, f"{path}, line {n}", error)) for n, line in lines_of(text)]
+
+
+def _json(line: str, where: str, error: type[SaesteerError]) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as caught:
+        raise error(f"{where}: not JSON ({caught}); expected one record a line.") from caught
 
 
 def sha256_of(path: Path) -> str:

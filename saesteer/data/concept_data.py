@@ -14,7 +14,6 @@ texts that show the concept, negatives are taken from the other concepts' texts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from saesteer.data.contrast import (
     draw_splits,
 )
 from saesteer.errors import ContrastError
-from saesteer.files import lines_of, path_of
+from saesteer.files import lines_of, path_of, read_json_lines
 
 Span = tuple[int, int]
 
@@ -128,11 +127,7 @@ def _texts(ref: Path) -> list[dict[str, Any]]:
 
 def _json_rows(ref: Path) -> list[dict[str, Any]] | None:
     """Rows with spans, or with texts alone; None for a contrast, whose rows have labels."""
-    try:
-        lines = lines_of(ref.read_text(encoding="utf-8-sig"))
-        raw = [(n, json.loads(line)) for n, line in lines]
-    except (OSError, ValueError, RecursionError) as error:
-        raise ContrastError(f"{ref} can't be read: {error}.") from error
+    raw = read_json_lines(ref, ContrastError)
     if not raw:
         raise ContrastError(f"{ref} holds no text.")
     kinds = {_kind(row) for _, row in raw}

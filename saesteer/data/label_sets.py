@@ -6,7 +6,6 @@ with the names of everything that is true of the text; `split` is optional in bo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from saesteer.data.contrast import SPLITS, Contrast, Example, draw_splits
 from saesteer.errors import ContrastError
-from saesteer.files import lines_of, path_of
+from saesteer.files import path_of, read_json_lines
 
 
 def read_label_sets(source: str | Path, seed: int = 0) -> dict[str, Contrast]:
@@ -24,9 +23,10 @@ def read_label_sets(source: str | Path, seed: int = 0) -> dict[str, Contrast]:
         ContrastError: no such file, or a line that can't be used; the text names both.
     """
     path = path_of(source, ContrastError).expanduser()
-    if not path.exists():
+    if not path.is_file():
         return {Path(source).stem: Contrast.read(source, seed=seed)}
-    rows = _rows(path)
+    read = read_json_lines(path, ContrastError)
+    rows = [(n, row if isinstance(row, dict) else {}) for n, row in read]
     if not any("labels" in row for _, row in rows):
         return {path.stem: Contrast.read(path, seed=seed)}
     checked = [_checked(row, f"{path}, line {n}") for n, row in rows]
@@ -39,15 +39,6 @@ def read_label_sets(source: str | Path, seed: int = 0) -> dict[str, Contrast]:
         name: Contrast(tuple(replace(e, label=int(name in row["labels"])) for e, row in both), name)
         for name in sorted({name for row in checked for name in row["labels"]})
     }
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    try:
-        lines = lines_of(path.read_text(encoding="utf-8-sig"))
-        raw = [(n, json.loads(line)) for n, line in lines]
-    except (OSError, ValueError, RecursionError) as error:
-        raise ContrastError(f"{path} can't be read: {error}.") from error
-    return [(n, row if isinstance(row, dict) else {}) for n, row in raw]
 
 
 def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _is_json(path: Path) -> bool:
 @contextmanager
 def _open_text(path: Path) -> Iterator[IO[str]]:
     opener: Callable[..., Any] = _PACKED.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8") as file:
+    with opener(path, "rt", encoding="utf-8-sig") as file:
         yield file
 
 
@@ -125,7 +125,7 @@ def _zip_documents(path: Path) -> Iterator[str]:
         for name in sorted(archive.namelist()):
             if name.lower().endswith(_PLAIN):
                 with archive.open(name) as member:
-                    yield io.TextIOWrapper(member, encoding="utf-8", errors="replace").read()
+                    yield io.TextIOWrapper(member, encoding="utf-8-sig", errors="replace").read()
 
 
 def read_records(path: Path) -> Iterator[tuple[int, Any]]:

@@ -72,7 +72,10 @@ def test_bad_lines_are_named(tmp_path: Path, row: Any, fault: str) -> None:
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("{")
-    with pytest.raises(ContrastError, match="can't be read"):
+    with pytest.raises(ContrastError, match="line 1: not JSON"):
         read_label_sets(tmp_path / "x.jsonl")
+    (tmp_path / "y.jsonl").write_bytes(b"\xe9")
+    with pytest.raises(ContrastError, match=r"y\.jsonl can't be read"):
+        read_label_sets(tmp_path / "y.jsonl")
     with pytest.raises(ContrastError, match="neither a file nor a built-in"):
         read_label_sets(tmp_path / "gone.jsonl")

@@ -62,6 +62,14 @@ def test_a_zip_gives_its_text_members_in_name_order(tmp_path):
     assert got == ["text of 1.TXT", "text of 2.txt", "text of in/3.md"]
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("sea", encoding="utf-8-sig")
+    (tmp_path / "b.jsonl").write_text('{"text": "sun"}\n', encoding="utf-8-sig")
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.writestr("c.txt", "rain".encode("utf-8-sig"))
+    assert list(iterate_texts(str(tmp_path))) == ["sea", "sun", "rain"]
+
+
 def test_records_that_are_texts_and_blank_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('"one"\n\n{"text": "two"}\n   \n')
