@@ -53,14 +53,20 @@ def read_json_lines(path: Path, error: type[SaesteerError]) -> list[tuple[int, A
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as caught:
         raise error(f"{path} can't be read: {caught}.") from caught
-    return [(n, _json(line, f"{path}, line {n}", error)) for n, line in lines_of(text)]
+    return [(n, parse_json(line, f"{path}, line {n}", error)) for n, line in lines_of(text)]
 
 
-def _json(line: str, where: str, error: type[SaesteerError]) -> Any:
+def parse_json(line: str, where: str, error: type[SaesteerError]) -> Any:
+    """A line as a record.
+
+    Raises:
+        SaesteerError: of the kind `error`: it is not JSON.
+    """
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as caught:
-        raise error(f"{where}: not JSON ({caught}); expected one record a line.") from caught
+        reason = getattr(caught, "msg", caught)
+        raise error(f"{where}: not valid JSON ({reason}); expected one record a line.") from caught
 
 
 def sha256_of(path: Path) -> str:

@@ -77,6 +77,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let go of it before Python ends, since Triton calls what is left then a leak."""
+    gc.unfreeze()
+    gc.collect()
+
+
 @cache
 def _tokenizer() -> transformers.PreTrainedTokenizerFast:
     """Characters, a few merges, and special tokens: 128 entries, offline, always the same."""

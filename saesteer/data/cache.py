@@ -235,7 +235,7 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
         return manifest
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / _MANIFEST} is damaged ({error}); delete {folder}.") from error
 
 

@@ -8,7 +8,6 @@ is an error.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from saesteer.errors import ContrastError
-from saesteer.files import lines_of, path_of
+from saesteer.files import lines_of, parse_json, path_of
 from saesteer.models.model import is_whole
 
 Split = Literal["train", "validation", "test"]
@@ -181,11 +180,7 @@ def _parse(where: str, line: str) -> tuple[Example, bool]:
     Raises:
         ContrastError: bad JSON, or a field that is missing or of the wrong kind.
     """
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", error)
-        raise ContrastError(f"{where}: not valid JSON ({reason}).") from error
+    row = parse_json(line, where, ContrastError)
     if not isinstance(row, dict):
         raise ContrastError(f'{where}: expected an object like {{"text": ..., "label": 1}}.')
     fields = cast("dict[str, Any]", row)

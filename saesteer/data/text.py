@@ -10,7 +10,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import json
 import lzma
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from saesteer.errors import DataError, NetworkError
-from saesteer.files import path_of
+from saesteer.files import parse_json, path_of
 
 PIECE_CHARS = 20_000
 """Long documents are handed on in pieces of about this size, cut at a line or word end."""
@@ -138,18 +137,9 @@ def read_records(path: Path) -> Iterator[tuple[int, Any]]:
         with _open_text(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, _parse(line, path, number)
+                    yield number, parse_json(line, f"{path}, line {number}", DataError)
     except _DAMAGE as error:
         raise DataError(f"{path}: damaged or unreadable ({error}).") from error
-
-
-def _parse(line: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(
-            f"{path}, line {number}: not JSON ({error}); expected one record a line."
-        ) from error
 
 
 def _json_documents(path: Path, field: str | None) -> Iterator[str]:

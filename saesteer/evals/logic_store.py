@@ -43,7 +43,7 @@ def load_or_fit(folder: Path, saes: Saes, fit: Callable[[], Readers]) -> Readers
     """
     try:
         return load_readers(folder, saes)
-    except (OSError, SafetensorError, KeyError, ValueError):
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
         readers = fit()
     try:
         save_readers(readers, folder, saes)

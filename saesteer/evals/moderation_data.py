@@ -102,7 +102,7 @@ def _rows(path: str | Path) -> list[tuple[str, Mapping[str, Any]]]:
             found = json.loads(text)
         else:
             found = [json.loads(line) for _, line in lines_of(text)]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"pairs {path} can't be read: {error}.") from error
     if not found or not all(isinstance(row, Mapping) for row in found):
         raise TaskError(f"pairs {path}: expected at least one row, each an object of keys.")

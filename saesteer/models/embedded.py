@@ -214,7 +214,7 @@ def _verify(folder: Path) -> str:
         manifest = json.loads((folder / _MANIFEST).read_text())
         expected, fingerprint = manifest["sha256"], manifest["fingerprint"]
         got = sha256_of(weights)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{folder} is damaged ({error}); delete it and run again.") from error
     if got != expected:
         raise ModelError(

@@ -121,7 +121,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
                 f"{path} is damaged (checksum differs); delete that folder to resume from the one "
                 "before it."
             )
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); delete that folder to resume from the one before it."
         ) from error

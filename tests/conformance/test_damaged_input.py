@@ -15,6 +15,7 @@ from saesteer.config import CompareConfig, load_config
 from saesteer.data import Contrast
 from saesteer.data.concept_data import read_concept_data
 from saesteer.data.label_sets import read_label_sets
+from saesteer.data.text import iterate_texts
 from saesteer.errors import (
     ConfigError,
     ContrastError,
@@ -23,6 +24,8 @@ from saesteer.errors import (
     SaeError,
     TaskError,
 )
+from saesteer.evals.moderation_data import read_pairs
+from saesteer.evals.questions import read_questions
 from saesteer.evals.tasks import load_task
 from saesteer.models import load_model
 from saesteer.rules import RuleBook
@@ -35,6 +38,9 @@ READERS: dict[str, tuple[Callable[[Path], Any], str, Error]] = {
     "label sets": (read_label_sets, "a.jsonl", ContrastError),
     "concepts": (read_concept_data, "a.jsonl", ContrastError),
     "a list of concepts": (read_concept_data, "a.yaml", ContrastError),
+    "text": (lambda path: [*iterate_texts(str(path))], "a.jsonl", DataError),
+    "pairs": (read_pairs, "a.json", TaskError),
+    "problems": (read_questions, "a.json", TaskError),
     "a task": (load_task, "a.yaml", TaskError),
     "a config": (lambda path: load_config(CompareConfig, path), "a.yaml", ConfigError),
     "rules": (RuleBook.read, "a.yaml", ConfigError),

@@ -96,7 +96,7 @@ GOOD = {"text": "fine", "label": 1}
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{oops", r"line 2: not valid JSON \(.*\)\.$"),
+        ("{oops", r"line 2: not valid JSON \(.*\); expected one record a line\.$"),
         ("[1]", r"line 2: expected an object"),
         ('{"label": 0}', r'line 2: "text" is None; expected text that is not empty'),
         ('{"text": "  ", "label": 0}', r'line 2: "text" is .*not empty'),

@@ -72,7 +72,7 @@ def test_bad_lines_are_named(tmp_path: Path, row: Any, fault: str) -> None:
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text("{")
-    with pytest.raises(ContrastError, match="line 1: not JSON"):
+    with pytest.raises(ContrastError, match="line 1: not valid JSON"):
         read_label_sets(tmp_path / "x.jsonl")
     (tmp_path / "y.jsonl").write_bytes(b"\xe9")
     with pytest.raises(ContrastError, match=r"y\.jsonl can't be read"):

@@ -182,7 +182,7 @@ def test_labels_that_are_all_the_same_teach_nothing(tmp_path):
     with pytest.raises(DataError, match="no such file or folder"):
         check_labels(str(tmp_path / "c.jsonl"))
     (tmp_path / "d.txt").write_text("rain")
-    with pytest.raises(DataError, match=r"d\.txt, line 1: not JSON"):
+    with pytest.raises(DataError, match=r"d\.txt, line 1: not valid JSON"):
         check_labels(str(tmp_path / "d.txt"))
 
 

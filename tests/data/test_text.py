@@ -99,7 +99,7 @@ def test_records_without_text_are_named_by_line(tmp_path, record):
 def test_broken_json_is_named_by_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n{"text": "cut o\n')
-    with pytest.raises(DataError, match=r"a\.jsonl, line 2: not JSON .*one record a line"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: not valid JSON .*one record a line"):
         list(read_documents(path))
 
 

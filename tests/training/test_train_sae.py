@@ -230,7 +230,7 @@ def test_damaged_text_midway_keeps_the_checkpoints(run, settings, tmp_path, trai
         for i in range(80)
     )
     (tmp_path / "a.jsonl").write_text(lines + '{"text": "cut')
-    with pytest.raises(DataError, match=r"a\.jsonl, line 81: not JSON"):
+    with pytest.raises(DataError, match=r"a\.jsonl, line 81: not valid JSON"):
         run(settings(path=str(tmp_path / "a.jsonl"), n_tokens=10**6), tmp_path / "run")
     assert len(names_in(tmp_path / "run" / "checkpoints")) == 2
 
