@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _EVERY_SECONDS = 10.0
 """Between two progress lines where stderr is not a terminal."""
+_RECENT_SECONDS, _FEW = 60.0, 4
+"""The steps of so long, and at least so many, tell how long the next ones take."""
 
 
 def load_pair(args: argparse.Namespace) -> tuple[Model, SAE]:
@@ -96,7 +99,7 @@ class Progress:
     def __init__(self, title: str, *, quiet: bool) -> None:
         self._title = title
         self._shown = self._called = time.monotonic()
-        self._total, self._since = -1, (self._called, 0)
+        self._total, self._past = -1, deque([(self._called, 0)])
         self._mode = "quiet" if quiet else "bar" if sys.stderr.isatty() else "lines"
         self._bar: Any = None
         self._task: Any = None
@@ -115,15 +118,20 @@ class Progress:
             print(f"{self._title}: {done}/{total}{left}  {text}", file=sys.stderr)
 
     def _left(self, done: int, total: int) -> str:
-        """How long the rest will take, once that can be said.
+        """How long the rest will take at the speed of the last minute, once that can be said.
 
         Another total is other work, such as training behind a cache that is filled first. Work that
         begins in its middle is resumed: only what is done from here on tells its speed.
         """
         now = time.monotonic()
         if total != self._total:
-            self._total, self._since = total, (self._called, 0) if done <= 1 else (now, done)
-        self._called, (begun, before) = now, self._since
+            self._total = total
+            self._past = deque([(self._called, 0) if done <= 1 else (now, done)])
+        while len(self._past) > _FEW and self._past[1][0] < now - _RECENT_SECONDS:
+            self._past.popleft()
+        begun, before = self._past[0]
+        self._called = now
+        self._past.append((now, done))
         if done <= before:
             return ""
         return f", {(now - begun) / (done - before) * (total - done):.0f} s left"

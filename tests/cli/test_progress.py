@@ -43,3 +43,12 @@ def test_work_behind_other_work_has_its_own_speed(lines):
 def test_a_resumed_run_counts_what_it_did_itself(lines):
     calls = [(1 + 5 * step, 500 + step, 600) for step in range(1, 5)]
     assert lines(calls) == ["502/600, 490 s left", "504/600, 480 s left"]
+
+
+def test_steps_that_grow_slower_are_not_told_by_the_fast_ones(lines):
+    """A hundred steps of a fifth of a second, then some of eight seconds."""
+    fast = [(0.2 * step, step, 120) for step in range(1, 101)]
+    slow = [(20 + 8 * step, 100 + step, 120) for step in range(1, 11)]
+    shown = lines([*fast, *slow])
+    assert shown[0] == "50/120, 14 s left"
+    assert shown[-1] == "110/120, 80 s left"
