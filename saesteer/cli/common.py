@@ -98,8 +98,8 @@ class Progress:
 
     def __init__(self, title: str, *, quiet: bool) -> None:
         self._title = title
-        self._shown = self._called = time.monotonic()
-        self._total, self._past = -1, deque([(self._called, 0)])
+        self._shown = time.monotonic()
+        self._total, self._past = -1, deque([(self._shown, 0)])
         self._mode = "quiet" if quiet else "bar" if sys.stderr.isatty() else "lines"
         self._bar: Any = None
         self._task: Any = None
@@ -112,25 +112,24 @@ class Progress:
         if self._mode == "bar":
             self._draw(done, total, text)
             return
-        now, left = time.monotonic(), self._left(done, total)
+        now = time.monotonic()
+        left = self._left(now, done, total)
         if now - self._shown >= _EVERY_SECONDS or done == total:
             self._shown = now
             print(f"{self._title}: {done}/{total}{left}  {text}", file=sys.stderr)
 
-    def _left(self, done: int, total: int) -> str:
+    def _left(self, now: float, done: int, total: int) -> str:
         """How long the rest will take at the speed of the last minute, once that can be said.
 
         Another total is other work, such as training behind a cache that is filled first. Work that
         begins in its middle is resumed: only what is done from here on tells its speed.
         """
-        now = time.monotonic()
         if total != self._total:
-            self._total = total
-            self._past = deque([(self._called, 0) if done <= 1 else (now, done)])
+            called, _ = self._past[-1]
+            self._total, self._past = total, deque([(called, 0) if done <= 1 else (now, done)])
         while len(self._past) > _FEW and self._past[1][0] < now - _RECENT_SECONDS:
             self._past.popleft()
         begun, before = self._past[0]
-        self._called = now
         self._past.append((now, done))
         if done <= before:
             return ""

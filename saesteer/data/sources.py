@@ -140,10 +140,17 @@ class ModelSource:
             DataError: the model gives NaN or infinity on this text.
         """
         parts, keep, n_outliers = self.read(rows)
+        return Chunk(self.kept(rows, parts, keep), keep.numel(), n_outliers)
+
+    def kept(
+        self, rows: TokenRows, parts: Sequence[Tensor], keep: Bool[Tensor, "rows context"]
+    ) -> Float[Tensor, "n width"]:
+        """The tokens of `read` that count, a row each: sites side by side, then what tells rows
+        apart."""
         if self.columns.told:
-            parts.append(rows.told_as(parts[0]))
-        whole = parts[0][keep] if len(parts) == 1 else torch.cat([p[keep] for p in parts], -1)
-        return Chunk(whole, keep.numel(), n_outliers)
+            assert rows.labels is not None, "a column of labels needs tokens with labels"
+            parts = [*parts, rows.labels[..., None].to(parts[0])]
+        return parts[0][keep] if len(parts) == 1 else torch.cat([p[keep] for p in parts], -1)
 
     @torch.no_grad()
     def read(self, rows: TokenRows) -> tuple[list[Tensor], Bool[Tensor, "rows context"], int]:

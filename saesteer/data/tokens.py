@@ -36,11 +36,6 @@ class TokenRows:
     position_ids: Tensor
     labels: Tensor | None = None
 
-    def told_as(self, acts: Tensor) -> Tensor:
-        """Labels as one more column `[rows, context, 1]` beside activations."""
-        assert self.labels is not None, "a column of labels needs tokens with labels"
-        return self.labels[..., None].to(acts)
-
 
 class PackedRow(NamedTuple):
     """One row of tokens, as lists."""

@@ -66,8 +66,7 @@ class PassageStream:
         mask = torch.ones_like(rows.input_ids, dtype=torch.bool)
         tokens = TokenBatch(rows.input_ids, mask, rows.position_ids).to(resid.device)
         self._passage = _Passage(tokens, resid, keep, self._replay(tokens, resid))
-        told = [rows.told_as(resid)] if self.source.columns.told else []
-        batch = torch.cat([resid, *told], dim=-1)[keep]
+        batch = self.source.kept(rows, [resid], keep)
         self.n_tokens += len(batch)
         self.n_outliers += n_outliers
         self.n_read += keep.numel()

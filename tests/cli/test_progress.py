@@ -9,7 +9,7 @@ from saesteer.cli import common
 
 @pytest.fixture
 def lines(monkeypatch, capsys):
-    """The lines that calls at given seconds print, as (done, seconds left or None)."""
+    """The lines that calls print, each of (second, done, total)."""
 
     def shown(calls):
         now = [0.0]

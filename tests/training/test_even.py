@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from coders import moved
 from torch.nn import functional as F
 
 from saesteer.config import SupervisedConfig
@@ -23,13 +24,7 @@ NAMES = ("books", "web", "wiki")
 
 def coder_of(kind: str) -> TopKCoder:
     nested = (10, 33, D_SAE) if kind == "matryoshka" else ()
-    coder = TopKCoder(D_MODEL, D_SAE, TopKSettings(k=K, widths=nested), seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in coder.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        coder.input_scale.fill_(0.2)
-    return coder
+    return moved(TopKCoder(D_MODEL, D_SAE, TopKSettings(k=K, widths=nested), seed=0))
 
 
 @pytest.fixture

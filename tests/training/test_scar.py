@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from coders import moved
 from sklearn.metrics import roc_auc_score
 
 from saesteer.config import SupervisedConfig
@@ -39,12 +40,7 @@ def coder_of(kind):
         coder = SparseCrosscoder({"a": 10, "b": 14}, D_SAE, settings, seed=0)
     else:
         coder = TopKCoder(D_MODEL, D_SAE, settings, seed=0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in coder.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        coder.input_scale.fill_(0.2)
-    return coder
+    return moved(coder)
 
 
 def dense_bce(coder, batch):
