@@ -10,6 +10,8 @@ from typing import NoReturn
 
 Run = Callable[[argparse.Namespace], int | None]
 
+SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
@@ -63,3 +65,18 @@ def out_option(parser: Parser, default: str | None = None) -> None:
 def model_option(parser: Parser) -> None:
     """`--model`."""
     parser.add_argument("--model", help="language model; default: the one the SAE was made for")
+
+
+def text_option(parser: Parser, max_tokens: int = 20_000, each: str = "") -> None:
+    """`--text PATH ...`, `--field` and `--max-tokens`."""
+    parser.add_argument(
+        "--text", metavar="PATH", nargs="+", required=True, help="files, folders or data set names"
+    )
+    parser.add_argument("--field", help="key of the text in JSON records")
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        default=max_tokens,
+        metavar="N",
+        help=f"default {max_tokens}{each}",
+    )

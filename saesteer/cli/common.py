@@ -55,6 +55,21 @@ def check_json(args: argparse.Namespace) -> None:
         raise OutputError(f"--json {path} can't be written: give a file in a writable folder.")
 
 
+def check_out(out: str) -> None:
+    """Fail before the work if the folder can't be made or written.
+
+    Raises:
+        OutputError: saying what is in the way.
+    """
+    path = path_of(out, OutputError)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"--out {path} can't be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK):
+        raise OutputError(f"--out {path} can't be written: no permission.")
+
+
 def write_json(args: argparse.Namespace, result: Any) -> None:
     """Write the result to `--json FILE` if one was given: aside first, then renamed."""
     if args.json is None:

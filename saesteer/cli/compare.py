@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from saesteer.cli.common import Progress, check_json, show_table, write_json
-from saesteer.errors import OutputError
-from saesteer.files import path_of
+from saesteer.cli.common import Progress, check_json, check_out, show_table, write_json
 
 _SHOWN = (
     "task",
@@ -108,21 +105,6 @@ def quickstart(args: argparse.Namespace) -> None:
         results = run(args.out, device=args.device, progress=_bars(args, stack))
     write_json(args, results)
     _show(results, Path(args.out) / "report.html")
-
-
-def check_out(out: str) -> None:
-    """Fail before the work if the folder can't be made or written.
-
-    Raises:
-        OutputError: saying what is in the way.
-    """
-    path = path_of(out, OutputError)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--out {path} can't be made: {error.strerror}.") from error
-    if not os.access(path, os.W_OK):
-        raise OutputError(f"--out {path} can't be written: no permission.")
 
 
 def _bars(args: argparse.Namespace, stack: ExitStack) -> Callable[[str], Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from saesteer.cli.commands import SAE_HELP
 from saesteer.cli.commands import Parser as _Parser
 from saesteer.cli.commands import command as _command
 from saesteer.cli.commands import group as _group
@@ -13,6 +14,7 @@ from saesteer.cli.commands import out_option as _out
 from saesteer.cli.concept_parser import concept_commands
 from saesteer.cli.learn_parser import learn_command
 from saesteer.cli.localizers import LOCALIZERS
+from saesteer.cli.sae_parser import sae_commands
 from saesteer.cli.steer_parser import (
     bench_methods,
     bench_steer,
@@ -20,8 +22,6 @@ from saesteer.cli.steer_parser import (
     steer_commands,
     tune_command,
 )
-
-_SAE_HELP = "a folder, RELEASE:ID of a published one, or smollm2-135m-instruct/resid_post.9"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     nouns = parser.add_subparsers(dest="noun", metavar="COMMAND", required=True)
     _quickstart(nouns)
     _train(nouns)
-    _sae(nouns)
+    sae_commands(nouns)
     _features(nouns)
     concept_commands(nouns)
     _rules(nouns)
@@ -49,14 +49,6 @@ def build_parser() -> argparse.ArgumentParser:
     tune_command(nouns)
     _bench(nouns)
     return parser
-
-
-def _text(parser: _Parser) -> None:
-    parser.add_argument(
-        "--text", metavar="PATH", nargs="+", required=True, help="files, folders or data set names"
-    )
-    parser.add_argument("--field", help="key of the text in JSON records")
-    parser.add_argument("--max-tokens", type=int, default=20_000, metavar="N", help="default 20000")
 
 
 def _quickstart(nouns: argparse._SubParsersAction[_Parser]) -> None:
@@ -111,41 +103,17 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
     cost.add_argument("--gpu", default="h100", help="which card (default h100)")
 
 
-def _sae(nouns: argparse._SubParsersAction[_Parser]) -> None:
-    verbs = _group(nouns, "sae", "Score and find sparse autoencoders.")
-    parser = _command(verbs, "eval", _later("sae", "evaluate"), "Score an SAE on text.")
-    parser.add_argument("sae", help=_SAE_HELP)
-    _model(parser)
-    _text(parser)
-    parser.add_argument("--context", type=int, default=256, help="tokens per row (default 256)")
-    parser.add_argument(
-        "--concepts",
-        nargs="*",
-        metavar="FILE",
-        help="also probe, absorption and perturbation on these contrasts (JSON lines, or a "
-        "built-in name; without any, all built-in ones)",
-    )
-    parser.add_argument(
-        "--first-letters", action="store_true", help="also absorption of words' first letters"
-    )
-    parser.add_argument(
-        "--sae-lens", action="store_true", help="also sae-lens's run_evals on the same tokens"
-    )
-    parser = _command(verbs, "path", _later("sae", "path"), "Print the folder of an SAE.")
-    parser.add_argument("sae", help=_SAE_HELP)
-
-
 def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     verbs = _group(nouns, "features", "Look at what the model represents.")
     top = _command(
         verbs, "top", _later("features", "top"), "Which features fire on a text, and where."
     )
-    top.add_argument("sae", help=_SAE_HELP)
+    top.add_argument("sae", help=SAE_HELP)
     top.add_argument("--text", required=True, help="the text itself")
     find = _command(
         verbs, "find", _later("features", "find"), "Rank features by a set of contrasting texts."
     )
-    find.add_argument("sae", help=_SAE_HELP)
+    find.add_argument("sae", help=SAE_HELP)
     find.add_argument(
         "--contrast", required=True, metavar="FILE", help="JSON lines, or a built-in name"
     )
@@ -157,7 +125,7 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
         help="measure the steering effect of the N best (default 5)",
     )
     show = _command(verbs, "show", _later("features", "show"), "Everything about one feature.")
-    show.add_argument("sae", help=_SAE_HELP)
+    show.add_argument("sae", help=SAE_HELP)
     show.add_argument("feature", type=int)
     show.add_argument(
         "--text",
@@ -168,7 +136,7 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     attribute = _command(
         verbs, "attribute", _later("features", "attribute"), "Which features make the next token."
     )
-    attribute.add_argument("sae", help=_SAE_HELP)
+    attribute.add_argument("sae", help=SAE_HELP)
     attribute.add_argument("--prompt", required=True)
     attribute.add_argument("--token", help="the next token to explain; default: the likeliest")
     for parser in (top, find, show, attribute):
@@ -203,7 +171,7 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
     learn_command(verbs)
     for parser in (check, explain, whatif):
         parser.add_argument("rules", help="YAML file, such as configs/rules/mood.yaml")
-        parser.add_argument("--sae", help=_SAE_HELP + "; default: the one the file names")
+        parser.add_argument("--sae", help=SAE_HELP + "; default: the one the file names")
         _model(parser)
 
 
@@ -220,7 +188,7 @@ def _localize(nouns: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("method", help="; ".join(f"{k}: {v.about}" for k, v in LOCALIZERS.items()))
     parser.add_argument("contrast", help="JSONL file or built-in; patching needs prompts that swap")
     parser.add_argument("--model", help="language model; default: smollm2-135m-instruct")
-    parser.add_argument("--sae", help=_SAE_HELP + ", for nodes")
+    parser.add_argument("--sae", help=SAE_HELP + ", for nodes")
     parser.add_argument("--kind", nargs="+", metavar="KIND", help="sites, such as head_out mlp_out")
     parser.add_argument("--by", help="position, site, or unit where a gradient is read")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="how many (default 20)")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from saesteer.cli.common import Progress, check_json, load_pair, show_table, write_json
+from saesteer.cli.common import Progress, check_json, check_out, load_pair, show_table, write_json
 from saesteer.cli.sae_tables import TABLES
 
 
@@ -28,6 +28,28 @@ def evaluate(args: argparse.Namespace) -> None:
     _show(result)
 
 
+def level(args: argparse.Namespace) -> None:
+    """Give each latent a threshold of its own and save the SAE."""
+    from saesteer.data.sources import first_rows
+    from saesteer.saes import check_levels, level_thresholds, save_sae
+
+    check_json(args)
+    model, sae = load_pair(args)
+    check_levels(sae, args.l0)
+    sources = {path: _source(args, model, sae, path) for path in args.text}
+    check_out(args.out)
+    kinds = {}
+    for path, source in sources.items():
+        with Progress(f"reading {path}", quiet=args.quiet) as progress:
+            kinds[path] = first_rows(source, args.max_tokens, progress)
+    with Progress("levelling", quiet=args.quiet) as progress:
+        levelled, rows = level_thresholds(sae, kinds, args.l0, progress=progress)
+    save_sae(levelled, args.out)
+    result = [{"text": path, **row._asdict()} for path, row in rows.items()]
+    write_json(args, {"sae": args.out, "levels": result})
+    show_table(result)
+
+
 def path(args: argparse.Namespace) -> None:
     """Print the folder of an SAE."""
     from saesteer.saes import sae_path
@@ -36,6 +58,15 @@ def path(args: argparse.Namespace) -> None:
     folder = sae_path(args.sae)
     write_json(args, {"folder": str(folder)})
     print(folder)
+
+
+def _source(args: argparse.Namespace, model: Any, sae: Any, path: str) -> Any:
+    """Activations of one path of text at the SAE's site."""
+    from saesteer.data.sources import Columns, ModelSource
+    from saesteer.data.tokens import TokenStream
+
+    stream = TokenStream([path], model.tokenizer, context=args.context, text_field=args.field)
+    return ModelSource(model, Columns.of(model, [sae.site]), stream)
 
 
 def _scores(args: argparse.Namespace, model: Any, sae: Any) -> dict[str, Any]:

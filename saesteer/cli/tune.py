@@ -9,8 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from saesteer.cli.common import Progress, check_json, show_table, write_json
-from saesteer.cli.compare import check_out
+from saesteer.cli.common import Progress, check_json, check_out, show_table, write_json
 from saesteer.errors import TaskError
 
 

@@ -8,7 +8,7 @@ so that whatever learns from them sees the same tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
@@ -190,3 +190,25 @@ class ModelSource:
                 use_cache=False,
             )
         return seen
+
+
+def first_rows(
+    source: Source, n: int, progress: Callable[[int, int], None] | None = None
+) -> Float[Tensor, "n width"]:
+    """The first `n` activations of a source, fewer where it ends before.
+
+    Args:
+        progress: called with rows there and rows wanted.
+
+    Raises:
+        DataError: it has none.
+    """
+    parts, there = [], 0
+    while there < n and (chunk := source.next_chunk()) is not None:
+        parts.append(chunk.rows)
+        there += len(chunk.rows)
+        if progress is not None:
+            progress(min(there, n), n)
+    if not there:
+        raise DataError("the text has no tokens that count.")
+    return torch.cat(parts)[:n]

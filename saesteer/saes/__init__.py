@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from saesteer.saes.convert import ConversionReport, to_threshold
 from saesteer.saes.crosscoder import Crosscoder, load_crosscoder
+from saesteer.saes.level import LevelRow, check_levels, level_thresholds
 from saesteer.saes.load import SaeRef, check_width, load_sae, sae_path, shipped_saes
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.saes.save import AnyCoder, save_sae
@@ -15,9 +16,12 @@ __all__ = [
     "ConversionReport",
     "Crosscoder",
     "FeatureSlice",
+    "LevelRow",
     "SaeRef",
     "Transcoder",
+    "check_levels",
     "check_width",
+    "level_thresholds",
     "load_crosscoder",
     "load_sae",
     "load_transcoder",

@@ -2,9 +2,10 @@
 
 BatchTopK shares k latents a token out over a batch, and its one threshold lets some kinds of text
 have many more than others. Here every path of text has its own L0, and the loss is the mean over
-paths of (L0 / k - 1)². A count has no gradient: that of its step is taken as JumpReLU does
-(Rajamanoharan et al. 2024), over latents that are active but near the threshold, and it moves the
-encoder, since the threshold follows the batch.
+paths of max(0, L0 / k - 1)²: those below k need no push, since what others give up comes to them.
+A count has no gradient: that of its step is taken as JumpReLU does (Rajamanoharan et al. 2024),
+over latents that are active but near the threshold. The threshold follows them, so that the batch
+keeps its k a token; what would move all of them alike is left out, else they would sink together.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class EvenCoder(ToldCoder):
     def further(
         self, result: StepResult, rows: Rows, told: Float[Tensor, " n"]
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """How far each path's L0 is from k, and the L0 of each, NaN where it has no row."""
+        """How far each path's L0 is above k, and the L0 of each, NaN where it has no row."""
         del rows
         assert result.survivors is not None
         row, latents = result.survivors
@@ -47,14 +48,15 @@ class EvenCoder(ToldCoder):
         n_rows = none.index_add(0, path, torch.ones_like(told))
         l0 = none.index_add(0, path[row], active) / n_rows.clamp(min=1)
         there = n_rows > 0
-        uneven = ((l0 / self.inner.settings.k - 1).square() * there).sum() / there.sum()
+        uneven = ((l0 / self.inner.settings.k - 1).relu().square() * there).sum() / there.sum()
         shown = torch.where(there, l0.detach(), torch.nan).unbind()
         named = {f"l0_{name}": value for name, value in zip(self._names, shown, strict=True)}
         return self._weight * uneven, {"uneven": uneven.detach(), **named}
 
 
 class Count(torch.autograd.Function):
-    """1 for every latent that is not 0; its slope is 1 / (_NEAR cut) from `cut` on, for `_NEAR`."""
+    """1 for every latent that is not 0; its slope is 1 / (_NEAR cut) from `cut` on, for `_NEAR`,
+    less the mean slope, by which the threshold moves."""
 
     @staticmethod
     def forward(ctx: Any, latents: Float[Tensor, " n"], cut: Float[Tensor, ""]) -> Tensor:
@@ -67,4 +69,5 @@ class Count(torch.autograd.Function):
         """The step's slope."""
         latents, cut = ctx.saved_tensors
         near = (latents >= cut) & (latents < (1 + _NEAR) * cut)
-        return torch.where(near, grad / (_NEAR * cut), 0.0), None
+        mean = (grad * near).sum() / near.sum().clamp(min=1)
+        return torch.where(near, (grad - mean) / (_NEAR * cut), 0.0), None

@@ -52,7 +52,9 @@ class TopKSettings:
 class SparseCoder(Coder):
     """Weights as rows of features: `w_enc` `[d_sae, d_in]` and `w_dec` `[d_sae, d_out]`.
 
-    `input_scale` brings what is read to a mean squared norm of its width.
+    `input_scale` brings what is read to a mean squared norm of its width. `norms` `[d_sae, 1]` are
+    those that decoder rows are held at, where they are not all 1: a latent is then measured in
+    units of its own threshold.
     """
 
     w_enc: nn.Parameter
@@ -70,6 +72,8 @@ class SparseCoder(Coder):
         self._edges = torch.tensor(settings.widths, device=device)
         self.input_scale: Tensor
         self.threshold: Tensor
+        self.norms: Tensor | None
+        self.register_buffer("norms", None)
         self.register_buffer("threshold", torch.tensor(0.0, device=device))
 
     @property
@@ -160,12 +164,14 @@ class SparseCoder(Coder):
         """Drop the part of each decoder row's gradient that would only change its norm."""
         grad = self.w_dec.grad
         assert grad is not None
-        drop_along_(grad, self.w_dec)
+        drop_along_(grad, self.w_dec if self.norms is None else self.w_dec / self.norms)
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Bring decoder rows back to norm 1."""
+        """Bring decoder rows back to their norms."""
         to_unit_(self.w_dec)
+        if self.norms is not None:
+            self.w_dec.mul_(self.norms)
 
     @torch.no_grad()
     def after_update(self, result: StepResult) -> None:

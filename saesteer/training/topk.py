@@ -18,6 +18,8 @@ from saesteer.training.sparse import SparseCoder, TopKSettings, unit_rows
 
 _QUIET = 0.3
 """Length of new encoder rows beside trained ones; at full length they would drown those."""
+_LOWEST = 1e-3
+"""Least threshold of a latent beside the mean one; at 0 it would have no unit."""
 
 
 @final
@@ -61,10 +63,16 @@ class TopKCoder(SparseCoder):
                 f"fit into {len(self.w_enc)} of width {self.w_enc.shape[1]}; raise d_sae."
             )
         self._origin = sae
+        if self.settings.kind == "batchtopk" and not _alike(sae.threshold * sae.w_dec.norm(dim=-1)):
+            self.norms = torch.ones_like(self.b_enc)[:, None]
 
     @torch.no_grad()
     def _take(self, sae: SAE) -> None:
-        """Copy a trained SAE's weights, brought to this scale and to decoder rows of norm 1."""
+        """Copy a trained SAE's weights, brought to this scale and to decoder rows of norm 1.
+
+        Where its latents have thresholds of their own, each is measured in its threshold: encoder
+        and bias are divided by it and the decoder row is multiplied, so that one cut serves all.
+        """
         scale, own = self.input_scale, slice(sae.d_sae)
         norm = (sae.w_dec * scale).norm(dim=-1)
         b_enc = sae.b_enc if sae.apply_b_dec_to_input else sae.b_enc + sae.b_dec @ sae.w_enc
@@ -73,24 +81,32 @@ class TopKCoder(SparseCoder):
         self.b_enc[own] = b_enc * norm
         self.w_dec[own] = F.normalize(sae.w_dec, dim=-1)
         self.b_dec.copy_(sae.b_dec * scale)
-        self.threshold.copy_((sae.threshold * norm).mean())
+        cuts = sae.threshold * norm
+        self.threshold.copy_(cuts.mean())
+        if self.norms is not None:
+            self.norms[own] = (cuts / self.threshold).clamp(min=_LOWEST)[:, None]
+            self.w_enc.div_(self.norms)
+            self.b_enc.div_(self.norms[:, 0])
+            self.w_dec.mul_(self.norms)
 
     @torch.no_grad()
     def to_sae(self, sites: Sequence[Site], model_name: str) -> SAE:
         """BatchTopK as its running threshold; AbsTopK as TopK over each feature and its mirror."""
         (site,) = sites
         scale, kind = self.input_scale, self.settings.kind
-        w_enc, b_enc, w_dec = self.w_enc * scale, self.b_enc.detach(), self.w_dec / scale
+        norms = torch.ones_like(self.b_enc)[:, None] if self.norms is None else self.norms
+        w_enc, b_enc = self.w_enc * norms * scale, self.b_enc.detach() * norms[:, 0]
+        w_dec = self.w_dec / norms / scale
         if kind == "abstopk":
             w_enc, w_dec = torch.cat([w_enc, -w_enc]), torch.cat([w_dec, -w_dec])
             b_enc = torch.cat([b_enc, -b_enc])
-        cut = self.threshold if kind == "batchtopk" else torch.zeros_like(self.threshold)
+        cut = self.threshold * norms[:, 0] if kind == "batchtopk" else torch.zeros_like(b_enc)
         return SAE(
             w_enc=w_enc.t().contiguous().cpu(),
             b_enc=b_enc.clone().cpu(),
             w_dec=w_dec.contiguous().cpu(),
             b_dec=(self.b_dec / scale).cpu(),
-            threshold=cut.expand(len(b_enc)).clone().cpu(),
+            threshold=cut.cpu(),
             site=site,
             activation="jumprelu" if kind == "batchtopk" else "topk",
             k=self.settings.k,
@@ -98,3 +114,7 @@ class TopKCoder(SparseCoder):
             model_name=model_name,
             name=f"{model_name}/{site}",
         )
+
+
+def _alike(cuts: Tensor) -> bool:
+    return torch.allclose(cuts, cuts.mean())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -305,6 +307,39 @@ def test_begins_from_a_trained_sae_with_the_same_latents(make, batch):
     torch.testing.assert_close(pre, trained.pre(batch) * scale, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(decoder * scale[:, None], trained.w_dec, rtol=1e-4, atol=1e-5)
     assert again.pre(batch)[:, D_SAE:].std() < 0.5 * pre.std()
+
+
+def test_latents_keep_thresholds_of_their_own(make, batch):
+    cuts = torch.linspace(0.5, 2.0, D_SAE)
+    trained = make().to_sae([Site.parse("resid_post.0")], "tiny")
+    trained = replace(trained, threshold=cuts / trained.w_dec.norm(dim=-1))
+    active = trained.encode(batch) > 0
+    k = int(active.sum() / len(batch))
+    coder = TopKCoder(D_MODEL, D_SAE + 16, TopKSettings(k=k), seed=3)
+    coder.begin_from(trained)
+    coder.initialise(batch)
+    coder.b_enc.data[D_SAE:] = -1e3  # the new ones stay out
+    again = coder.to_sae([Site.parse("resid_post.0")], "tiny")
+    assert torch.equal(again.encode(batch)[:, :D_SAE] > 0, active)
+    torch.testing.assert_close(again(batch), trained(batch), rtol=1e-4, atol=1e-4)
+    chosen, _ = coder.select(coder.split(batch)[0])
+    on = torch.zeros_like(active).index_put_((chosen.rows, chosen.features), torch.tensor(True))
+    assert not (on & ~active).any()  # those nearest to their own thresholds go first
+    assert active.sum() - on.sum() < len(batch)
+    result = coder.loss(batch, None)
+    result.loss.backward()
+    coder.before_update()
+    grad, row = coder.w_dec.grad, coder.w_dec.detach()
+    along = (grad * row).sum(-1) / row.norm(dim=-1)
+    assert along.abs().max() < 1e-5 * grad.norm(dim=-1).max()
+    with torch.no_grad():
+        coder.w_dec.mul_(3.0)
+    coder.after_update(result)
+    moved = coder.to_sae([Site.parse("resid_post.0")], "tiny")
+    torch.testing.assert_close(moved.w_dec, again.w_dec)
+    torch.testing.assert_close(
+        moved.threshold[:D_SAE] / moved.threshold[0], again.threshold[:D_SAE] / again.threshold[0]
+    )
 
 
 @pytest.mark.parametrize(("d_model", "d_sae"), [(D_MODEL, D_SAE - 1), (D_MODEL + 8, D_SAE)])

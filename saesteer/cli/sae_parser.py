@@ -1,0 +1,58 @@
+"""`saesteer sae ...`: what it takes."""
+
+from __future__ import annotations
+
+import argparse
+
+from saesteer.cli.commands import (
+    SAE_HELP,
+    Parser,
+    command,
+    group,
+    later,
+    model_option,
+    out_option,
+    text_option,
+)
+
+
+def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
+    """Score, level and find SAEs."""
+    verbs = group(nouns, "sae", "Score, level and find sparse autoencoders.")
+    parser = command(verbs, "eval", later("sae", "evaluate"), "Score an SAE on text.")
+    parser.add_argument("sae", help=SAE_HELP)
+    model_option(parser)
+    text_option(parser)
+    parser.add_argument("--context", type=int, default=256, help="tokens per row (default 256)")
+    parser.add_argument(
+        "--concepts",
+        nargs="*",
+        metavar="FILE",
+        help="also probe, absorption and perturbation on these contrasts (JSON lines, or a "
+        "built-in name; without any, all built-in ones)",
+    )
+    parser.add_argument(
+        "--first-letters", action="store_true", help="also absorption of words' first letters"
+    )
+    parser.add_argument(
+        "--sae-lens", action="store_true", help="also sae-lens's run_evals on the same tokens"
+    )
+    parser = command(
+        verbs,
+        "level",
+        later("sae", "level"),
+        "Give each latent a threshold of its own, so that no kind of text has more latents on.",
+    )
+    parser.add_argument("sae", help=SAE_HELP)
+    model_option(parser)
+    text_option(parser, 50_000, each=" of each path")
+    parser.add_argument("--context", type=int, default=256, help="tokens per row (default 256)")
+    parser.add_argument(
+        "--l0",
+        type=float,
+        metavar="N",
+        help="mean L0 that no path may exceed; default: the mean over the paths as they are",
+    )
+    out_option(parser)
+    parser = command(verbs, "path", later("sae", "path"), "Print the folder of an SAE.")
+    parser.add_argument("sae", help=SAE_HELP)
