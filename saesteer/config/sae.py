@@ -66,9 +66,9 @@ class TrainSAEConfig:
         error: what the squared error is divided by: `pooled`, a batch's by the batch's variance;
             `per_token`, every token's by its own squared distance from the mean, which is then
             what fvu_per_token measures (TopK family only).
-        even_l0: weight of a loss that holds the L0 of every path of text at k: the mean over paths
-            of (L0 / k - 1)². One threshold for all text else gives some kinds of it many more
-            latents than others (batchtopk and matryoshka only).
+        even_l0: weight of a loss that lets no path of text have an L0 above k: the mean over paths
+            of max(0, L0 / k - 1)². One threshold for all text else gives some kinds of it many
+            more latents than others (batchtopk and matryoshka only).
         shuffle_batches: batches handed out between two refills of the shuffle ring.
         reuse: how often an activation is trained on, on average, before new ones replace it; a
             cheap way to more steps where the language model is the bottleneck.

@@ -60,3 +60,4 @@ def test_bad_input_is_one_line_and_leaves_no_sae(
     assert len(done.err.strip().splitlines()) == 1
     assert reason in done.err
     assert not list((tmp_path / "level").glob("*"))
+    assert (tmp_path / "level").exists() == (more[0] == "--max-tokens")  # else refused before
