@@ -66,7 +66,9 @@ def _told(config: TrainSAEConfig, coder: SparseCoder) -> Coder:
     if config.supervised is not None:
         return SupervisedCoder(coder, config.supervised.latent, config.supervised.weight)
     if config.even_l0:
-        return EvenCoder(coder, config.even_l0, [Path(path).name for path in config.text.paths])
+        paths = config.text.paths
+        ends = [Path(path).name for path in paths]
+        return EvenCoder(coder, config.even_l0, ends if len({*ends}) == len(ends) else paths)
     return coder
 
 

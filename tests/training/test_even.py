@@ -115,6 +115,12 @@ def test_a_run_says_each_paths_l0_and_ships_an_sae_as_ever(
     assert load_sae(out).d_model == model.d_model
 
 
+def test_paths_that_end_alike_have_figures_of_their_own(settings):
+    coder = Learner.create(settings(path=["a/text", "b/text"], even_l0=1.0), [D_MODEL], "cpu").coder
+    result = coder.loss(kinds(0, torch.eye(D_MODEL)), None)
+    assert {"l0_a/text", "l0_b/text"} <= set(result.extra)
+
+
 def test_it_goes_with_training_end_to_end(settings, model):
     trainer = open_trainer(settings(even_l0=0.5, kl=1.0), model)
     result = trainer.step()[""]
