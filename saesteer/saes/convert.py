@@ -15,10 +15,10 @@ from torch import Tensor
 
 from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
-from saesteer.metrics.reconstruction import ReconstructionSums
+from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
 from saesteer.saes.sae import SAE
 
-_CHUNK = 1024
+CHUNK = 1024
 """Tokens encoded at a time: 1024 x 65,536 latents in fp32 are 256 MB."""
 
 
@@ -62,14 +62,14 @@ def to_threshold(sae: SAE, resid: Float[Tensor, "*batch d_model"]) -> tuple[SAE,
             threshold=torch.full_like(sae.threshold, theta),
             metadata=metadata,
         )
-    before, after = _scores(sae, rows), _scores(converted, rows)
-    return converted, ConversionReport(before[0], after[0], before[1], after[1])
+    before, after = scores_of(sae, rows), scores_of(converted, rows)
+    return converted, ConversionReport(before.fvu, after.fvu, before.l0, after.l0)
 
 
 def _fit(sae: SAE, rows: Tensor) -> float:
     """θ above which lie exactly as many pre-activations as TopK keeps, ties aside."""
     kept, positive = 0, []
-    for chunk in rows.split(_CHUNK):
+    for chunk in rows.split(CHUNK):
         kept += int((sae.encode(chunk) > 0).sum())
         pre = sae.pre(chunk)
         positive.append(pre[pre > 0])
@@ -79,10 +79,10 @@ def _fit(sae: SAE, rows: Tensor) -> float:
     return float((values[kept - 1].double() + values[kept].double()) / 2)
 
 
-def _scores(sae: SAE, rows: Tensor) -> tuple[float, float]:
+def scores_of(sae: SAE, rows: Float[Tensor, "n d_model"]) -> ReconstructionScores:
+    """How well an SAE rebuilds activations, a chunk of them at a time."""
     sums = ReconstructionSums(sae.d_sae)
-    for chunk in rows.split(_CHUNK):
+    for chunk in rows.split(CHUNK):
         latents = sae.encode(chunk)
         sums.add(chunk, sae.decode(latents), latents)
-    scores = sums.scores()
-    return scores.fvu, scores.l0
+    return sums.scores()

@@ -22,15 +22,13 @@ from torch import Tensor
 
 from saesteer.errors import DataError, SaeError
 from saesteer.metrics.outliers import outlier_tokens
-from saesteer.metrics.reconstruction import ReconstructionSums
 from saesteer.saes.checks import check_width
+from saesteer.saes.convert import CHUNK, scores_of
 from saesteer.saes.sae import SAE
 
 _LOWEST, _HIGHEST, _BINS = 0.3, 2.5, 88
 """New thresholds, as shares of the old ones, and into how many steps they are divided; the last bin
 holds all that is greater, and stays on."""
-_CHUNK = 1024
-"""Tokens encoded at a time: 1024 x 65,536 latents in fp32 are 256 MB."""
 _ROUNDS, _STEP = 300, 0.5
 """Updates of the prices, each by a factor `exp(step x (L0 / asked - 1))`; the step falls to 0."""
 _FEW = 20.0
@@ -93,14 +91,14 @@ def level_thresholds(
     rows = {name: _kept(sae, name, resid) for name, resid in kinds.items()}
     if not rows:
         raise DataError("levelling needs activations of at least one kind of text.")
-    before = {name: _scores(sae, resid) for name, resid in rows.items()}
-    wanted = sum(score[0] for score in before.values()) / len(before) if l0 is None else l0
+    before = {name: scores_of(sae, resid) for name, resid in rows.items()}
+    wanted = sum(score.l0 for score in before.values()) / len(before) if l0 is None else l0
     levelled = replace(sae, threshold=sae.threshold * _shares(_look(sae, rows, progress), wanted))
-    after = {name: _scores(levelled, resid) for name, resid in rows.items()}
-    figures = {
-        name: LevelRow(before[name][0], after[name][0], before[name][1], after[name][1])
-        for name in rows
-    }
+    after = {name: scores_of(levelled, resid) for name, resid in rows.items()}
+    figures = {}
+    for name, old in before.items():
+        new = after[name]
+        figures[name] = LevelRow(old.l0, new.l0, old.fvu_per_token, new.fvu_per_token)
     return levelled, figures
 
 
@@ -143,7 +141,7 @@ def _look(
     norms, done, total = sae.w_dec.square().sum(-1), 0, sum(map(len, rows.values()))
     for kind, resid in enumerate(rows.values()):
         mean = resid.mean(0)
-        for chunk in resid.split(_CHUNK):
+        for chunk in resid.split(CHUNK):
             x = chunk.to(sae.dtype)
             pre = sae.pre(x)
             left = x - sae.decode(torch.where(pre > sae.threshold, pre, 0.0))
@@ -201,12 +199,3 @@ def _shares(seen: _Seen, wanted: float) -> Float[Tensor, " d_sae"]:
             f"present ones leave {float(l0.max()):.4g}. Ask for more, or train for it."
         )
     return edges[cut[:, 0]]
-
-
-def _scores(sae: SAE, rows: Tensor) -> tuple[float, float]:
-    sums = ReconstructionSums(sae.d_sae)
-    for chunk in rows.split(_CHUNK):
-        latents = sae.encode(chunk)
-        sums.add(chunk, sae.decode(latents), latents)
-    scores = sums.scores()
-    return scores.l0, scores.fvu_per_token
