@@ -93,7 +93,8 @@ def level_thresholds(
         raise DataError("levelling needs activations of at least one kind of text.")
     before = {name: scores_of(sae, resid) for name, resid in rows.items()}
     wanted = sum(score.l0 for score in before.values()) / len(before) if l0 is None else l0
-    levelled = replace(sae, threshold=sae.threshold * _shares(_look(sae, rows, progress), wanted))
+    shares = _shares(_look(sae, rows, progress), wanted)
+    levelled = replace(sae, threshold=sae.threshold * shares.to(sae.threshold))
     after = {name: scores_of(levelled, resid) for name, resid in rows.items()}
     figures = {}
     for name, old in before.items():
@@ -140,7 +141,7 @@ def _look(
     counts, worth = torch.zeros(len(rows), n_bins), torch.zeros(n_bins, dtype=torch.float64)
     norms, done, total = sae.w_dec.square().sum(-1), 0, sum(map(len, rows.values()))
     for kind, resid in enumerate(rows.values()):
-        mean = resid.mean(0)
+        mean = resid.float().mean(0)
         for chunk in resid.split(CHUNK):
             x = chunk.to(sae.dtype)
             pre = sae.pre(x)
@@ -149,7 +150,7 @@ def _look(
             value, cut = pre[row, latent], sae.threshold[latent]
             along, square = (left @ sae.w_dec.t())[row, latent], value * norms[latent]
             gain = value * (2 * along + torch.where(value > cut, square, -square))
-            gain /= (chunk - mean).square().sum(-1)[row]
+            gain /= (x - mean).square().sum(-1)[row]
             bins = latent * _BINS + _bin(value / cut)
             counts[kind] += torch.bincount(bins, minlength=n_bins).cpu()
             worth += torch.bincount(bins, gain.double(), minlength=n_bins).cpu()

@@ -63,7 +63,8 @@ class TopKCoder(SparseCoder):
                 f"fit into {len(self.w_enc)} of width {self.w_enc.shape[1]}; raise d_sae."
             )
         self._origin = sae
-        if self.settings.kind == "batchtopk" and not _alike(sae.threshold * sae.w_dec.norm(dim=-1)):
+        cuts = sae.threshold * sae.w_dec.norm(dim=-1)
+        if self.settings.kind == "batchtopk" and not torch.allclose(cuts, cuts.mean()):
             self.norms = torch.ones_like(self.b_enc)[:, None]
 
     @torch.no_grad()
@@ -114,7 +115,3 @@ class TopKCoder(SparseCoder):
             model_name=model_name,
             name=f"{model_name}/{site}",
         )
-
-
-def _alike(cuts: Tensor) -> bool:
-    return torch.allclose(cuts, cuts.mean())

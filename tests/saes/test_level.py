@@ -99,6 +99,13 @@ def test_only_thresholds_change_and_outliers_have_no_say(kinds):
     assert set((levelled.threshold / sae.threshold > 0).tolist()) == {True}
 
 
+def test_thresholds_stay_where_and_as_wide_as_the_sae_is(kinds):
+    rough = {name: rows.bfloat16() for name, rows in kinds.items()}
+    levelled, _ = level_thresholds(axes().to(dtype=torch.bfloat16), rough, 18.0)
+    assert levelled.threshold.dtype == torch.bfloat16
+    assert max(l0(levelled, rows) for rows in rough.values()) <= 1.05 * 18.0
+
+
 def test_every_token_is_told(kinds):
     told = []
     level_thresholds(axes(), kinds, 18.0, progress=lambda done, total: told.append((done, total)))
