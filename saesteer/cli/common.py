@@ -56,17 +56,21 @@ def check_json(args: argparse.Namespace) -> None:
 
 
 def check_out(out: str) -> None:
-    """Fail before the work if the folder can't be made or written.
+    """Fail before the work if the folder can't be made or written; leaves nothing behind.
 
     Raises:
         OutputError: saying what is in the way.
     """
     path = path_of(out, OutputError)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path, os.W_OK)
+        for folder in missing:
+            folder.rmdir()
     except OSError as error:
         raise OutputError(f"--out {path} can't be made: {error.strerror}.") from error
-    if not os.access(path, os.W_OK):
+    if not writable:
         raise OutputError(f"--out {path} can't be written: no permission.")
 
 

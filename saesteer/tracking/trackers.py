@@ -119,6 +119,7 @@ class WandbTracker:
         import wandb
 
         self._wandb = wandb
+        folder.mkdir(parents=True, exist_ok=True)  # wandb takes another where it is missing
         try:
             self._run = wandb.init(
                 project=project,

@@ -162,7 +162,8 @@ def test_output_that_cannot_be_written(run: Any, disk: Path, tmp_path: Path) -> 
 def test_broken_comparison(run: Any, tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
     config = tmp_path / "compare.yaml"
     config.write_text(text)
-    fails(run("compare", config, "--out", tmp_path / "out"), *words)
+    fails(run("compare", config, "--out", tmp_path / "new" / "out"), *words)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.full

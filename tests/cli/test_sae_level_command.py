@@ -59,5 +59,4 @@ def test_bad_input_is_one_line_and_leaves_no_sae(
     assert done.status == 2
     assert len(done.err.strip().splitlines()) == 1
     assert reason in done.err
-    assert not list((tmp_path / "level").glob("*"))
-    assert (tmp_path / "level").exists() == (more[0] == "--max-tokens")  # else refused before
+    assert not (tmp_path / "level").exists()
