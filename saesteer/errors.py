@@ -11,7 +11,8 @@ caught, so a traceback always means a fault of ours.
     │   └── DimensionError     an SAE and a model of different widths
     ├── FeatureError       a feature that an SAE does not have
     ├── DataError          text or activations that can't be used
-    │   └── ContrastError      a contrast set that can't be used
+    │   ├── ContrastError      a contrast set that can't be used
+    │   └── TextEndedError     less text than a run needs
     ├── PlanError          a plan that can't be built, carried out or loaded
     ├── RuleError          a rule file that can't be read or means nothing
     ├── TaskError          a comparison task that does not exist or can't be scored
@@ -58,6 +59,10 @@ class DataError(SaesteerError):
 
 class ContrastError(DataError):
     """A contrast set is empty, one-sided or malformed."""
+
+
+class TextEndedError(DataError):
+    """Text ended before a run did."""
 
 
 class PlanError(SaesteerError):

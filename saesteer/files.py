@@ -6,9 +6,12 @@ import errno
 import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from saesteer.errors import OutputError, SaesteerError
 
@@ -82,6 +85,30 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it against other processes that want it; a killed one lets go.
+
+    Raises:
+        OutputError: it can't be made or written, or another process holds it.
+    """
+    path = path_of(folder, OutputError)
+    lock = FileLock(path / ".lock", timeout=0)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise OutputError(f"another process is at work in {path}; choose another folder.") from None
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -115,6 +115,11 @@ class FileReader:
             return self.name
         return f"{path.name} ({path.stat().st_size if path.exists() else 0:,} bytes)"
 
+    @property
+    def over(self) -> bool:
+        """Whether every pass is."""
+        return self.cursor.passes >= self._passes
+
     def restore(self, state: dict[str, Any]) -> None:
         """Go to where a saved cursor stood."""
         self.cursor = FileCursor(**state)
@@ -246,10 +251,10 @@ class TokenStream:
                 "put it back as it was, or start in another folder."
             )
         self._turn, self._next_file = state["turn"], list(state["next_file"])
-        self._ended = set(state["ended"])
         for group, cursors in zip(self._readers, state["files"], strict=True):
             for reader, cursor in zip(group, cursors, strict=True):
                 reader.restore(cursor)
+        self._ended = {key for key in state["ended"] if self._has_ended(key)}
 
     def _identities(self) -> list[str]:
         return [reader.identity() for group in self._readers for reader in group]
@@ -263,6 +268,11 @@ class TokenStream:
             if row := self._row_of(source):
                 return row._replace(labels=[source] * self.context) if self._numbered else row
         return None
+
+    def _has_ended(self, key: str) -> bool:
+        """Whether a file that had ended has by now: there may be more passes than there were."""
+        source, index = map(int, key.split("."))
+        return self._readers[source][index].over
 
     def _over(self) -> bool:
         """Whether every file that may end has."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -89,7 +90,10 @@ class JsonlTracker:
 
     def finish(self) -> None:
         """Close the file."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:
+            raise OutputError(f"{self._path} can't be written: {error.strerror}.") from error
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:
@@ -195,9 +199,10 @@ class Trackers:
             tracker.artifact(name, folder, lineage, kind)
 
     def finish(self) -> None:
-        """Close all."""
-        for tracker in self._trackers:
-            tracker.finish()
+        """Close all, also behind one that fails."""
+        with ExitStack() as stack:
+            for tracker in self._trackers:
+                stack.callback(tracker.finish)
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from saesteer.models import Model, load_model
 from saesteer.saes import load_sae
 from saesteer.training.checkpoint import write_checkpoint
 from saesteer.training.distributed import ALONE, World
-from saesteer.training.folder import checkpoint_of, restoring, run_folder
+from saesteer.training.folder import checkpoint_of, restoring, run_folder, state_of
 from saesteer.training.loop import Progress, run_to_end
 from saesteer.training.signals import StopRequest, watch_signals
 
@@ -32,6 +32,7 @@ class MethodTrainer:
 
     config: TrainMethodConfig
     learner: MethodLearner
+    weights_of_model: str = ""
     wandb_id: str | None = None
     world: World = ALONE
 
@@ -62,8 +63,7 @@ class MethodTrainer:
         Raises:
             OutputError: the disk is full or the folder can't be written.
         """
-        state = {"config": asdict(self.config), "wandb_id": self.wandb_id}
-        tensors, keep = self.learner.state(), self.config.keep_checkpoints
+        state, tensors, keep = state_of(self), self.learner.state(), self.config.keep_checkpoints
         return write_checkpoint(folder / "checkpoints", self.step_count, state, {}, tensors, keep)
 
     def restore(self, path: Path) -> None:
@@ -100,18 +100,19 @@ def train_method(
         SiteError, DataError: as fitting the method does.
     """
     out = Path(out)
-    checkpoint = checkpoint_of(out, resume, _PLAN)
+    checkpoint = checkpoint_of(out, resume, [_PLAN])
     method, contrast = read_learned(config), Contrast.read(config.contrast)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
     with watch_signals() if stop is None else nullcontext(stop) as request:
-        trainer = MethodTrainer(config, method.learner(model, contrast, config.site))
+        learner = method.learner(model, contrast, config.site)
+        trainer = MethodTrainer(config, learner, weights_of_model=model.fingerprint())
         if checkpoint is not None:
             trainer.restore(checkpoint)
         with run_folder(out, trainer, resumed=checkpoint is not None) as tracker:
             if not run_to_end(trainer, out, tracker, request, progress):
                 return None
             trainer.learner.plan().save(out / _PLAN, model)
-            lineage = {"weights_of_model": model.fingerprint(), "config": asdict(config)}
+            lineage = {"weights_of_model": trainer.weights_of_model, "config": asdict(config)}
             tracker.artifact(_PLAN, out / _PLAN, lineage, kind="plan")
     return out / _PLAN
 

@@ -59,7 +59,8 @@ def train_sae(
         PeerError: another process has ended.
     """
     out = Path(out)
-    checkpoint = checkpoint_of(out, resume, "cfg.json")
+    results = [f"{name}/cfg.json" if name else "cfg.json" for name in config.each()]
+    checkpoint = checkpoint_of(out, resume, results, world)
     device = world.device or config.device
     model = model or load_model(config.model, dtype=config.dtype, device=device)
     config = settled(config, model.device)
@@ -94,15 +95,15 @@ def _save_saes(trainer: SAETrainer, model: Model, out: Path, tracker: Tracker) -
         extra = training_metadata(learner, counts)
         save_sae(learner.to_sae(model.name), out / name, extra_metadata=extra)
     trainer.world.wait()
-    _record_lineage(trainer, model, out, tracker)
+    _record_lineage(trainer, out, tracker)
 
 
-def _record_lineage(trainer: SAETrainer, model: Model, out: Path, tracker: Tracker) -> None:
+def _record_lineage(trainer: SAETrainer, out: Path, tracker: Tracker) -> None:
     """Have the tracker keep every SAE beside what it came from."""
     counts = trainer.counts()
     if not trainer.world.leads:  # it tracks nothing, and need not read all weights for it
         return
-    origin = {"weights_of_model": model.fingerprint(), **counts}
+    origin = {"weights_of_model": trainer.weights_of_model, **counts}
     for name, config in trainer.config.each().items():
         tracker.artifact(name or "sae", out / name, {**origin, "config": asdict(config)})
 
@@ -116,7 +117,9 @@ def open_trainer(config: TrainSAEConfig, model: Model, world: World = ALONE) -> 
     config = settled(config, model.device)
     columns = columns_of(config, model)
     stream = open_stream(config, model, columns, world)
-    return SAETrainer.create(config, stream, columns, model.device, world)
+    trainer = SAETrainer.create(config, stream, columns, model.device, world)
+    trainer.weights_of_model = model.fingerprint()
+    return trainer
 
 
 def training_metadata(learner: Learner, counts: Mapping[str, int]) -> dict[str, Any]:

@@ -21,14 +21,14 @@ from torch import Tensor
 from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import ActivationStream
 from saesteer.data.sources import Columns
-from saesteer.errors import DataError
+from saesteer.errors import TextEndedError
 from saesteer.saes import SAE
 from saesteer.tracking import Tracker
 from saesteer.training.build import sites_of
 from saesteer.training.checkpoint import Checkpoint, write_checkpoint
 from saesteer.training.coder import StepResult
 from saesteer.training.distributed import ALONE, World
-from saesteer.training.folder import restoring
+from saesteer.training.folder import restoring, state_of
 from saesteer.training.learner import Learner
 from saesteer.training.loop import Progress, run_to_end
 from saesteer.training.passages import PassageStream
@@ -49,6 +49,7 @@ class SAETrainer:
         learners: the SAEs that live on this process.
         world: the processes of this run; all must call the same methods in the same order.
         spread: whether each SAE lives on one process only.
+        weights_of_model: the model's fingerprint, which a resumed run must find again.
         wandb_id: carried through checkpoints so that a resumed run goes on under the same id.
         scorer: held-out scores of an SAE as it stands, taken every `score.every_steps`.
     """
@@ -59,6 +60,7 @@ class SAETrainer:
     learners: dict[str, Learner]
     world: World = ALONE
     spread: bool = False
+    weights_of_model: str = ""
     wandb_id: str | None = None
     scorer: Callable[[SAE], Mapping[str, float]] | None = None
 
@@ -97,20 +99,23 @@ class SAETrainer:
         """One step of every SAE on the same tokens.
 
         Raises:
-            DataError: the text ended early.
+            TextEndedError: there is no text left.
         """
         with self._watch.time(_STREAM):
             batch = self.stream.next_batch()
         if batch is None:
-            raise DataError(
-                f"the text ended after {self.step_count * self.config.batch_size:,} of "
-                f"{self.config.n_tokens:,} tokens; add text, raise text.passes, or lower n_tokens."
-            )
+            raise self._text_ended()
         if self.spread:
             batch = self.world.rows(batch)
         return {
             name: self._step_of(name, learner, batch) for name, learner in self.learners.items()
         }
+
+    def _text_ended(self) -> TextEndedError:
+        had, wanted = self.step_count * self.config.batch_size, self.config.n_tokens
+        more = "resume with a larger text.passes, or start again with more text"
+        advice = more if had else "add text, raise text.passes, or lower n_tokens"
+        return TextEndedError(f"the text ended after {had:,} of {wanted:,} tokens; {advice}.")
 
     def _step_of(self, name: str, learner: Learner, batch: Tensor) -> StepResult:
         with self._watch.time(name):
@@ -132,11 +137,17 @@ class SAETrainer:
         """Train to the last step; False if a signal stopped it (a checkpoint is then written).
 
         Raises:
-            DataError: the text ended early, or a loss is no number.
+            DataError: the text ended early (one process alone then writes a checkpoint, too), or a
+                loss is no number.
             OutputError: a checkpoint can't be written.
         """
         self._logged = (time.perf_counter(), self.step_count)
-        return run_to_end(self, folder, tracker, stop, progress)
+        try:
+            return run_to_end(self, folder, tracker, stop, progress)
+        except TextEndedError:
+            if self.step_count and self.world.size == 1:
+                self.save(folder)
+            raise
 
     def advance(self) -> dict[str, Any]:
         """One step of every SAE, and what to log of it: of most steps nothing."""
@@ -211,7 +222,7 @@ class SAETrainer:
         return write_checkpoint(
             folder / "checkpoints",
             self.step_count,
-            {"config": asdict(self.config), "wandb_id": self.wandb_id},
+            state_of(self),
             place,
             tensors,
             self.config.keep_checkpoints,

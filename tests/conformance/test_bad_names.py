@@ -68,7 +68,7 @@ DOORS: dict[str, tuple[Callable[[Place, str], Any], Error]] = {
     "load_config": (lambda _, name: load_config(CompareConfig, name), ConfigError),
     "a method's plan": (lambda _, name: read_method({"plan": name}, None), ConfigError),
     "load_model": (lambda _, name: load_model(name), ModelError),
-    "a run's folder": (lambda _, name: checkpoint_of(Path(name), False, "plan"), OutputError),
+    "a run's folder": (lambda _, name: checkpoint_of(Path(name), False, ["plan"]), OutputError),
 }
 
 

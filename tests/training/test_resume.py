@@ -6,16 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from saesteer.config import CacheConfig, SupervisedConfig, TrainSAEConfig, dump_config
 from saesteer.data.sources import ModelSource
-from saesteer.errors import CheckpointError, DataError
+from saesteer.errors import CheckpointError, DataError, OutputError
 from saesteer.models import load_model
 from saesteer.training.sae import train_sae
 from saesteer.training.signals import StopRequest
+
+
+class Killed(BaseException):
+    """As a kill: nothing catches it."""
 
 
 def weights_of(out: Path) -> bytes:
@@ -97,9 +102,6 @@ def test_steps_after_the_last_checkpoint_are_done_again(
     whole = finished(config)
     out = tmp_path / "killed"
 
-    class Killed(BaseException):
-        pass
-
     def progress(step, *_):
         if step == 17:
             raise Killed
@@ -132,13 +134,38 @@ def test_a_cache_on_disk_changes_no_bit(
 
 
 def test_resuming_without_a_checkpoint_starts(run, finished, settings, tmp_path):
-    whole = finished(settings())
-    assert run(settings(), tmp_path / "new", resume=True) == tmp_path / "new"
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "metrics.jsonl").write_text('{"step": 1}\n')
-    run(settings(), tmp_path / "empty", resume=True)
-    assert weights_of(tmp_path / "new") == weights_of(tmp_path / "empty") == weights_of(whole)
-    assert (tmp_path / "empty" / "metrics.jsonl").read_text().count('"step": 1,') == 1
+    run(settings(), tmp_path / "new", resume=True)
+    assert weights_of(tmp_path / "new") == weights_of(finished(settings()))
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again(
+    finished, settings, model, run, tmp_path, figures_of
+):
+    whole, out = finished(settings()), tmp_path / "killed"
+
+    def progress(step, *_):
+        if step == 7:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_sae(settings(), out, model=model, progress=progress)
+    with pytest.raises(OutputError, match="already holds a run; pass --resume"):
+        run(settings(), out)
+    with pytest.raises(
+        CheckpointError, match=r"resolved\.yaml was written under other .*seed: 0 th"
+    ):
+        run(settings(seed=1), out, resume=True)
+    run(settings(), out, resume=True)
+    assert weights_of(out) == weights_of(whole)
+    assert figures_of(out) == figures_of(whole)
+
+
+def test_other_weights_of_the_model_are_refused(run, settings, model, tmp_path):
+    out = tmp_path / "run"
+    run(settings(), out, stop_at=5)
+    other = replace(model, known_fingerprint="0" * 16)
+    with pytest.raises(CheckpointError, match="was written with other weights of the model"):
+        train_sae(settings(), out, model=other, resume=True)
 
 
 def test_resuming_a_finished_run_changes_nothing(run, settings, tmp_path, figures_of):
@@ -153,9 +180,7 @@ def test_other_settings_are_refused_by_name(run, settings, tmp_path):
     run(settings(), out, stop_at=5)
     with pytest.raises(CheckpointError, match=r"other settings .lr: 0\.003 then, 0\.01 now.; resu"):
         run(settings(lr=0.01), out, resume=True)
-    with pytest.raises(CheckpointError, match=r"text\.passes: 1 then, 2 now"):
-        run(settings(passes=2), out, resume=True)
-    assert run(settings(log_every_steps=5), out, resume=True) == out
+    assert run(settings(log_every_steps=5, passes=2), out, resume=True) == out
 
 
 def test_text_that_changed_is_refused(run, settings, tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 import warnings
 from dataclasses import asdict, replace
 
@@ -17,7 +19,14 @@ from saesteer.config import (
     WandbConfig,
     load_config,
 )
-from saesteer.errors import ConfigError, DataError, OutputError, SiteError
+from saesteer.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    SiteError,
+    TextEndedError,
+)
 from saesteer.models import record
 from saesteer.saes import load_crosscoder, load_sae, load_transcoder
 from saesteer.training import folder as folder_module
@@ -158,6 +167,64 @@ def test_a_second_run_is_refused_before_the_model_loads(settings, trained, monke
         train_sae(settings(), trained)
 
 
+def test_a_finished_run_whose_checkpoints_are_gone_stays(run, settings, tmp_path):
+    """It can't be resumed, and a variant of the same name is another SAE."""
+    variants = {"a": {"seed": 1}, "b": {"seed": 2}}
+    out = run(settings(n_tokens=128, variants=variants), tmp_path / "run")
+    shutil.rmtree(out / "checkpoints")
+    before = (out / "b" / "sae_weights.safetensors").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(OutputError, match=r"already holds a finished a/cfg\.json"):
+            run(settings(n_tokens=128, variants=variants), out, resume=resume)
+    assert (out / "b" / "sae_weights.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"metrics.jsonl": "mine"},
+        {"config.resolved.yaml": "mine: 1", "metrics.jsonl": "mine"},
+    ],
+)
+def test_files_that_are_no_runs_stay(run, settings, tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(OutputError, match="already holds a run"):
+        run(settings(), tmp_path)
+    with pytest.raises(CheckpointError, match=r"is no run's|not of a run like this"):
+        run(settings(), tmp_path, resume=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_two_runs_do_not_share_a_folder(run, settings, model, tmp_path):
+    """The second comes while the first has no checkpoint yet."""
+    out, config = tmp_path / "run", settings(n_tokens=128, checkpoint_every_steps=100)
+    seen = []
+
+    def progress(*_):
+        for resume in (False, True):
+            with pytest.raises(OutputError) as error:
+                run(settings(seed=7), out, resume=resume)
+            seen.append(str(error.value))
+
+    train_sae(config, out, model=model, progress=progress)
+    assert "already holds a run" in seen[0]
+    assert "another process is at work in" in seen[1]
+    assert load_config(TrainSAEConfig, out / "config.resolved.yaml") == config
+    assert names_in(out) == [*FILES, "sae_weights.safetensors"], "the lock is gone"
+
+
+def test_a_full_disk_under_the_figures_is_one_error(run, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(json, "dumps", lambda *_: "x" * 6_000)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limit[1]))
+    try:
+        with pytest.raises(OutputError, match=r"metrics\.jsonl can't be written: File too large"):
+            run(settings(), tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
 def test_an_output_that_cant_be_written(run, settings, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="can't be written: Not a directory"):
@@ -174,13 +241,18 @@ def test_a_folder_that_is_there_is_used(run, settings, tmp_path):
     assert (tmp_path / "cfg.json").exists()
 
 
-def test_text_that_ends_early(run, settings, tmp_path):
+def test_text_that_ends_early(run, settings, tmp_path, figures_of):
     out = tmp_path / "run"
-    with pytest.raises(DataError, match=r"the text ended after [\d,]+ of 1,000,000 tokens; add te"):
-        run(settings(n_tokens=1_000_000), out)
-    checkpoints = names_in(out / "checkpoints")
-    assert len(checkpoints) == 2
+    with pytest.raises(
+        TextEndedError, match=r"ended after ([\d,]+) of 19,200 tokens; resume"
+    ) as end:
+        run(settings(n_tokens=19_200), out)
+    done = int(str(end.value).split()[4].replace(",", "")) // 64
+    assert names_in(out / "checkpoints")[-1] == f"step-{done:08d}", "no step is lost"
     assert not (out / "cfg.json").exists()
+    run(settings(n_tokens=19_200, passes=9), out, resume=True)
+    assert load_sae(out).metadata["n_tokens"] == 19_200
+    assert [line["step"] for line in figures_of(out)] == list(range(1, 301))
 
 
 @pytest.mark.parametrize("content", ["", '{"text": ""}\n', '{"text": "the rain"}\n'])
@@ -188,7 +260,7 @@ def test_text_without_enough_tokens_leaves_nothing(run, settings, tmp_path, cont
     path = tmp_path / "a.jsonl"
     path.write_text(content)
     with pytest.raises(DataError, match="the text ended after 0 of 1,920 tokens"):
-        run(settings(path=str(path)), tmp_path / "run")
+        run(settings(path=str(path)), tmp_path / "new" / "run")
     assert names_in(tmp_path) == ["a.jsonl"]
 
 
