@@ -27,7 +27,7 @@ VARIED = frozenset(
 )
 """Settings of one SAE, which `variants` may change; the others belong to the stream."""
 
-_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+_FOLDER = re.compile(r"(?!(?:checkpoints|wandb)$)[A-Za-z0-9][A-Za-z0-9._=-]*")
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,10 @@ class TrainSAEConfig:
         from saesteer.config.load import build_config
 
         if not _FOLDER.fullmatch(name):
-            raise ConfigError(f"variant {name!r}: use letters, digits, '.', '_', '=' and '-'.")
+            raise ConfigError(
+                f"variant {name!r}: use letters, digits, '.', '_', '=' and '-', and neither "
+                "checkpoints nor wandb."
+            )
         if fixed := sorted(set(changes) - VARIED):
             raise ConfigError(
                 f"variants.{name} sets {', '.join(fixed)}, which variants share or which does not "

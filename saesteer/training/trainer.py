@@ -218,7 +218,7 @@ class SAETrainer:
         place, stream = self.stream.state()
         tensors = {f"stream.{name}": value for name, value in stream.items()}
         for name, learner in self.own().items():
-            tensors |= {f"sae.{name}.{key}": value for key, value in learner.state().items()}
+            tensors |= {f"sae/{name}/{key}": value for key, value in learner.state().items()}
         return write_checkpoint(
             folder / "checkpoints",
             self.step_count,
@@ -241,7 +241,7 @@ class SAETrainer:
         """
         with restoring(path, self) as saved:
             for name, learner in self.learners.items():
-                learner.restore(saved.under(f"sae.{name}."), saved.state["step"])
+                learner.restore(saved.under(f"sae/{name}/"), saved.state["step"])
             self._restore_stream(saved)
 
     def _restore_stream(self, saved: Checkpoint) -> None:

@@ -100,6 +100,7 @@ def test_variants_change_what_is_one_saes_own():
     [
         ({"a/b": {}}, r"variant 'a/b': use letters"),
         ({"..": {}}, r"variant '\.\.': use letters"),
+        ({"checkpoints": {}}, r"variant 'checkpoints': .* neither checkpoints nor wandb"),
         ({"a": {"n_tokens": 5}}, r"variants\.a sets n_tokens, which variants share"),
         (
             {"a": {"wide": 5}},

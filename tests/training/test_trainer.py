@@ -259,7 +259,8 @@ def test_each_of_many_learns_as_if_alone(trainer, settings, model):
 
 
 def test_many_are_restored_together(trainer, tmp_path):
-    one, other = trainer(variants=VARIANTS), trainer(variants=VARIANTS)
+    variants = {**VARIANTS, "k8.coder": {"k": 5}}  # begins as what k8 has of its own does
+    one, other = trainer(variants=variants), trainer(variants=variants)
     for _ in range(6):
         one.step()
     other.restore(one.save(tmp_path))
