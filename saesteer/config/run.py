@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from saesteer.config.text import CLOSED, Count, Whole, listed
+from saesteer.config.text import CLOSED, Count, Paths, Whole, listed
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ScoreConfig:
 
     every_steps: Whole = 2000
     tokens: Count = 4096
-    path: str | list[str] | None = None
+    path: Paths | None = None
 
     @property
     def paths(self) -> list[str]:

@@ -9,7 +9,16 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, MinLen
 
 from saesteer.config.run import CacheConfig, ScoreConfig, WandbConfig
-from saesteer.config.text import CLOSED, Count, Positive, Share, SupervisedConfig, TextConfig, Whole
+from saesteer.config.text import (
+    CLOSED,
+    Count,
+    Positive,
+    Seed,
+    Share,
+    SupervisedConfig,
+    TextConfig,
+    Whole,
+)
 from saesteer.errors import ConfigError
 
 Arch = Literal["batchtopk", "topk", "matryoshka", "abstopk", "standard", "gated", "jumprelu"]
@@ -55,7 +64,7 @@ class TrainSAEConfig:
             distance from k).
         sparsity_warmup_share: share of the run over which it rises.
         n_tokens: tokens to train on, outliers not counted.
-        batch_size: tokens per step.
+        batch_size: tokens per step; 2 or more a process for the TopK family.
         lr: peak of Adam's learning rate; 6e-4 measured best of three at 576 -> 8,192.
         warmup_steps: linear rise at the start.
         decay_share: share of the run, at its end, over which lr falls linearly to 0.
@@ -124,7 +133,7 @@ class TrainSAEConfig:
     kl: Annotated[float, Ge(0)] = 0.0
     dtype: Literal["fastest", "bfloat16", "float32", "float16"] = "fastest"
     init: str | None = None
-    seed: Whole = 0
+    seed: Seed = 0
     device: str | None = None
     checkpoint_every_steps: Count = 1000
     keep_checkpoints: Count = 2
@@ -139,11 +148,12 @@ class TrainSAEConfig:
         if self.k > self.d_sae:
             raise ConfigError(f"k is {self.k}, but there are only d_sae = {self.d_sae} latents.")
         widths = self.widths
-        if widths is not None and (sorted(set(widths)) != widths or widths[-1] != self.d_sae):
+        if widths is not None and (sorted(set(widths)) != widths or widths[-1:] != [self.d_sae]):
             raise ConfigError(f"widths is {widths}; expected rising numbers that end with d_sae.")
         self._check_kind()
         self._check_kl()
         self._check_losses()
+        self.check_rows(self.batch_size)
         self.each()
 
     def _check_kind(self) -> None:
@@ -180,6 +190,18 @@ class TrainSAEConfig:
             )
         if self.even_l0 and self.supervised is not None:
             raise ConfigError("even_l0 and supervised can't be had in one run; leave one out.")
+
+    def check_rows(self, rows: int) -> None:
+        """Refuse a batch, or a process's part of one, whose rows can't differ.
+
+        Raises:
+            ConfigError: one row, where errors are divided by the variance of the rows.
+        """
+        if rows < 2 and self.arch in SPARSE:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, which leaves one row to a process, but errors "
+                "are divided by the variance of its rows; give 2 or more for each process."
+            )
 
     def _check_kl(self) -> None:
         """Refuse what an end-to-end step can't do."""

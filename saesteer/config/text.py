@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Share = Annotated[float, Ge(0), Le(1)]
+Seed = Annotated[int, Ge(0), Le(2**63 - 1)]
+Paths = str | Annotated[list[str], MinLen(1)]
 
-CLOSED = {"extra": "forbid"}
-"""Pydantic's name for refusing unknown keys."""
+CLOSED = {"extra": "forbid", "allow_inf_nan": False}
+"""Pydantic's names for refusing unknown keys, and numbers that are not finite."""
 
 
 def listed(path: str | list[str]) -> list[str]:
@@ -35,7 +37,7 @@ class TextConfig:
 
     __pydantic_config__ = CLOSED
 
-    path: str | list[str]
+    path: Paths
     weights: list[Count] | None = None
     field: str | None = None
     passes: Count = 1
@@ -62,7 +64,7 @@ class SupervisedConfig:
 
     __pydantic_config__ = CLOSED
 
-    path: str | list[str]
+    path: Paths
     latent: Whole = 0
     weight: Positive = 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,11 +57,26 @@ def test_the_keys_that_stay():
         *(("grad_clip", 0), ("checkpoint_every_steps", 0), ("keep_checkpoints", 0)),
         *(("log_every_steps", 0), ("seed", -1), ("dtype", "int8"), ("arch", "relu")),
         *(("dead_after_tokens", -1), ("aux_coefficient", -1), ("compile", "perhaps")),
+        *(("seed", 99999999999999999999), ("lr", math.inf), ("lr", math.nan), ("kl", math.inf)),
+        *(("sparsity", math.inf), ("grad_clip", math.inf), ("even_l0", math.nan)),
     ],
 )
 def test_values_out_of_range_are_named(key, value):
     with pytest.raises(ConfigError, match=f"^test: key '{key}': Input should be"):
         build_config(TrainSAEConfig, {**MINIMAL, key: value}, "test")
+
+
+@pytest.mark.parametrize("key", ["text", "supervised", "score"])
+def test_no_paths_at_all_are_named(key):
+    with pytest.raises(ConfigError, match=rf"key '{key}\.path': List should have at least 1 item"):
+        build_config(TrainSAEConfig, {**MINIMAL, key: {"path": []}}, "test")
+
+
+@pytest.mark.parametrize("arch", ["topk", "batchtopk", "matryoshka", "abstopk"])
+def test_one_row_has_no_variance(arch):
+    with pytest.raises(ConfigError, match="batch_size is 1, .* give 2 or more for each process"):
+        build_config(TrainSAEConfig, {**MINIMAL, "arch": arch, "batch_size": 1}, "test")
+    build_config(TrainSAEConfig, {**MINIMAL, "arch": "jumprelu", "batch_size": 1}, "test")
 
 
 @pytest.mark.parametrize(("key", "value"), [("passes", 0), ("context", 1), ("weights", [0])])
@@ -154,6 +170,6 @@ def test_nested_widths_rise_to_d_sae():
     assert config.prefix_widths == (512, 2048, 8192)
     given = build_config(TrainSAEConfig, {**MINIMAL, "widths": [5, 8], "d_sae": 8, "k": 2}, "test")
     assert given.prefix_widths == (5, 8)
-    for widths in ([8, 5], [5], [5, 5, 8]):
+    for widths in ([], [8, 5], [5], [5, 5, 8]):
         with pytest.raises(ConfigError, match="expected rising numbers that end with d_sae"):
             build_config(TrainSAEConfig, {**MINIMAL, "widths": widths, "d_sae": 8, "k": 2}, "test")
