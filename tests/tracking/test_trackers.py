@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 
 import pytest
 
@@ -31,6 +32,18 @@ def test_a_line_per_call(tmp_path):
     tracker.table("methods", ROWS)
     tracker.finish()
     assert lines_of(path)[1] == {"table": "methods", "rows": ROWS}
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    path = tmp_path / "m.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(1, {"fvu": math.inf, "density": {"counts": [1, 2], "edges": (0.5, -math.inf)}})
+    tracker.table("methods", [{"method": "CAA", "effect": math.nan}])
+    tracker.finish()
+    assert path.read_text() == (
+        '{"step": 1, "fvu": null, "density": {"counts": [1, 2], "edges": [0.5, null]}}\n'
+        '{"table": "methods", "rows": [{"method": "CAA", "effect": null}]}\n'
+    )
 
 
 def test_a_new_run_starts_a_new_file(tmp_path):
