@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
@@ -161,11 +162,13 @@ def render(rows: Sequence[SweepRow], config: TrainSAEConfig) -> str:
 
 
 def pareto_plot(rows: Sequence[SweepRow]) -> str:
-    """CE recovered against L0 as SVG."""
+    """CE recovered against L0 as SVG; where nothing was lost to recover, a row has no mark."""
+    rows = [row for row in rows if math.isfinite(row.scores["ce_recovered"])]
     points = {row.name: (row.scores["l0"], row.scores["ce_recovered"]) for row in rows}
-    recovered = [y for _, y in points.values()]
-    pad = 0.1 * (max(recovered) - min(recovered)) or 0.01
-    axes = Axes(1.05 * max(x for x, _ in points.values()), min(recovered) - pad, 1.0)
+    recovered = [y for _, y in points.values()] or [1.0]
+    pad = max(0.1 * (max(recovered) - min(recovered)), 0.01)
+    right = 1.05 * max([x for x, _ in points.values()] + [0.0]) or 1.0
+    axes = Axes(right, min(recovered) - pad, max(1.0, *recovered) + pad)
     front = sorted(points[row.name] for row in rows if row.on_front)
     line = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in front)
     widths = sorted({row.settings.get("d_sae", 0) for row in rows})

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
+from xml.etree import ElementTree
 
 import pytest
 
 from saesteer.config import TextConfig, TrainSAEConfig, parse_grid
 from saesteer.errors import ConfigError
-from saesteer.evals.sae_sweep import SweepRow, mark_front, sweep_saes, usual_grid, variants_of
+from saesteer.evals.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from saesteer.evals.sae_sweep import (
+    SweepRow,
+    mark_front,
+    pareto_plot,
+    sweep_saes,
+    usual_grid,
+    variants_of,
+)
 from saesteer.training.signals import StopRequest
 
 TEXT = "the rain in town and sea sun a quick brown fox over lazy dog " * 40
@@ -75,6 +85,24 @@ def test_the_front_holds_what_nothing_beats():
     scores["e"] = scores["a"]
     rows = [SweepRow(n, {}, {"l0": x, "ce_recovered": y}) for n, (x, y) in scores.items()]
     assert {row.name for row in mark_front(rows) if row.on_front} == {"a", "b", "e"}
+
+
+@pytest.mark.parametrize(
+    ("recovered", "l0"),
+    [
+        *(([1.02, 1.02], 9.0), ([1.2, 1.8], 9.0), ([1.0], 9.0), ([1.0, 1.0 + 1e-15], 9.0)),
+        *(([0.9, 0.9], 9.0), ([-3.0, 0.7], 9.0), ([0.9], 0.0), ([math.nan, 0.9], 9.0)),
+        ([math.nan], 9.0),
+    ],
+)
+def test_every_mark_lies_inside_the_plot(recovered, l0):
+    rows = [
+        SweepRow(f"{n}", {"k": n}, {"l0": l0, "ce_recovered": y}) for n, y in enumerate(recovered)
+    ]
+    marks = ElementTree.fromstring(pareto_plot(mark_front(rows))).findall(".//circle")
+    assert len(marks) == sum(map(math.isfinite, recovered))
+    assert all(LEFT <= float(mark.get("cx")) <= WIDTH - RIGHT for mark in marks)
+    assert all(TOP < float(mark.get("cy")) < HEIGHT - BOTTOM for mark in marks)
 
 
 def test_the_usual_grid_is_around_the_config(config):
