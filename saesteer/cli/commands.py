@@ -70,7 +70,12 @@ def model_option(parser: Parser) -> None:
 def text_option(parser: Parser, max_tokens: int = 20_000, each: str = "") -> None:
     """`--text PATH ...`, `--field` and `--max-tokens`."""
     parser.add_argument(
-        "--text", metavar="PATH", nargs="+", required=True, help="files, folders or data set names"
+        "--text",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        required=True,
+        help="files, folders or data set names",
     )
     parser.add_argument("--field", help="key of the text in JSON records")
     parser.add_argument(

@@ -91,11 +91,17 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
     sweep.add_argument(
         "--grid",
         nargs="+",
+        action="extend",
         metavar="key=value,value",
-        help="default: k and d_sae at half, once and twice the config's",
+        help="what the SAEs differ in; other settings go before it. Default: k and d_sae at half, "
+        "once and twice the config's",
     )
     sweep.add_argument(
-        "--text", metavar="PATH", nargs="+", help="held-out text; default: built-in prose"
+        "--text",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        help="held-out text; default: built-in prose",
     )
     sweep.add_argument("--max-tokens", type=int, default=20_000, metavar="N", help="default 20000")
     cost.add_argument("--tokens", type=float, metavar="N", help="instead of the config's n_tokens")
@@ -131,6 +137,7 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
         "--text",
         metavar="PATH",
         nargs="+",
+        action="extend",
         help="where to look for passages; default: built-in prose",
     )
     attribute = _command(
@@ -160,8 +167,10 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
     whatif = _command(
         verbs, "whatif", _later("rules", "whatif"), "The same with concepts forced on or off."
     )
-    whatif.add_argument("--on", nargs="+", default=[], metavar="CONCEPT", help="hold everywhere")
-    whatif.add_argument("--off", nargs="+", default=[], metavar="CONCEPT", help="hold nowhere")
+    for name, told in (("--on", "hold everywhere"), ("--off", "hold nowhere")):
+        whatif.add_argument(
+            name, nargs="+", action="extend", default=[], metavar="CONCEPT", help=told
+        )
     explain.add_argument("--html", metavar="FILE", help="draw every conclusion's proof")
     for parser in (explain, whatif):
         parser.add_argument("--prompt", required=True)
@@ -189,7 +198,13 @@ def _localize(nouns: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument("contrast", help="JSONL file or built-in; patching needs prompts that swap")
     parser.add_argument("--model", help="language model; default: smollm2-135m-instruct")
     parser.add_argument("--sae", help=SAE_HELP + ", for nodes")
-    parser.add_argument("--kind", nargs="+", metavar="KIND", help="sites, such as head_out mlp_out")
+    parser.add_argument(
+        "--kind",
+        nargs="+",
+        action="extend",
+        metavar="KIND",
+        help="sites, such as head_out mlp_out",
+    )
     parser.add_argument("--by", help="position, site, or unit where a gradient is read")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="how many (default 20)")
 

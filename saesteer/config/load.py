@@ -74,7 +74,7 @@ def build_config(kind: type[T], data: Mapping[str, Any], source: str) -> T:
 
 
 def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """A grid from `key=value,value` texts; values are read as YAML.
+    """A grid from `key=value,value` texts; values are read as YAML, a key's texts together.
 
     Raises:
         ConfigError: a text of another form.
@@ -85,10 +85,11 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     for text in texts:
         key, found, values = text.partition("=")
         try:
-            grid[key.strip()] = _parse(f"[{values}]")
+            given = _parse(f"[{values}]")
         except yaml.YAMLError as error:
             raise ConfigError(f"grid {text!r}: the values are not YAML.") from error
-        if not (found and key.strip() and grid[key.strip()]):
+        grid[key.strip()] = [*grid.get(key.strip(), ()), *given]
+        if not (found and key.strip() and given):
             raise ConfigError(f"grid {text!r}: expected key=value,value, such as k=16,32,64.")
     return grid
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.config import TrainSAEConfig
+from saesteer.config.sae import VARIED
 from saesteer.errors import ConfigError, OutputError
 from saesteer.evals.figures import HEIGHT, N_COLOURS, WIDTH, Axes, grid, svg
 from saesteer.evals.page import number, page, table, text
@@ -71,10 +72,15 @@ def variants_of(values: Grid) -> dict[str, dict[str, Any]]:
     """Every point of a grid, named by its settings.
 
     Raises:
-        ConfigError: a key without values.
+        ConfigError: a key without values, or one that SAEs over one stream can't differ in.
     """
     if not values or not all(values.values()):
         raise ConfigError("a sweep needs values for each of its keys, such as --grid k=16,32,64.")
+    if shared := sorted(set(values) - VARIED):
+        raise ConfigError(
+            f"grid: {', '.join(shared)} can't differ between SAEs over one stream, or does not "
+            f"exist; give settings of all before --grid. A grid takes {', '.join(sorted(VARIED))}."
+        )
     points = [dict(zip(values, p, strict=True)) for p in itertools.product(*values.values())]
     return {"_".join(f"{key}={value}" for key, value in p.items()): p for p in points}
 
@@ -98,9 +104,14 @@ def sweep_saes(
         out: gets a folder for each SAE, `sweep.json` and `sweep.html`.
 
     Raises:
-        ConfigError: a setting that SAEs over one stream can't differ in.
+        ConfigError: a setting that SAEs over one stream can't differ in, or a config with variants.
         OutputError, DataError, CheckpointError: as `train_sae`.
     """
+    if config.variants:
+        raise ConfigError(
+            "variants: a sweep trains the SAEs of its grid instead; leave variants out, or train "
+            "them with saesteer train sae."
+        )
     variants = variants_of(values)
     config = replace(config, variants=variants)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)

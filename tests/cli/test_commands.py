@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from saesteer.cli.parser import build_parser
 from saesteer.saes import load_sae
 
 
@@ -22,6 +23,20 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        *(("train sweep C --out D", "grid"), ("train sweep C --out D", "text")),
+        *(("sae eval S", "text"), ("sae level S --out D", "text"), ("features show S 1", "text")),
+        *(("rules whatif F --prompt p", "on"), ("rules whatif F --prompt p", "off")),
+        ("localize M C", "kind"),
+    ],
+)
+def test_an_option_given_twice_adds_up(command: str, option: str) -> None:
+    given = [*command.split(), f"--{option}", "a=1", "b=2", f"--{option}", "c=3"]
+    assert getattr(build_parser().parse_args(given), option) == ["a=1", "b=2", "c=3"]
 
 
 def test_train_then_eval_then_look(run: Any, disk: Path, tmp_path: Path) -> None:

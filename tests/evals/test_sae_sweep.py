@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -113,14 +114,25 @@ def test_the_usual_grid_is_around_the_config(config):
 
 def test_grids_from_the_command_line():
     assert parse_grid(["k=16,32", "lr=3e-4,1e-3"]) == {"k": [16, 32], "lr": [3e-4, 1e-3]}
+    assert parse_grid(["k=16", "d_sae=64", "k=32"]) == {"k": [16, 32], "d_sae": [64]}
     for wrong in ("k", "k=", "=3", "k=[1"):
         with pytest.raises(ConfigError, match="grid"):
             parse_grid([wrong])
 
 
 @pytest.mark.parametrize(
-    ("values", "message"), [({}, "values"), ({"k": []}, "values"), ({"model": ["x"]}, "model")]
+    ("values", "message"), [
+        *(({}, "values"), ({"k": []}, "values")),
+        ({"model": ["x"]}, r"grid: model can't differ .* before --grid"),
+        ({"k": [2], "n_tokens": [64]}, r"grid: n_tokens can't differ"),
+    ],
 )
 def test_what_can_t_be_swept_is_refused(run, values, message):
     with pytest.raises(ConfigError, match=message):
         run(values)
+
+
+def test_a_config_with_variants_has_no_place_for_a_grid(config, tiny_model, tmp_path):
+    config = replace(config, variants={"wide": {"d_sae": 128}})
+    with pytest.raises(ConfigError, match=r"variants: .* leave variants out"):
+        sweep_saes(config, {"k": [2]}, tmp_path / "out", lambda: [TEXT], model=tiny_model("llama"))
