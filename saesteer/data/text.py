@@ -207,7 +207,11 @@ def split_pieces(document: str, size: int = PIECE_CHARS) -> Iterator[str]:
 
 
 def iterate_texts(paths: str | Sequence[str], field: str | None = None) -> Iterator[str]:
-    """All documents of one path or several, once, file after file: what scoring reads."""
-    for path in [paths] if isinstance(paths, str) else paths:
-        for part in parts_of(path):
-            yield from open_part(part, field)
+    """All documents of one path or several, once, file after file: what scoring reads.
+
+    Raises:
+        DataError: at once, as `parts_of`.
+    """
+    given = [paths] if isinstance(paths, str) else paths
+    parts = [part for path in given for part in parts_of(path)]
+    return (document for part in parts for document in open_part(part, field))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
@@ -20,7 +20,8 @@ from saesteer.config.sae import VARIED
 from saesteer.errors import ConfigError, OutputError
 from saesteer.evals.figures import HEIGHT, N_COLOURS, WIDTH, Axes, grid, svg
 from saesteer.evals.page import number, page, table, text
-from saesteer.evals.sae_eval import evaluate_sae
+from saesteer.evals.rows import token_rows
+from saesteer.evals.sae_eval import evaluate_rows
 from saesteer.evals.watch import held_out_scorer
 from saesteer.files import path_of, write_text
 from saesteer.models import Model, load_model
@@ -32,6 +33,8 @@ from saesteer.training.signals import StopRequest
 Grid = Mapping[str, Sequence[Any]]
 
 SCORES = ("l0", "fvu", "fvu_per_token", "ce_recovered", "delta_ce", "dead_fraction")
+_CONTEXT = 256
+"""Tokens of a scored row, as `sae eval` has them."""
 X_NAME = "L0, active latents a token"
 Y_NAME = "cross entropy recovered"
 
@@ -89,7 +92,7 @@ def sweep_saes(
     config: TrainSAEConfig,
     values: Grid,
     out: str | Path,
-    texts: Callable[[], Iterable[str]],
+    texts: Iterable[str],
     *,
     max_tokens: int = 20_000,
     resume: bool = False,
@@ -100,21 +103,17 @@ def sweep_saes(
     """Train a grid of SAEs and score each; None if a signal stopped the training.
 
     Args:
-        texts: gives the held-out text, from its beginning at every call.
+        texts: held-out documents.
         out: gets a folder for each SAE, `sweep.json` and `sweep.html`.
 
     Raises:
-        ConfigError: a setting that SAEs over one stream can't differ in, or a config with variants.
+        ConfigError: a setting that SAEs over one stream can't differ in, or what makes no SAEs
+            of a grid: variants, target, sites.
         OutputError, DataError, CheckpointError: as `train_sae`.
     """
-    if config.variants:
-        raise ConfigError(
-            "variants: a sweep trains the SAEs of its grid instead; leave variants out, or train "
-            "them with saesteer train sae."
-        )
-    variants = variants_of(values)
-    config = replace(config, variants=variants)
+    config, scorer = _with_grid(config, values), held_out_scorer(config)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
+    rows = token_rows(model, texts, max_tokens, _CONTEXT)
     out = path_of(out, OutputError)
     done = train_sae(
         config,
@@ -123,21 +122,34 @@ def sweep_saes(
         model=model,
         stop=stop,
         progress=progress,
-        scorer=held_out_scorer(config),
+        scorer=scorer,
     )
     if done is None:
         return None
-    rows: list[SweepRow] = []
-    for name, settings in variants.items():
-        scores = evaluate_sae(model, load_sae(out / name), texts(), max_tokens=max_tokens)
+    scored: list[SweepRow] = []
+    for name, settings in config.variants.items():
+        scores = evaluate_rows(model, load_sae(out / name), rows)
         kept = {key: float(getattr(scores, key)) for key in SCORES}
-        rows.append(SweepRow(name, settings, kept))
+        scored.append(SweepRow(name, settings, kept))
         if progress:
-            progress(len(rows), len(variants), kept)
-    rows = mark_front(rows)
-    write_text(out / "sweep.json", json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    write_text(out / "sweep.html", render(rows, config))
-    return rows
+            progress(len(scored), len(config.variants), kept)
+    scored = mark_front(scored)
+    write_text(out / "sweep.json", json.dumps([asdict(row) for row in scored], indent=1) + "\n")
+    write_text(out / "sweep.html", render(scored, config))
+    return scored
+
+
+def _with_grid(config: TrainSAEConfig, values: Grid) -> TrainSAEConfig:
+    """The config with the grid's SAEs as its variants; refuses what can't be scored as one."""
+    if config.variants:
+        raise ConfigError(
+            "variants: a sweep trains the SAEs of its grid instead; leave variants out, or train "
+            "them with saesteer train sae."
+        )
+    config = replace(config, variants=variants_of(values))
+    if any(len(each.site_names) > 1 for each in config.each().values()):
+        raise ConfigError("a sweep scores SAEs of one site; leave out target and sites.")
+    return config
 
 
 def mark_front(rows: Sequence[SweepRow]) -> list[SweepRow]:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,9 @@ from saesteer.training.signals import StopRequest, watch_signals
 from saesteer.training.streams import columns_of, fill_cache, open_stream
 from saesteer.training.trainer import SAETrainer
 
-Scorer = Callable[[Model, SAE], Mapping[str, float]]
+Score = Callable[[SAE], Mapping[str, float]]
+Scorer = Callable[[Model], Score]
+"""Called once, before the first step."""
 
 
 def train_sae(
@@ -49,7 +50,8 @@ def train_sae(
         model: used instead of loading `config.model`.
         stop: a request that some other thread or handler may set; default watches signals.
         progress: called in the leading process.
-        scorer: held-out scores of an SAE, every `score.every_steps`; see `evals.held_out_scorer`.
+        scorer: given the model, says what scores an SAE every `score.every_steps`; see
+            `evals.held_out_scorer`.
         world: what `join_world` gives.
 
     Raises:
@@ -65,12 +67,13 @@ def train_sae(
     model = model or load_model(config.model, dtype=config.dtype, device=device)
     config = settled(config, model.device)
     progress = progress if world.leads else None
+    score = scorer and scorer(model)
     _warn_of_memory(config, model, world)
     with watch_signals() if stop is None else nullcontext(stop) as request:
         if config.cache.path and not fill_cache(config, model, request, progress, world):
             return None
         trainer = open_trainer(config, model, world)
-        trainer.scorer = None if scorer is None else partial(scorer, model)
+        trainer.scorer = score
         if checkpoint is not None:
             trainer.restore(checkpoint)
         folder = run_folder(out, trainer, resumed=checkpoint is not None)

@@ -126,6 +126,29 @@ def test_text_without_tokens(run: Any, disk: Path, tmp_path: Path) -> None:
     fails(run(*args, f"text.path={tmp_path / 'empty.txt'}"), "text ended")
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("score.path=nope.txt",), "nope.txt"),
+        (("score.path=EMPTY",), "no tokens to score"),
+        (("score.tokens=1",), "no tokens to score"),
+    ],
+)
+def test_held_out_text_is_looked_at_before_training(
+    run: Any, disk: Path, tmp_path: Path, settings: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    given = [text.replace("EMPTY", str(tmp_path / "empty.txt")) for text in settings]
+    args = ("train", "sae", disk / "train.yaml", "--out", tmp_path / "out", "--quiet")
+    fails(run(*args, "score.every_steps=16", *given), said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_looks_for_its_text_before_anything_else(run: Any, disk: Path, tmp_path: Path):
+    args = ("train", "sweep", disk / "train.yaml", "model=./nowhere", "--out", tmp_path / "out")
+    fails(run(*args, "--text", tmp_path / "nope.txt"), "nope.txt: no such file")
+
+
 def test_empty_contrast(run: Any, disk: Path, tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text("")
     args = ("features", "find", disk / "sae", "--model", disk / "model")

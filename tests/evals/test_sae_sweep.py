@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from saesteer.config import TextConfig, TrainSAEConfig, parse_grid
-from saesteer.errors import ConfigError
+from saesteer.errors import ConfigError, DataError
 from saesteer.evals.figures import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from saesteer.evals.sae_sweep import (
     SweepRow,
@@ -43,12 +43,12 @@ def config(tmp_path) -> TrainSAEConfig:
 
 @pytest.fixture
 def run(config, tiny_model, tmp_path):
-    def run(values, **options):
+    def run(values, texts=(TEXT,), **options):
         return sweep_saes(
             config,
             values,
             tmp_path / "out",
-            lambda: [TEXT],
+            texts,
             max_tokens=200,
             model=tiny_model("llama"),
             **options,
@@ -121,7 +121,8 @@ def test_grids_from_the_command_line():
 
 
 @pytest.mark.parametrize(
-    ("values", "message"), [
+    ("values", "message"),
+    [
         *(({}, "values"), ({"k": []}, "values")),
         ({"model": ["x"]}, r"grid: model can't differ .* before --grid"),
         ({"k": [2], "n_tokens": [64]}, r"grid: n_tokens can't differ"),
@@ -135,4 +136,24 @@ def test_what_can_t_be_swept_is_refused(run, values, message):
 def test_a_config_with_variants_has_no_place_for_a_grid(config, tiny_model, tmp_path):
     config = replace(config, variants={"wide": {"d_sae": 128}})
     with pytest.raises(ConfigError, match=r"variants: .* leave variants out"):
-        sweep_saes(config, {"k": [2]}, tmp_path / "out", lambda: [TEXT], model=tiny_model("llama"))
+        sweep_saes(config, {"k": [2]}, tmp_path / "out", [TEXT], model=tiny_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        ({"site": "mlp_in.1", "target": "mlp_out.1"}, {"k": [2]}),
+        ({}, {"target": ["resid_post.2"]}),
+    ],
+)
+def test_relatives_that_can_t_be_scored_are_refused_before_they_are_trained(
+    config, tmp_path, changes, values
+):
+    with pytest.raises(ConfigError, match="leave out target and sites"):
+        sweep_saes(replace(config, **changes), values, tmp_path / "out", [TEXT], model=None)
+
+
+def test_too_little_text_is_refused_before_training(run, tmp_path):
+    with pytest.raises(DataError, match="no tokens to score"):
+        run({"k": [2]}, texts=[""])
+    assert not (tmp_path / "out").exists()

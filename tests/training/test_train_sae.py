@@ -370,9 +370,12 @@ def test_scores_are_taken_on_the_way(settings, model, tmp_path, figures_of):
     )
     seen = []
 
-    def scorer(of_model, sae):
-        seen.append((of_model, sae.k))
-        return {"held_out_kl": sae.w_enc.norm().item()}
+    def scorer(of_model):
+        def score(sae):
+            seen.append((of_model, sae.k))
+            return {"held_out_kl": sae.w_enc.norm().item()}
+
+        return score
 
     out = train_sae(config, tmp_path / "run", model=model, scorer=scorer)
     assert seen == 2 * [(model, 4), (model, 2)]
