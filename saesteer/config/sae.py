@@ -92,8 +92,9 @@ class TrainSAEConfig:
             bfloat16 where the device has units for it, else float32.
         prefetch: chunks read ahead in a thread; default 2 on a GPU, 0 on a CPU, where the model
             and the SAE want the same cores.
-        init: a trained SAE to start from, as `load_sae` takes it by name (TopK family only); its
-            latents keep their numbers, and a larger d_sae adds new ones behind them.
+        init: a trained SAE of any architecture to start from, as `load_sae` takes it by name (with
+            an arch of the TopK family); its latents keep their numbers, and a larger d_sae adds new
+            ones behind them. It goes on as it was where k is its L0.
         variants: other SAEs over the same stream, by name: each changes some settings of this one,
             such as `{wide: {d_sae: 16384}, early: {site: resid_post.4}}`. With variants, they and
             not the settings above are what is trained.

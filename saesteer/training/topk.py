@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -52,11 +53,13 @@ class TopKCoder(SparseCoder):
         """Start from a trained SAE instead of from random weights.
 
         Its latents keep their numbers; where there are more here, the others start quiet, and AuxK
-        brings them in.
+        brings them in. An AbsTopK SAE takes another one's latents without their mirrors.
 
         Raises:
             ConfigError: it is wider than this one, or reads another width.
         """
+        if self.settings.kind == "abstopk":
+            sae = _unmirrored(sae)
         if sae.d_sae > len(self.w_enc) or sae.d_model != self.w_enc.shape[1]:
             raise ConfigError(
                 f"init: {sae.name} has {sae.d_sae} latents of width {sae.d_model}, which do not "
@@ -115,3 +118,19 @@ class TopKCoder(SparseCoder):
             model_name=model_name,
             name=f"{model_name}/{site}",
         )
+
+
+def _unmirrored(sae: SAE) -> SAE:
+    """The first half of an SAE whose second half is its mirror, as `to_sae` stores AbsTopK; any
+    other as it is."""
+    half = sae.d_sae // 2
+    by_latent = (sae.w_enc.t(), sae.w_dec, sae.b_enc)
+    if not all(torch.equal(rows[:half], -rows[half:]) for rows in by_latent):
+        return sae
+    return replace(
+        sae,
+        w_enc=sae.w_enc[:, :half],
+        b_enc=sae.b_enc[:half],
+        w_dec=sae.w_dec[:half],
+        threshold=sae.threshold[:half],
+    )

@@ -342,6 +342,31 @@ def test_latents_keep_thresholds_of_their_own(make, batch):
     )
 
 
+@pytest.mark.parametrize("more", [0, 16])
+def test_abstopk_begins_from_abstopk_without_its_mirrors(make, batch, more):
+    first = make("abstopk")
+    first.w_dec.data = F.normalize(first.w_dec.data, dim=-1)
+    trained = first.to_sae([Site.parse("resid_post.0")], "tiny")
+    coder = TopKCoder(D_MODEL, D_SAE + more, TopKSettings(k=K, kind="abstopk"), seed=3)
+    coder.begin_from(trained)
+    coder.initialise(batch)
+    coder.w_enc.data[D_SAE:] = 0  # the new ones stay out
+    coder.b_enc.data[D_SAE:] = 0
+    again = coder.to_sae([Site.parse("resid_post.0")], "tiny")
+    assert (trained.d_sae, again.d_sae) == (2 * D_SAE, 2 * (D_SAE + more))
+    torch.testing.assert_close(again(batch), trained(batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["topk", "batchtopk"])
+def test_mirrors_are_latents_to_other_kinds(make, batch, kind):
+    trained = make("abstopk").to_sae([Site.parse("resid_post.0")], "tiny")
+    coder = TopKCoder(D_MODEL, 2 * D_SAE, TopKSettings(k=K, kind=kind), seed=3)
+    coder.begin_from(trained)
+    coder.initialise(batch)
+    scale = trained.w_dec.norm(dim=-1) * coder.input_scale
+    torch.testing.assert_close(coder.b_enc.data, trained.b_enc * scale, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("d_model", "d_sae"), [(D_MODEL, D_SAE - 1), (D_MODEL + 8, D_SAE)])
 def test_refuses_to_begin_from_an_sae_that_does_not_fit(make, d_model, d_sae):
     trained = make().to_sae([Site.parse("resid_post.0")], "tiny")
