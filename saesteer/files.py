@@ -6,14 +6,17 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from saesteer.errors import OutputError, SaesteerError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROOM = "a" * 64
 """Longer than any file name that is put behind a folder's."""
@@ -109,6 +112,27 @@ def locked(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             Path(lock.lock_file).unlink()
         lock.release()
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file that others may read as the umask allows; safetensors itself lets
+    only its owner do so.
+
+    Raises:
+        OSError: the disk is full or the place can't be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    try:
+        save_file(dict(tensors), path, dict(metadata) if metadata else None)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(mode)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,12 +17,12 @@ from typing import Any, final
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from saesteer.data.sources import Chunk, Source
 from saesteer.errors import DataError, OutputError
-from saesteer.files import sha256_of, sync, write_text
+from saesteer.files import save_tensors, sha256_of, sync, write_text
 
 _MANIFEST = "manifest.json"
 _SPARE_SHARE = 1.02
@@ -127,11 +127,11 @@ class ActivationCache:
         scratch = path.with_suffix(".writing")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"rows": rows}, scratch)
+            save_tensors({"rows": rows}, scratch)
             digest = sha256_of(scratch)
             sync(scratch)
             os.replace(scratch, path)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             scratch.unlink(missing_ok=True)
             raise OutputError(f"cache shard {path} can't be written: {error}.") from error
         counts = {name: sum(getattr(c, name) for c in chunks) for name in ("n_read", "n_outliers")}

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from saesteer.evals.logic_reader import CONCEPTS, Saes, StatementReader
 from saesteer.features.concepts import Concept, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.identity import IdentityReadout
+from saesteer.files import save_tensors
 from saesteer.models import Site
 from saesteer.saes import load_sae, save_sae
 
@@ -77,7 +78,7 @@ def save_readers(readers: Readers, folder: Path, saes: Saes) -> None:
             }
             tensors[f"{name}.projection"] = reader.identity.projection.contiguous()
             tensors[f"{name}.centre"] = reader.identity.centre.contiguous()
-        save_file(tensors, made / "tensors.safetensors")
+        save_tensors(tensors, made / "tensors.safetensors")
         (made / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         if not folder.exists():
             os.replace(made, folder)

@@ -22,7 +22,7 @@ from saesteer.features.concept_train import FittedConcept
 from saesteer.features.concepts import Concept
 from saesteer.features.readouts import CosineReadout, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.trees import TreeReadout
-from saesteer.files import path_of, sha256_of
+from saesteer.files import path_of, save_tensors, sha256_of
 from saesteer.models import Model, Site
 from saesteer.saes.sae import SAE
 
@@ -36,8 +36,6 @@ def save_concept(fitted: FittedConcept, folder: str | Path, model: Model, sae: S
     Raises:
         OutputError: the folder can't be written, or holds something else.
     """
-    from safetensors.torch import save_file
-
     folder, concept = path_of(folder, OutputError), fitted.concept
     if folder.exists() and not (folder / MANIFEST).is_file():
         raise OutputError(f"{folder} exists and is no saved concept; choose another folder.")
@@ -62,7 +60,7 @@ def save_concept(fitted: FittedConcept, folder: str | Path, model: Model, sae: S
             made = Path(scratch) / "concept"
             made.mkdir()
             if tensors:
-                save_file(tensors, made / TENSORS)
+                save_tensors(tensors, made / TENSORS)
                 body["tensors_sha256"] = sha256_of(made / TENSORS)
             (made / MANIFEST).write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
             shutil.rmtree(folder, ignore_errors=True)

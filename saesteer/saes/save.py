@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any, assert_never
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from saesteer.errors import OutputError
-from saesteer.files import path_of
+from saesteer.files import path_of, save_tensors
 from saesteer.saes.crosscoder import Crosscoder, crosscoder_cfg, crosscoder_tensors
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, cfg_of, tensors_of
 from saesteer.saes.sae import SAE
@@ -58,11 +56,11 @@ def save_sae(
         text = json.dumps(cfg, indent=2)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
-            save_file(_stored(tensors, dtype), Path(scratch) / WEIGHTS_NAME)
+            save_tensors(_stored(tensors, dtype), Path(scratch) / WEIGHTS_NAME)
             (Path(scratch) / CFG_NAME).write_text(text + "\n", encoding="utf-8")
             for name in (WEIGHTS_NAME, CFG_NAME):
                 os.replace(Path(scratch) / name, folder / name)
-    except (OSError, SafetensorError, TypeError) as error:
+    except (OSError, TypeError) as error:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
         raise OutputError(f"SAE {sae.name} can't be written to {folder}: {error}") from error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from saesteer.errors import OutputError, PlanError, SaesteerError
+from saesteer.files import save_tensors
 from saesteer.models import Model
 from saesteer.steer.checks import check_plan
 from saesteer.steer.control import Control
@@ -39,8 +40,6 @@ _HEAD = {"name": str, "strength": float, "stamp": dict, **dict.fromkeys(_ACTS, l
 
 def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
     """Write a plan; the folder appears whole or not at all (`Plan.save`)."""
-    from safetensors.torch import save_file
-
     tensors = _Tensors()
     body = {
         "format": FORMAT,
@@ -59,7 +58,7 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".plan-") as scratch:
             made = Path(scratch) / "plan"
             made.mkdir()
-            save_file(tensors.named, made / TENSORS)
+            save_tensors(tensors.named, made / TENSORS)
             body["tensors_sha256"] = _sha256(made / TENSORS)
             (made / MANIFEST).write_text(json.dumps(body, indent=1, allow_nan=False))
             shutil.rmtree(folder, ignore_errors=True)

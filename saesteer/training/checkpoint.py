@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from saesteer.errors import CheckpointError, OutputError
-from saesteer.files import sha256_of, sync
+from saesteer.files import save_tensors, sha256_of, sync
 from saesteer.training.distributed import ALONE, World
 
 _STATE = "state.json"
@@ -86,7 +85,7 @@ def write_checkpoint(
         world.wait()
         mine = scratch / f"rank-{world.rank}.safetensors"
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        save_file(whole, mine, {_PLACE: json.dumps(place)})
+        save_tensors(whole, mine, {_PLACE: json.dumps(place)})
         sync(mine)
         files = world.gather([mine.name, sha256_of(mine)])
         if world.leads:
@@ -133,7 +132,7 @@ def _written_whole(final: Path, scratch: Path) -> Iterator[None]:
     """Leave nothing of a checkpoint that could not be finished."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise OutputError(f"checkpoint {final} can't be written: {error}.") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

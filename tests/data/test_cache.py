@@ -166,7 +166,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(open_cache, monkeyp
 def test_a_disk_that_fills_up_leaves_whole_shards(open_cache, monkeypatch):
     from saesteer.data import cache as module
 
-    real, calls = module.save_file, []
+    real, calls = module.save_tensors, []
 
     def full(tensors, path):
         calls.append(path)
@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_leaves_whole_shards(open_cache, monkeypatch):
             raise OSError(28, "No space left on device")
         real(tensors, path)
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module, "save_tensors", full)
     with pytest.raises(OutputError, match="can't be written: .*No space left"):
         fill(open_cache(), Counting(), 20)
     assert not list(open_cache().folder.glob("*.writing"))

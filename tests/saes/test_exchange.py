@@ -205,7 +205,7 @@ def test_a_failed_first_save_leaves_no_folder(random_sae, tmp_path, monkeypatch)
     def full_disk(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("saesteer.saes.save.save_file", full_disk)
+    monkeypatch.setattr("saesteer.saes.save.save_tensors", full_disk)
     with pytest.raises(OutputError, match="No space left on device"):
         save_sae(random_sae(), tmp_path / "deep" / "new")
     assert not (tmp_path / "deep" / "new").exists()

@@ -79,7 +79,7 @@ def test_what_a_kill_left_is_cleared_by_the_next_one(saved, tmp_path):
     assert not left.exists()
 
 
-@pytest.mark.parametrize("failing", ["save_file", "os.replace", "sync"])
+@pytest.mark.parametrize("failing", ["save_tensors", "os.replace", "sync"])
 def test_a_full_disk_leaves_the_older_ones(saved, tmp_path, monkeypatch, failing):
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")

@@ -1,0 +1,41 @@
+"""What is written may be read by whom the umask lets."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import saesteer
+from saesteer.files import save_tensors
+
+
+@pytest.fixture
+def shared_with_the_group():
+    """A umask under which others may read nothing and the group all."""
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("shared_with_the_group")
+def test_tensors_are_written_with_the_mode_of_other_files(tmp_path):
+    plain, tensors = tmp_path / "plain", tmp_path / "some.safetensors"
+    plain.touch()
+    save_tensors({"a": torch.ones(2)}, tensors)
+    assert oct(tensors.stat().st_mode) == oct(plain.stat().st_mode) == "0o100640"
+    assert load_file(tensors)["a"].tolist() == [1, 1]
+
+
+def test_a_place_that_cant_hold_tensors_is_an_os_error(tmp_path):
+    with pytest.raises(OSError, match="missing"):
+        save_tensors({"a": torch.ones(2)}, tmp_path / "missing" / "a.safetensors")
+
+
+def test_all_tensors_are_written_so():
+    package = Path(saesteer.__file__).parent
+    users = [p.name for p in package.rglob("*.py") if "import save_file" in p.read_text()]
+    assert users == ["files.py"]
