@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -20,6 +21,26 @@ class Parser(argparse.ArgumentParser):
         """Exit with status 2."""
         print(f"{self.prog}: {message}; see {self.prog} --help.", file=sys.stderr)
         raise SystemExit(2)
+
+
+def positive_int(text: str) -> int:
+    """The type of an option that counts something of which there must be one at least."""
+    return _at_least(1, text)
+
+
+def whole_number(text: str) -> int:
+    """The type of an option that counts something, where 0 is none of it."""
+    return _at_least(0, text)
+
+
+def _at_least(least: int, text: str) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number.is_integer() or number < least:
+        raise argparse.ArgumentTypeError(f"give a whole number of {least} or more, got {text!r}")
+    return int(number)
 
 
 def later(module: str, function: str) -> Run:
@@ -80,7 +101,7 @@ def text_option(parser: Parser, max_tokens: int = 20_000, each: str = "") -> Non
     parser.add_argument("--field", help="key of the text in JSON records")
     parser.add_argument(
         "--max-tokens",
-        type=int,
+        type=positive_int,
         default=max_tokens,
         metavar="N",
         help=f"default {max_tokens}{each}",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from saesteer.cli.commands import Parser, command, group, later, model_option, out_option
+from saesteer.cli.commands import (
+    Parser,
+    command,
+    group,
+    later,
+    model_option,
+    out_option,
+    positive_int,
+)
 
 _KINDS = ("feature", "features", "tree", "cosine", "probe")
 
@@ -28,7 +36,7 @@ def concept_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
         default=list(_KINDS),
         help="kinds to try; the most readable of the best is kept (default: all)",
     )
-    fit.add_argument("--n-features", type=int, default=16, metavar="N", help="default 16")
+    fit.add_argument("--n-features", type=positive_int, default=16, metavar="N", help="default 16")
     fit.add_argument(
         "--threshold",
         default="balanced_accuracy",

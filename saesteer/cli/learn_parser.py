@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from saesteer.cli.commands import Parser, command, later, model_option, out_option
+from saesteer.cli.commands import Parser, command, later, model_option, out_option, positive_int
 
 
 def learn_command(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -28,7 +28,11 @@ def learn_command(verbs: argparse._SubParsersAction[Parser]) -> None:
         "that tell the train texts apart",
     )
     learn.add_argument(
-        "--n-features", type=int, default=16, metavar="N", help="of either side (default 16)"
+        "--n-features",
+        type=positive_int,
+        default=16,
+        metavar="N",
+        help="of either side (default 16)",
     )
     learn.add_argument(
         "--over",
@@ -37,10 +41,10 @@ def learn_command(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="tokens of the prompt that a feature is taken over (default max)",
     )
     learn.add_argument(
-        "--literals", type=int, default=3, metavar="N", help="most in a body (default 3)"
+        "--literals", type=positive_int, default=3, metavar="N", help="most in a body (default 3)"
     )
     learn.add_argument(
-        "--rules", type=int, default=4, metavar="N", help="most for a label (default 4)"
+        "--rules", type=positive_int, default=4, metavar="N", help="most for a label (default 4)"
     )
     learn.add_argument("--seed", type=int, default=0)
     model_option(learn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from saesteer.cli.commands import SAE_HELP
+from saesteer.cli.commands import SAE_HELP, positive_int, whole_number
 from saesteer.cli.commands import Parser as _Parser
 from saesteer.cli.commands import command as _command
 from saesteer.cli.commands import group as _group
@@ -103,9 +103,15 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
         action="extend",
         help="held-out text; default: built-in prose",
     )
-    sweep.add_argument("--max-tokens", type=int, default=20_000, metavar="N", help="default 20000")
-    cost.add_argument("--tokens", type=float, metavar="N", help="instead of the config's n_tokens")
-    cost.add_argument("--gpus", type=int, metavar="N", help="cards, instead of this machine")
+    sweep.add_argument(
+        "--max-tokens", type=positive_int, default=20_000, metavar="N", help="default 20000"
+    )
+    cost.add_argument(
+        "--tokens", type=positive_int, metavar="N", help="instead of the config's n_tokens"
+    )
+    cost.add_argument(
+        "--gpus", type=positive_int, metavar="N", help="cards, instead of this machine"
+    )
     cost.add_argument("--gpu", default="h100", help="which card (default h100)")
 
 
@@ -125,7 +131,7 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     )
     find.add_argument(
         "--effects",
-        type=int,
+        type=whole_number,
         default=5,
         metavar="N",
         help="measure the steering effect of the N best (default 5)",
@@ -149,7 +155,7 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     for parser in (top, find, show, attribute):
         _model(parser)
         parser.add_argument(
-            "--top", type=int, default=10, metavar="N", help="how many (default 10)"
+            "--top", type=positive_int, default=10, metavar="N", help="how many (default 10)"
         )
 
 
@@ -175,7 +181,7 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
     for parser in (explain, whatif):
         parser.add_argument("--prompt", required=True)
         parser.add_argument(
-            "--max-new-tokens", type=int, default=40, metavar="N", help="default 40"
+            "--max-new-tokens", type=positive_int, default=40, metavar="N", help="default 40"
         )
     learn_command(verbs)
     for parser in (check, explain, whatif):
@@ -206,7 +212,9 @@ def _localize(nouns: argparse._SubParsersAction[_Parser]) -> None:
         help="sites, such as head_out mlp_out",
     )
     parser.add_argument("--by", help="position, site, or unit where a gradient is read")
-    parser.add_argument("--top", type=int, default=20, metavar="N", help="how many (default 20)")
+    parser.add_argument(
+        "--top", type=positive_int, default=20, metavar="N", help="how many (default 20)"
+    )
 
 
 def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:
@@ -224,18 +232,20 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     def add(name: str, benchmark: str, help_text: str, shape: str | None) -> _Parser:
         parser = _command(verbs, name, _later("bench", "run"), help_text)
         parser.set_defaults(benchmark=benchmark)
-        parser.add_argument("--rounds", type=int, default=5, metavar="N", help="default 5")
+        parser.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="default 5")
         parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-        parser.add_argument("--k", type=int, default=32)
+        parser.add_argument("--k", type=positive_int, default=32)
         if shape:
             parser.add_argument("--shape", default=shape, help=f"default {shape}")
-            parser.add_argument("--batch", type=int, default=4096, help="default 4096")
+            parser.add_argument("--batch", type=positive_int, default=4096, help="default 4096")
             parser.add_argument("--against", choices=("sae-lens",), default="sae-lens")
         return parser
 
     archs = ("topk", "batchtopk", "matryoshka")
     step = add("train", "step", "One training step.", "768x24576")
-    step.add_argument("--steps", type=int, default=50, help="steps whose losses are compared")
+    step.add_argument(
+        "--steps", type=positive_int, default=50, help="steps whose losses are compared"
+    )
     step.add_argument("--arch", choices=archs, default="topk")
     step.add_argument(
         "--end-to-end",
@@ -251,19 +261,23 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     memory.set_defaults(tuned=False)
     add("buffer", "buffer", "The shuffle buffer.", "131072x768")
     multi = add("multi", "multi", "Several SAEs from one pass against runs of their own.", None)
-    multi.add_argument("--n", type=int, default=8, help="SAEs (default 8)")
-    multi.add_argument("--d-sae", type=int, default=2048, help="latents of each (default 2048)")
+    multi.add_argument("--n", type=positive_int, default=8, help="SAEs (default 8)")
+    multi.add_argument(
+        "--d-sae", type=positive_int, default=2048, help="latents of each (default 2048)"
+    )
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
-    cost.add_argument("--d-sae", type=int, default=8192, help="latents (default 8192)")
+    cost.add_argument("--d-sae", type=positive_int, default=8192, help="latents (default 8192)")
     bench_steer(verbs)
     bench_methods(verbs)
     control = add("control", "control", "Methods that own the loop, against recomputing.", None)
-    control.add_argument("--tokens", type=int, default=256, help="new tokens (default 256)")
+    control.add_argument(
+        "--tokens", type=positive_int, default=256, help="new tokens (default 256)"
+    )
     control.add_argument("--model", default="smollm2-135m-instruct")
     rules = add("rules", "rules", "The rule engine against a loop and clingo.", None)
-    rules.add_argument("--threads", type=int, default=2, help="default 2")
+    rules.add_argument("--threads", type=positive_int, default=2, help="default 2")
     rules.add_argument(
-        "--steps", type=int, default=250, help="decoding steps (default 250); 0: none"
+        "--steps", type=whole_number, default=250, help="decoding steps (default 250); 0: none"
     )
     rules.set_defaults(rounds=40)
     for parser in (multi, cost):

@@ -12,6 +12,7 @@ from saesteer.cli.commands import (
     later,
     model_option,
     out_option,
+    positive_int,
     text_option,
 )
 
@@ -23,7 +24,9 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("sae", help=SAE_HELP)
     model_option(parser)
     text_option(parser)
-    parser.add_argument("--context", type=int, default=256, help="tokens per row (default 256)")
+    parser.add_argument(
+        "--context", type=positive_int, default=256, help="tokens per row (default 256)"
+    )
     parser.add_argument(
         "--concepts",
         nargs="*",
@@ -46,7 +49,9 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("sae", help=SAE_HELP)
     model_option(parser)
     text_option(parser, 50_000, each=" of each path")
-    parser.add_argument("--context", type=int, default=256, help="tokens per row (default 256)")
+    parser.add_argument(
+        "--context", type=positive_int, default=256, help="tokens per row (default 256)"
+    )
     parser.add_argument(
         "--l0",
         type=float,

@@ -79,7 +79,7 @@ def estimate(args: argparse.Namespace) -> None:
     from saesteer.training.rates import gpu_rates, measure_rates, settled
 
     check_json(args)
-    config = _config(args, *([] if args.tokens is None else [f"n_tokens={int(args.tokens)}"]))
+    config = _config(args, *([] if args.tokens is None else [f"n_tokens={args.tokens}"]))
     if args.gpus is None:
         device = config.device or best_device()
         config = settled(config, device)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from saesteer.cli.commands import positive_int, whole_number
+from saesteer.cli.parser import build_parser
 from saesteer.models import embedded
 
 SHIPPED = "smollm2-135m-instruct/resid_post.9"
@@ -30,6 +34,35 @@ def test_unknown_command(run: Any) -> None:
     fails(run("stear"), "stear")
     fails(run("sae", "evall"), "evall")
     fails(run(), "COMMAND")
+
+
+@pytest.mark.parametrize("given", ["-5", "0", "1.5", "inf", "many"])
+def test_a_count_of_none_is_refused(run: Any, disk: Path, given: str) -> None:
+    text = ("--text", disk / "text.txt")
+    done = run("sae", "eval", disk / "sae", *text, "--max-tokens", given)
+    fails(done, "--max-tokens", "whole number of 1 or more", given)
+
+
+def test_every_option_that_counts_refuses_what_is_no_count() -> None:
+    kinds = [
+        (name, action.type)
+        for parser in parsers_of(build_parser())
+        for action in parser._actions
+        for name in action.option_strings
+    ]
+    assert {name for name, kind in kinds if kind is int} == {"--seed"}
+    assert ("--tokens", positive_int) in kinds
+    assert positive_int("2e6") == 2_000_000
+    assert whole_number("0") == 0
+
+
+def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser and those of its commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for each in action.choices.values():
+                yield from parsers_of(each)
 
 
 def test_unknown_model(run: Any, disk: Path) -> None:
