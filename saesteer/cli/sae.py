@@ -64,7 +64,9 @@ def _source(args: argparse.Namespace, model: Any, sae: Any, path: str) -> Any:
     """Activations of one path of text at the SAE's site."""
     from saesteer.data.sources import Columns, ModelSource
     from saesteer.data.tokens import TokenStream
+    from saesteer.models.limits import check_context
 
+    check_context(model, args.context)
     stream = TokenStream([path], model.tokenizer, context=args.context, text_field=args.field)
     return ModelSource(model, Columns.of(model, [sae.site]), stream)
 

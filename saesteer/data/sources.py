@@ -22,6 +22,7 @@ from saesteer.data.tokens import TokenRows, TokenStream
 from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, installed
+from saesteer.models.limits import finite_rows
 
 
 class Chunk(NamedTuple):
@@ -164,12 +165,7 @@ class ModelSource:
         outlier = torch.zeros_like(special)
         parts = []
         for site, resid in zip(self.columns.sites, self._record(rows), strict=True):
-            if not bool(resid.isfinite().all()):
-                raise DataError(
-                    f"{self.model.name} gives NaN or infinity at {site}; "
-                    "check its weights, or use a wider dtype than float16."
-                )
-            outlier |= outlier_tokens(resid, ~special)
+            outlier |= outlier_tokens(finite_rows(resid, self.model, site), ~special)
             parts.append(resid)
         return parts, ~(special | outlier), int(outlier.sum())
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from saesteer.errors import DataError
 from saesteer.models import Model
+from saesteer.models.limits import check_context
 
 
 def token_rows(
@@ -15,6 +16,7 @@ def token_rows(
 
     Raises:
         DataError: no row of two tokens, or a context too short to hold one.
+        ConfigError: a row is longer than the model has positions.
     """
     bos = bos_of(model)
     if context < len(bos) + 2:
@@ -32,6 +34,7 @@ def token_rows(
         raise DataError(
             "the text has no tokens to score: give at least one text of two tokens or more."
         )
+    check_context(model, max(map(len, rows)))
     return rows
 
 

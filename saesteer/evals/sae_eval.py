@@ -23,6 +23,7 @@ from saesteer.metrics.language import token_ce, token_kl
 from saesteer.metrics.outliers import OUTLIER_FACTOR, outlier_tokens
 from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
 from saesteer.models import Model, TokenBatch, as_model, pad_rows, record
+from saesteer.models.limits import finite_rows
 from saesteer.models.replay import Replay
 from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
@@ -105,7 +106,8 @@ def evaluate_sae(
         progress: called after each batch of the second, long half.
 
     Raises:
-        DataError: the texts hold too few tokens to score.
+        DataError: the texts hold too few tokens to score, or the model gives NaN or infinity.
+        ConfigError: a row is longer than the model has positions.
         DimensionError: the SAE does not fit the model.
     """
     model = as_model(model)
@@ -161,6 +163,7 @@ def _read(
     tokens = pad_rows(rows, model.pad_id, "right").to(model.device)
     resid = record(model, tokens, [sae.site])[sae.site]
     scored = _scored(model, tokens).to(resid.device)
+    finite_rows(resid[scored], model, sae.site)
     keep = scored & ~outlier_tokens(resid, scored, outlier_factor)
     latents = sae.to(device=resid.device).encode(resid[keep])
     sums.add(resid[keep], sae.decode(latents), latents)

@@ -33,8 +33,6 @@ from saesteer.training.signals import StopRequest
 Grid = Mapping[str, Sequence[Any]]
 
 SCORES = ("l0", "fvu", "fvu_per_token", "ce_recovered", "delta_ce", "dead_fraction")
-_CONTEXT = 256
-"""Tokens of a scored row, as `sae eval` has them."""
 X_NAME = "L0, active latents a token"
 Y_NAME = "cross entropy recovered"
 
@@ -113,7 +111,7 @@ def sweep_saes(
     """
     config, scorer = _with_grid(config, values), held_out_scorer(config)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
-    rows = token_rows(model, texts, max_tokens, _CONTEXT)
+    rows = token_rows(model, texts, max_tokens, config.text.context)
     out = path_of(out, OutputError)
     done = train_sae(
         config,

@@ -20,6 +20,7 @@ from saesteer.data.contrast import Example
 from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, TokenBatch, as_model, pad_rows, record
+from saesteer.models.limits import context_length, finite_rows
 
 Pool = Literal["mean", "max", "last", "rate"]
 """How a text's tokens become one row: their mean, each coordinate's maximum, the last one, or the
@@ -122,22 +123,6 @@ def pooled(
             return resid[torch.arange(len(resid), device=at.device), at].float().cpu()
 
 
-def finite_rows(
-    rows: Float[Tensor, "*n width"], model: Model, site: Site | str
-) -> Float[Tensor, "*n width"]:
-    """`rows` as they are.
-
-    Raises:
-        DataError: NaN or infinity among them.
-    """
-    if not bool(torch.isfinite(rows).all()):
-        raise DataError(
-            f"{model.name} gives NaN or infinity at {site}; check its weights, or load it in "
-            "float32 or bfloat16."
-        )
-    return rows
-
-
 def kept_tokens(
     resid: Float[Tensor, "batch pos width"], batch: TextBatch
 ) -> Bool[Tensor, "batch pos"]:
@@ -165,11 +150,6 @@ def text_batches(
             own[line, n_prefix : len(ids)] = True
         own &= ~torch.isin(tokens.input_ids, model.special_ids)
         yield TextBatch(tuple(chosen), tokens.to(model.device), own)
-
-
-def context_length(model: Model) -> int | None:
-    """Most tokens that the model's positions allow, or None where it states no limit."""
-    return getattr(model.hf.config.get_text_config(), "max_position_embeddings", None)
 
 
 def prefix_ids(model: Model, prompt: str = "") -> list[int]:

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import DataError
-from saesteer.features.activations import finite_rows, kept_tokens, text_batches
+from saesteer.features.activations import kept_tokens, text_batches
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
 from saesteer.models import Model, as_model, record
+from saesteer.models.limits import finite_rows
 from saesteer.saes.sae import SAE
 
 Pool = Literal["mean", "max"]

@@ -28,10 +28,10 @@ from torch import Tensor
 from saesteer.axes import Rows
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError
-from saesteer.features.activations import finite_rows
 from saesteer.methods.base import Family, Method, Side, check_optional_site
 from saesteer.methods.scoring import teacher_forced
 from saesteer.models import Model, as_model
+from saesteer.models.limits import finite_rows
 from saesteer.models.offload import weight_of
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, WeightEdit

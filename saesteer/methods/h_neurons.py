@@ -27,11 +27,12 @@ from torch import Tensor
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ContrastError
-from saesteer.features.activations import finite_rows, text_batches
+from saesteer.features.activations import text_batches
 from saesteer.methods.base import Family, Method, Side, check_optional_site
 from saesteer.methods.neurons import neuron_maps, neuron_sites, smallest
 from saesteer.methods.sparse_probe import sparse_weights
 from saesteer.models import Model, as_model
+from saesteer.models.limits import finite_rows
 from saesteer.models.record import record
 from saesteer.models.sites import Site
 from saesteer.steer import Plan

@@ -26,12 +26,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from saesteer.data.contrast import Contrast
-from saesteer.features.activations import TextBatch, finite_rows, pooled, text_batches
+from saesteer.features.activations import TextBatch, pooled, text_batches
 from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.methods.directions import Sides
 from saesteer.methods.transport import sites_of, transport
 from saesteer.models import Model, as_model, install
 from saesteer.models.hooks import Handle, remove
+from saesteer.models.limits import finite_rows
 from saesteer.models.sites import Site
 from saesteer.steer import Intervention, Plan, affine
 from saesteer.steer import all as everywhere

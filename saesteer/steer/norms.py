@@ -11,9 +11,9 @@ import weakref
 from torch import nn
 
 from saesteer.errors import PlanError
-from saesteer.features.activations import finite_rows
 from saesteer.metrics.outliers import median_norm
 from saesteer.models import Model, Site, TokenBatch, record
+from saesteer.models.limits import finite_rows
 
 _TEXT = (
     "The ferry left the harbour a little after seven, with the lamps still lit along the quay. "

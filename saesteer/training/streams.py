@@ -15,6 +15,7 @@ from saesteer.data.sources import Columns, ModelSource, Skippable
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import ConfigError
 from saesteer.models import Model
+from saesteer.models.limits import check_context
 from saesteer.training.build import sites_of
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.loop import Progress
@@ -99,12 +100,7 @@ def fill_cache(
 
 
 def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> ModelSource:
-    limit = getattr(model.hf.config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and config.text.context > limit:
-        raise ConfigError(
-            f"text.context is {config.text.context}, but {model.name} has {limit} positions; "
-            "lower text.context."
-        )
+    check_context(model, config.text.context)
     labelled = [] if config.supervised is None else config.supervised.paths
     for path in labelled:
         check_labels(path, config.text.field)

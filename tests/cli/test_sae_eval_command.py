@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 SPLITS = ("train", "train", "validation", "test")
 WORDS = ("rain", "town", "sea", "sun")
@@ -95,6 +98,22 @@ def test_letters_that_the_vocabulary_has_not(run: Any, disk: Path, tmp_path: Pat
 def test_rows_that_no_text_fills(run: Any, disk: Path) -> None:
     args = command(disk, "--sae-lens", "--max-tokens", 20)
     fails(run(*args), "no text fills a row of 32 tokens")
+
+
+def test_rows_longer_than_the_model_reads(run: Any, disk: Path, tmp_path: Path) -> None:
+    args = command(disk, "--max-tokens", 600, "--context", 300)
+    fails(run(*args), "rows of 300 tokens", "256 positions; lower text.context or --context")
+    (tmp_path / "short.txt").write_text("the rain in the town")
+    assert run(*args, "--text", tmp_path / "short.txt").status == 0
+
+
+def test_a_model_that_gives_no_numbers(run: Any, disk: Path, tmp_path: Path) -> None:
+    shutil.copytree(disk / "model", tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = {name: tensor.fill_(torch.nan) for name, tensor in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
+    done = run(*command(disk, "--model", tmp_path / "model"))
+    fails(done, "gives NaN or infinity at resid_post.2; check its weights")
 
 
 def fails(outcome: Any, *words: str) -> None:

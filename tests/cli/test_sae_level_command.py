@@ -48,6 +48,7 @@ def test_it_saves_an_sae_and_says_what_each_text_costs(
         (("--l0", 0), "l0 = 0 can't be asked for"),
         (("--l0", 1e9), "number of"),
         (("--text", "nowhere.txt"), "nowhere.txt"),
+        (("--context", 300), "rows of 300 tokens are too long"),
         (("--max-tokens", 1), "1 tokens can't level"),
     ],
     ids=str,

@@ -291,7 +291,7 @@ def test_wrong_settings_leave_nothing(run, settings, tmp_path, changes, kind, me
 def test_rows_longer_than_the_model_reads(run, settings, tmp_path):
     config = settings()
     config = replace(config, text=TextConfig(config.text.path, context=300))
-    with pytest.raises(ConfigError, match=r"text\.context is 300, .*-llama has 256 positions"):
+    with pytest.raises(ConfigError, match=r"rows of 300 tokens .*-llama, which has 256 posit"):
         run(config, tmp_path / "run")
     assert names_in(tmp_path) == []
 
