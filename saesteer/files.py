@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from saesteer.errors import OutputError, SaesteerError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_ESCAPED_HALF, _HALF = re.compile(r"\\u[dD][89a-fA-F]"), re.compile(r"[\ud800-\udfff]")
 _ROOM = "a" * 64
 """Longer than any file name that is put behind a folder's."""
 
@@ -63,13 +65,17 @@ def read_json_lines(path: Path, error: type[SaesteerError]) -> list[tuple[int, A
 
 
 def parse_json(line: str, where: str, error: type[SaesteerError]) -> Any:
-    """A line as a record.
+    """A line as a record; a lone half of a surrogate pair, which is JSON but no text, becomes the
+    replacement character.
 
     Raises:
         SaesteerError: of the kind `error`: it is not JSON.
     """
     try:
-        return json.loads(line)
+        record = json.loads(line)
+        if _ESCAPED_HALF.search(line):
+            record = json.loads(_HALF.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
+        return record
     except (ValueError, RecursionError) as caught:
         reason = getattr(caught, "msg", caught)
         raise error(f"{where}: not valid JSON ({reason}); expected one record a line.") from caught

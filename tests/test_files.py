@@ -1,4 +1,4 @@
-"""What is written may be read by whom the umask lets."""
+"""What is written may be read by whom the umask lets; what is read is text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import saesteer
-from saesteer.files import save_tensors
+from saesteer.errors import DataError
+from saesteer.files import parse_json, save_tensors
 
 
 @pytest.fixture
@@ -39,3 +40,14 @@ def test_all_tensors_are_written_so():
     package = Path(saesteer.__file__).parent
     users = [p.name for p in package.rglob("*.py") if "import save_file" in p.read_text()]
     assert users == ["files.py"]
+
+
+@pytest.mark.parametrize(
+    ("line", "record"),
+    [
+        (r'{"text": "a \ud800 b \uDFFF"}', {"text": "a \ufffd b \ufffd"}),
+        (r'["\ud83d\ude00", "\\ud800", 1.5]', ["\N{GRINNING FACE}", r"\ud800", 1.5]),
+    ],
+)
+def test_half_a_character_is_replaced(line, record):
+    assert parse_json(line, "here", DataError) == record

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import lzma
 import zipfile
@@ -25,6 +26,7 @@ PIECE_CHARS = 20_000
 """Long documents are handed on in pieces of about this size, cut at a line or word end."""
 
 TEXT_FIELDS = ("text", "passage", "document", "content")
+_END_BYTES = 64 * 1024
 _PLAIN = (".txt", ".md", ".text")
 _JSON = (".jsonl", ".json", ".ndjson")
 _PACKED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -53,6 +55,24 @@ def parts_of(source: str) -> list[str]:
 def open_part(part: str, field: str | None = None) -> Iterator[str]:
     """The documents of one of `parts_of` a source."""
     return read_documents(Path(part), field) if is_local(part) else load_hub_documents(part, field)
+
+
+def file_identity(path: Path) -> str:
+    """Name and size of a file, and a digest of its first and last 64 KiB; whole files are large.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            ends = file.read(_END_BYTES)
+            file.seek(max(_END_BYTES, size - _END_BYTES))
+            ends += file.read(_END_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: damaged or unreadable ({error}).") from error
+    return f"{path.name} ({size:,} bytes, {hashlib.sha256(ends).hexdigest()[:12]})"
 
 
 def find_files(path: Path) -> list[Path]:

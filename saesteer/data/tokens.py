@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from saesteer.data.labels import open_documents
-from saesteer.data.text import is_local, parts_of, split_pieces
+from saesteer.data.text import file_identity, is_local, parts_of, split_pieces
 from saesteer.errors import DataError
 
 _PIECES_AT_ONCE = 64
@@ -108,12 +109,15 @@ class FileReader:
         del cursor.tokens[:n], cursor.positions[:n], cursor.labels[:n]
         return row
 
+    @cached_property
     def identity(self) -> str:
-        """What a changed file shows by: its name and size; a data set's name."""
-        path = Path(self.name)
-        if not is_local(self.name):
-            return self.name
-        return f"{path.name} ({path.stat().st_size if path.exists() else 0:,} bytes)"
+        """What a changed file shows by: its name, its size and a digest of its ends; a data set's
+        name.
+
+        Raises:
+            DataError: the file can't be read.
+        """
+        return file_identity(Path(self.name)) if is_local(self.name) else self.name
 
     @property
     def over(self) -> bool:
@@ -247,8 +251,8 @@ class TokenStream:
         if here != saved:
             new, gone = sorted({*here} - {*saved}), sorted({*saved} - {*here})
             raise DataError(
-                f"the text has changed since the checkpoint: now {new[:3]}, then {gone[:3]}; "
-                "put it back as it was, or start in another folder."
+                f"the text has changed since it was read: now {new[:3]}, then {gone[:3]}; "
+                "put it back as it was, or give another folder."
             )
         self._turn, self._next_file = state["turn"], list(state["next_file"])
         for group, cursors in zip(self._readers, state["files"], strict=True):
@@ -257,7 +261,7 @@ class TokenStream:
         self._ended = {key for key in state["ended"] if self._has_ended(key)}
 
     def _identities(self) -> list[str]:
-        return [reader.identity() for group in self._readers for reader in group]
+        return [reader.identity for group in self._readers for reader in group]
 
     def _next_row(self) -> PackedRow | None:
         if self._labelled and self._over():

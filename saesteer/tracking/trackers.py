@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -226,12 +226,11 @@ def _finite(value: Any) -> Any:
 
 
 def _cut_back(path: Path, step: int) -> None:
-    """Drop lines beyond `step`, and a last line that was cut off; written aside and renamed."""
+    """Drop lines beyond `step`, and damaged ones, as the last is where a kill cut it off; written
+    aside and renamed."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, AttributeError, TypeError, RecursionError):
             if json.loads(line).get("step", 0) <= step:
                 kept.append(line)
-        except ValueError:
-            break
     write_text(path, "".join(f"{line}\n" for line in kept))

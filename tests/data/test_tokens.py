@@ -209,7 +209,7 @@ def test_a_file_of_another_name_or_size_is_noticed(tokenizer, tmp_path):
     with pytest.raises(DataError, match=r"now \['b\.jsonl.*then \['a\.jsonl"):
         TokenStream([other], tokenizer, context=4).restore(state)
     write(tmp_path, "a.jsonl", [*WORDS, "more"])
-    with pytest.raises(DataError, match=r"the text has changed since the checkpoint"):
+    with pytest.raises(DataError, match=r"the text has changed since it was read"):
         TokenStream([path], tokenizer, context=4).restore(state)
 
 

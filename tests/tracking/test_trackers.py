@@ -61,11 +61,13 @@ def test_a_resumed_run_cuts_the_file_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
 
 
-def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path):
+@pytest.mark.parametrize("damaged", [b'{"step": 2, "lo', b"[1]", b'{"step": null}', b"\xff\xfe"])
+@pytest.mark.parametrize("after", [b"", b'\n{"step": 2, "loss": 0.5}'], ids=["last", "amid"])
+def test_a_damaged_line_is_dropped(tmp_path, damaged, after):
     path = tmp_path / "m.jsonl"
-    log_steps(JsonlTracker(path), [1, 2])
-    with path.open("a") as file:
-        file.write('{"step": 2, "lo')
+    log_steps(JsonlTracker(path), [1] if after else [1, 2])
+    with path.open("ab") as file:
+        file.write(damaged + after)
     log_steps(JsonlTracker(path, resume_step=2), [3])
     assert [line["step"] for line in lines_of(path)] == [1, 2, 3]
 

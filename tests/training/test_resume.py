@@ -183,13 +183,16 @@ def test_other_settings_are_refused_by_name(run, settings, tmp_path):
     assert run(settings(log_every_steps=5, passes=2), out, resume=True) == out
 
 
-def test_text_that_changed_is_refused(run, settings, tmp_path):
+@pytest.mark.parametrize(
+    "changed", [lambda t: t + "and more", lambda t: t[::-1]], ids=["longer", "reordered"]
+)
+def test_text_that_changed_is_refused(run, settings, tmp_path, changed):
     path = tmp_path / "a.txt"
     path.write_text("the quick brown fox over the lazy dog in the rain " * 80)
     out = tmp_path / "run"
     run(settings(path=str(path), n_tokens=64 * 8), out, stop_at=3)
-    path.write_text(path.read_text() + "and more")
-    with pytest.raises(DataError, match="the text has changed since the checkpoint"):
+    path.write_text(changed(path.read_text()))
+    with pytest.raises(DataError, match="the text has changed since it was read"):
         run(settings(path=str(path), n_tokens=64 * 8), out, resume=True)
 
 
