@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,3 +160,65 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             scratch.unlink()
         raise OutputError(f"{path} can't be written: {error.strerror}.") from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder`, or of what this links to.
+
+    Raises:
+        OutputError: it can't be written; what lay there still does.
+    """
+    place = Path(os.path.realpath(folder))
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".saving-") as scratch:
+            made = Path(scratch) / place.name
+            made.mkdir()
+            yield made
+            put_in_place([made], place.parent)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written ({error.strerror or error}).") from error
+
+
+def put_in_place(made: Sequence[Path], folder: Path) -> None:
+    """Sync files or folders and move them into `folder`, all of them or none.
+
+    What has their names there is put aside first, so that a kill in between leaves names missing,
+    never old beside new.
+
+    Raises:
+        OSError: one of them can't be moved; what was there is there again.
+    """
+    places = [(folder / path.name, folder / f".{path.name}.old") for path in made]
+    for path in made:
+        for part in (*path.rglob("*"), path):
+            sync(part)
+    for _, aside in places:
+        _remove(aside)
+    try:
+        for place, aside in places:
+            if os.path.lexists(place):
+                os.replace(place, aside)
+        for path, (place, _) in zip(made, places, strict=True):
+            os.replace(path, place)
+        sync(folder)
+    except BaseException:
+        for path, (place, aside) in zip(made, places, strict=True):
+            with suppress(OSError):
+                if os.path.lexists(aside):
+                    _remove(place)
+                    os.replace(aside, place)
+                elif not path.exists():
+                    _remove(place)
+        raise
+    for _, aside in places:
+        _remove(aside)
+
+
+def _remove(path: Path) -> None:
+    """A file, a link or a folder with all that it holds, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

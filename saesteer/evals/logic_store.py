@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from saesteer.errors import OutputError
 from saesteer.evals.logic_reader import CONCEPTS, Saes, StatementReader
 from saesteer.features.concepts import Concept, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.identity import IdentityReadout
-from saesteer.files import save_tensors
+from saesteer.files import save_tensors, whole_folder
 from saesteer.models import Site
 from saesteer.saes import load_sae, save_sae
 
@@ -48,7 +47,7 @@ def load_or_fit(folder: Path, saes: Saes, fit: Callable[[], Readers]) -> Readers
         readers = fit()
     try:
         save_readers(readers, folder, saes)
-    except OSError:
+    except OutputError:
         return readers
     return readers
 
@@ -57,12 +56,9 @@ def save_readers(readers: Readers, folder: Path, saes: Saes) -> None:
     """Write readers; one over other SAEs than `saes` brings these along.
 
     Raises:
-        OSError: the folder can't be written.
+        OutputError: the folder can't be written.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".readers-", dir=folder.parent) as scratch:
-        made = Path(scratch) / "readers"
-        made.mkdir()
+    with whole_folder(folder) as made:
         tensors: dict[str, Tensor] = {}
         manifest: dict[str, Any] = {}
         for name, reader in readers.items():
@@ -80,8 +76,6 @@ def save_readers(readers: Readers, folder: Path, saes: Saes) -> None:
             tensors[f"{name}.centre"] = reader.identity.centre.contiguous()
         save_tensors(tensors, made / "tensors.safetensors")
         (made / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        if not folder.exists():
-            os.replace(made, folder)
 
 
 def load_readers(folder: Path, saes: Saes) -> Readers:

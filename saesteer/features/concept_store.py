@@ -7,9 +7,6 @@ that of its model. Nothing in the folder is executed, and no path is read from i
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +19,7 @@ from saesteer.features.concept_train import FittedConcept
 from saesteer.features.concepts import Concept
 from saesteer.features.readouts import CosineReadout, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.trees import TreeReadout
-from saesteer.files import path_of, save_tensors, sha256_of
+from saesteer.files import path_of, save_tensors, sha256_of, whole_folder
 from saesteer.models import Model, Site
 from saesteer.saes.sae import SAE
 
@@ -54,19 +51,11 @@ def save_concept(fitted: FittedConcept, folder: str | Path, model: Model, sae: S
         "sae": {"name": sae.name, "fingerprint": concept.sae} if concept.sae else None,
         "scores": {split: scores.to_dict() for split, scores in fitted.scores.items()},
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".concept-") as scratch:
-            made = Path(scratch) / "concept"
-            made.mkdir()
-            if tensors:
-                save_tensors(tensors, made / TENSORS)
-                body["tensors_sha256"] = sha256_of(made / TENSORS)
-            (made / MANIFEST).write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(made, folder)
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror or error}).") from error
+    with whole_folder(folder) as made:
+        if tensors:
+            save_tensors(tensors, made / TENSORS)
+            body["tensors_sha256"] = sha256_of(made / TENSORS)
+        (made / MANIFEST).write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
     return folder
 
 

@@ -209,7 +209,7 @@ class SAE:
         if self.activation == "topk":
             raise SaeError(
                 f"SAE {self.name} is a true TopK, which has no exact slice. Convert it with "
-                "saesteer.saes.to_threshold, or ask for exact=True."
+                "saesteer.saes.to_threshold."
             )
         index = torch.tensor(chosen, dtype=torch.long, device=self.device)
         offset = self.b_dec if self.apply_b_dec_to_input else torch.zeros_like(self.b_dec)

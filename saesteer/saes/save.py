@@ -1,13 +1,12 @@
 """Write an SAE in sae-lens' format, so that a crash leaves the old files or the new, never halves.
 
-Both files are written under temporary names beside their targets and then renamed; a folder that
-this call made is removed again if it fails.
+Both files are written under temporary names beside their targets and then renamed, while the old
+ones are kept; a folder that this call made is removed again if it fails.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from saesteer.errors import OutputError
-from saesteer.files import path_of, save_tensors
+from saesteer.files import path_of, put_in_place, save_tensors
 from saesteer.saes.crosscoder import Crosscoder, crosscoder_cfg, crosscoder_tensors
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, cfg_of, tensors_of
 from saesteer.saes.sae import SAE
@@ -56,10 +55,10 @@ def save_sae(
         text = json.dumps(cfg, indent=2)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
-            save_tensors(_stored(tensors, dtype), Path(scratch) / WEIGHTS_NAME)
-            (Path(scratch) / CFG_NAME).write_text(text + "\n", encoding="utf-8")
-            for name in (WEIGHTS_NAME, CFG_NAME):
-                os.replace(Path(scratch) / name, folder / name)
+            weights, config = Path(scratch) / WEIGHTS_NAME, Path(scratch) / CFG_NAME
+            save_tensors(_stored(tensors, dtype), weights)
+            config.write_text(text + "\n", encoding="utf-8")
+            put_in_place([weights, config], folder)
     except (OSError, TypeError) as error:
         if made:
             shutil.rmtree(folder, ignore_errors=True)

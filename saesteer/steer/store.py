@@ -10,16 +10,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from saesteer.errors import OutputError, PlanError, SaesteerError
-from saesteer.files import save_tensors
+from saesteer.files import save_tensors, sha256_of, whole_folder
 from saesteer.models import Model
 from saesteer.steer.checks import check_plan
 from saesteer.steer.control import Control
@@ -51,20 +48,12 @@ def save_plan(plan: Plan, folder: Path, model: Model | None) -> None:
         "prompt_edits": [_pack(edit, tensors) for edit in plan.prompt_edits],
         "stamp": stamp_of(model) if model is not None else plan.stamp,
     }
-    try:
+    with whole_folder(folder) as made:
         if folder.exists() and (not folder.is_dir() or _holds_something_else(folder)):
             raise OutputError(f"{folder} exists and is no saved plan; choose another folder.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".plan-") as scratch:
-            made = Path(scratch) / "plan"
-            made.mkdir()
-            save_tensors(tensors.named, made / TENSORS)
-            body["tensors_sha256"] = _sha256(made / TENSORS)
-            (made / MANIFEST).write_text(json.dumps(body, indent=1, allow_nan=False))
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(made, folder)
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror or error}).") from error
+        save_tensors(tensors.named, made / TENSORS)
+        body["tensors_sha256"] = sha256_of(made / TENSORS)
+        (made / MANIFEST).write_text(json.dumps(body, indent=1, allow_nan=False))
 
 
 def load_plan(folder: Path, model: Model | None) -> Plan:
@@ -209,18 +198,13 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from error
     if version != FORMAT:
         raise PlanError(f"{folder} has plan format {version}; this version reads {FORMAT}.")
-    if _sha256(folder / TENSORS) != expected:
+    if sha256_of(folder / TENSORS) != expected:
         raise PlanError(f"{folder / TENSORS} is damaged or of another plan. Save the plan again.")
     try:
         # a file's tensors lie at odd addresses, where a matmul may round otherwise than when saved
         return body, {key: tensor.clone() for key, tensor in load_file(folder / TENSORS).items()}
     except (SafetensorError, OSError) as error:
         raise PlanError(f"{folder / TENSORS} can't be read: {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _holds_something_else(folder: Path) -> bool:

@@ -48,6 +48,7 @@ def test_a_second_run_does_not_fit_and_a_damaged_folder_is_fitted_again(tmp_path
     assert len(fits) == 1
     (folder / "tensors.safetensors").write_bytes(b"no tensors")
     load_or_fit(folder, saes, fit)
+    load_or_fit(folder, saes, fit)
     assert len(fits) == 2
 
 

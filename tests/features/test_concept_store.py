@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,19 @@ def test_an_older_concept_is_replaced_and_nothing_else(planted, fitted, tmp_path
     with pytest.raises(OutputError, match="is no saved concept"):
         save_concept(fitted["feature"], tmp_path / "mine", *planted)
     assert (tmp_path / "mine" / "notes").read_text() == "keep"
+
+
+def test_a_concept_that_can_t_replace_an_older_one_leaves_it(
+    planted, fitted, tmp_path, monkeypatch
+):
+    folder, put = save_concept(fitted["probe"], tmp_path / "z", *planted), os.replace
+
+    def full(source, target):
+        if Path(target) == folder and not str(source).endswith(".old"):
+            raise OSError(28, "No space left on device")
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match=r"can't be written \(No space"):
+        save_concept(fitted["feature"], folder, *planted)
+    assert load_concept(folder).threshold == fitted["probe"].concept.threshold

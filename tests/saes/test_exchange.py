@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,6 +200,23 @@ def test_a_failed_save_leaves_the_old_files(random_sae, tmp_path):
     with pytest.raises(OutputError, match="can't be written"):
         save_sae(random_sae(seed=1), tmp_path, extra_metadata={"bad": object()})
     assert load_sae(tmp_path).fingerprint() == sae.fingerprint()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_sae_is_never_half_of_another(random_sae, tmp_path, monkeypatch):
+    sae, put = random_sae(), os.replace
+    save_sae(sae, tmp_path)
+
+    def full(source, target):
+        if Path(target) == tmp_path / "cfg.json" and not str(source).endswith(".old"):
+            raise OSError(28, "No space left on device")
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        save_sae(random_sae(seed=1, model_name="other"), tmp_path)
+    again = load_sae(tmp_path)
+    assert (again.fingerprint(), again.model_name) == (sae.fingerprint(), "tiny")
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -126,7 +126,7 @@ def test_a_moved_slice_keeps_its_folded_bias(random_sae, resid):
 
 
 def test_true_topk_has_no_slice(random_sae):
-    with pytest.raises(SaeError, match=r"true TopK, which has no exact slice\. Convert it"):
+    with pytest.raises(SaeError, match=r"no exact slice\. Convert it with \S+\.to_threshold\.$"):
         random_sae("topk").slice([0])
 
 

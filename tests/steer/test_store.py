@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+import copy
+import os
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,6 @@ VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(0))
 
 def whole_plan(model: Model, sae: Any) -> Plan:
     """One of everything that can be saved."""
-    from dataclasses import replace
-
     topk = replace(sae, activation="topk", k=8)
     return Plan(
         steer.add("resid_post.1", VECTOR),
@@ -118,6 +118,40 @@ def test_a_plan_may_be_saved_over_a_plan_and_nothing_else(tmp_path: Path) -> Non
     with pytest.raises(OutputError, match="can't be written"):
         plan.save(tmp_path / "file" / "below")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "other", "plan"]
+
+
+def test_a_plan_that_can_t_replace_an_older_one_leaves_it(tmp_path: Path, monkeypatch) -> None:
+    old, new = (Plan(steer.add("resid_post.1", VECTOR), name=name) for name in ("old", "new"))
+    old.save(tmp_path / "plan")
+    put = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if Path(target) == tmp_path / "plan" and not str(source).endswith(".old"):
+            raise OSError(28, "No space left on device")
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OutputError, match=r"can't be written \(No space"):
+        new.save(tmp_path / "plan")
+    assert Plan.load(tmp_path / "plan").name == "old"
+
+
+def test_a_plan_is_saved_to_where_a_link_leads(tmp_path: Path) -> None:
+    old, new = (Plan(steer.add("resid_post.1", VECTOR), name=name) for name in ("old", "new"))
+    old.save(tmp_path / "plan")
+    (tmp_path / "link").symlink_to("plan")
+    new.save(tmp_path / "link")
+    assert Plan.load(tmp_path / "plan").name == "new"
+
+
+def test_another_tokenizer_is_refused(tiny_model: Any, tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    Plan(steer.add("resid_post.1", VECTOR)).save(tmp_path / "plan", model)
+    tokenizer = copy.deepcopy(model.tokenizer)
+    tokenizer.add_tokens(["sunshine"])
+    Plan.load(tmp_path / "plan", replace(model))
+    with pytest.raises(PlanError, match="with other tokenizer"):
+        Plan.load(tmp_path / "plan", replace(model, tokenizer=tokenizer))
 
 
 @dataclass(frozen=True)
