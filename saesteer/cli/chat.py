@@ -1,9 +1,10 @@
 """`saesteer steer chat`: talk to a model, its plan on and off, side by side, in a terminal.
 
 Each side keeps its own history, so that the steered talk goes on from steered answers. Both replies
-stream; where the output is no terminal each is a line. `+` and `-` on a line change the dose by a
-quarter of the plan's own, `/dose X` sets it, `/why` tells what acted at the latest token, `/reset`
-starts again, `/quit` (or the end of the input) leaves.
+stream, but for those of plans that take tokens back; where the output is no terminal each is a
+line. `+` and `-` on a line change the dose by a quarter of the plan's own, `/dose X` sets it,
+`/why` tells what acted at the latest token, `/reset` starts again, `/quit` (or the end of the
+input) leaves.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import TYPE_CHECKING, Any, final
 
+from saesteer.cli.common import check_json, write_json
 from saesteer.cli.steer import load_steered
 from saesteer.errors import PlanError, SaesteerError
 
@@ -31,12 +32,16 @@ _COMMANDS = "+ - /dose X /why /reset /quit"
 
 
 def chat(args: argparse.Namespace) -> None:
-    """Run a talk on this process's own streams."""
+    """Run a talk on this process's own streams; `--json` gets it however it ends."""
     from rich.console import Console
 
+    check_json(args)
     plan, model = load_steered(args)
-    console = Console(file=sys.stdout, highlight=False)
-    Talk(model, plan, args.max_new_tokens, plain=args.plain).run(sys.stdin, console)
+    talk = Talk(model, plan, args.max_new_tokens, plain=args.plain)
+    try:
+        talk.run(sys.stdin, Console(file=sys.stdout, highlight=False))
+    finally:
+        write_json(args, {"plan": plan.name, "turns": talk.turns})
 
 
 @final
@@ -47,6 +52,8 @@ class Talk:
     Attributes:
         strength: of the plan, now; starts at its own.
         histories: messages by side, "off" and "on".
+        turns: every text with both replies and the strength of the steered one, also of before
+            a `/reset`.
     """
 
     model: Model
@@ -55,6 +62,7 @@ class Talk:
     plain: bool = False
     strength: float = field(init=False)
     histories: dict[str, list[dict[str, str]]] = field(init=False)
+    turns: list[dict[str, Any]] = field(init=False, default_factory=list)
     trace: Trace | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -82,14 +90,18 @@ class Talk:
         self.histories = {side: [] for side in SIDES}
 
     def say(self, text: str) -> Iterator[dict[str, str]]:
-        """Both replies to a message as they grow, the unsteered one first."""
-        replies = dict.fromkeys(SIDES, "")
+        """Replies by side as they grow, first the unsteered one and then both."""
+        replies: dict[str, str] = {}
         for side in SIDES:
+            replies[side] = ""
+            yield dict(replies)
             for piece in self._reply(side, text):
                 replies[side] += piece
                 yield dict(replies)
+        for side, reply in replies.items():
             message = {"role": "user", "content": text}
-            self.histories[side] += [message, {"role": "assistant", "content": replies[side]}]
+            self.histories[side] += [message, {"role": "assistant", "content": reply}]
+        self.turns.append({"text": text, "strength": self.strength, **replies})
 
     def _answer(self, text: str, console: Console) -> None:
         match text.split():
@@ -122,16 +134,14 @@ class Talk:
                 for replies in self.say(text):
                     live.update(self._table(replies))
             return
-        shown = dict.fromkeys(SIDES, "")
-        for replies in self.say(text):
-            for side, reply in replies.items():
-                if new := reply[len(shown[side]) :]:
-                    head = "" if shown[side] else f"{self._head(side)}: "
-                    console.print(head + new, end="", markup=False, soft_wrap=True)
-                    shown[side] = reply
-            if replies["on"] and not shown["on"]:
-                console.print()
-        console.print()
+        shown = ""
+        try:
+            for replies in self.say(text):
+                told = "\n".join(f"{self._head(side)}: {said}" for side, said in replies.items())
+                console.print(told[len(shown) :], end="", markup=False, soft_wrap=True)
+                shown = told
+        finally:
+            console.print()
 
     def _head(self, side: str) -> str:
         return "off" if side == "off" else f"on at {self.strength:g}"
@@ -143,11 +153,25 @@ class Talk:
         table = Table(expand=True)
         for side in SIDES:
             table.add_column(self._head(side), ratio=1)
-        table.add_row(*(escape(replies[side]) for side in SIDES))
+        table.add_row(*(escape(replies.get(side, "")) for side in SIDES))
         return table
 
     def _reply(self, side: str, text: str) -> Iterator[str]:
-        """Pieces of one reply; generation runs in a thread and is waited for, come what may."""
+        """Pieces of one reply; all of it at once where the plan may take tokens back."""
+        from saesteer.steer.control import rewinding
+
+        prompt = self._prompt(side, text)
+        if side == "off":
+            yield from self._streamed(prompt)
+            return
+        with self.plan.with_strength(self.strength).on(self.model) as self.trace:
+            if rewinding(self.plan.controls):
+                yield str(self.model.generate(prompt, max_new_tokens=self.max_new_tokens))
+            else:
+                yield from self._streamed(prompt)
+
+    def _streamed(self, prompt: Any) -> Iterator[str]:
+        """The reply as it grows; generation runs in a thread and is waited for, come what may."""
         from transformers import TextIteratorStreamer
 
         streamer = TextIteratorStreamer(
@@ -157,23 +181,17 @@ class Talk:
 
         def generate() -> None:
             try:
-                self.model.generate(
-                    self._prompt(side, text),
-                    max_new_tokens=self.max_new_tokens,
-                    streamer=streamer,
-                )
+                self.model.generate(prompt, max_new_tokens=self.max_new_tokens, streamer=streamer)
             except BaseException as error:
                 failed.append(error)
                 streamer.end()
 
-        steered = self.plan.with_strength(self.strength).on(self.model)
-        with ExitStack() as stack:
-            trace = stack.enter_context(steered if side == "on" else nullcontext())
-            self.trace = trace or self.trace
-            thread = Thread(target=generate)
-            thread.start()
-            stack.callback(thread.join)
+        thread = Thread(target=generate)
+        thread.start()
+        try:
             yield from streamer
+        finally:
+            thread.join()
         if failed:
             raise failed[0]
 

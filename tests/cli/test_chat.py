@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,8 @@ from rich.console import Console
 from saesteer import steer
 from saesteer.cli import main
 from saesteer.cli.chat import Talk
-from saesteer.steer import Plan
+from saesteer.errors import PlanError
+from saesteer.steer import Backtrack, Plan
 
 
 class Terminal(io.StringIO):
@@ -59,8 +61,8 @@ def test_replies_stream_one_side_after_the_other(talk) -> None:
     assert len(states) > 3
     for before, after in pairwise(states):
         assert after["off"].startswith(before["off"])
-        assert after["on"].startswith(before["on"])
-        assert not before["on"] or after["off"] == before["off"]
+        assert after.get("on", "").startswith(before.get("on", ""))
+        assert "on" not in before or after["off"] == before["off"]
 
 
 def test_the_dose_is_changed_by_a_key_and_by_a_command(talk) -> None:
@@ -68,6 +70,34 @@ def test_the_dose_is_changed_by_a_key_and_by_a_command(talk) -> None:
     assert [f"strength {s}" in shown for s in ("1.25", "1.5", "0")] == [True] * 3
     assert talk.strength == 0.0
     assert talk.histories["on"] == talk.histories["off"]
+
+
+def test_each_reply_is_a_line(talk) -> None:
+    shown = chat(talk, "the rain")
+    plain, steered = (talk.histories[side][-1]["content"] for side in ("off", "on"))
+    assert f"> off: {plain}\non at 1: {steered}\n> " in shown
+
+
+def test_a_plan_that_takes_tokens_back_answers_too(talk) -> None:
+    talk.plan = talk.plan + Plan(Backtrack(1, limit=1))
+    with talk.plan.on(talk.model) as trace:
+        steered = talk.model.generate(user("the rain"), max_new_tokens=6)
+    assert trace.events
+    assert f"on at 1: {steered}\n" in chat(talk, "the rain")
+
+
+def test_neither_side_remembers_what_only_one_answered(talk, monkeypatch) -> None:
+    reply = Talk._reply
+
+    def fails(self, side, text) -> Iterator[str]:
+        if side == "on":
+            raise PlanError("no more")
+        return reply(self, side, text)
+
+    monkeypatch.setattr(Talk, "_reply", fails)
+    assert "no more" in chat(talk, "the rain")
+    assert talk.histories == {"off": [], "on": []}
+    assert talk.turns == []
 
 
 def test_each_side_goes_on_from_its_own_answers(talk) -> None:
@@ -127,3 +157,23 @@ def test_the_commands_run_on_a_folder(tiny_model, tmp_path, monkeypatch, capsys)
     monkeypatch.setattr("sys.stdin", io.StringIO("the sea\n"))
     assert main(["steer", "chat", *common]) == 0
     assert "on at 1: " in capsys.readouterr().out
+
+
+def test_the_talk_is_written_down_however_it_ends(talk, tmp_path, monkeypatch, capsys) -> None:
+    def lines() -> Iterator[str]:
+        yield from ("the rain\n", "/dose 2\n", "/reset\n", "the sea\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("saesteer.cli.chat.load_steered", lambda args: (talk.plan, talk.model))
+    monkeypatch.setattr("sys.stdin", lines())
+    report = tmp_path / "talk.json"
+    assert main(["steer", "chat", "PLAN", "--max-new-tokens", "3", "--json", str(report)]) == 130
+    told = json.loads(report.read_text())
+    assert told["plan"] == "push"
+    assert [(turn["text"], turn["strength"]) for turn in told["turns"]] == [
+        ("the rain", 1.0),
+        ("the sea", 2.0),
+    ]
+    assert all(turn["on"] and turn["off"] for turn in told["turns"])
+    missing = tmp_path / "missing" / "talk.json"
+    assert main(["steer", "chat", "PLAN", "--json", str(missing)]) == 2
