@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import operator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saesteer.cli.common import DEFAULT_MODEL, check_json, show_table, write_json
-from saesteer.errors import ConfigError
+from saesteer.errors import ConfigError, OutputError
+from saesteer.files import path_of
 
 if TYPE_CHECKING:
     from saesteer.models import Model
@@ -63,16 +63,18 @@ def convert(args: argparse.Namespace) -> None:
     from saesteer.models import load_model
     from saesteer.steer import Plan
     from saesteer.steer.checks import check_plan
-    from saesteer.steer.exchange import read_plan, write_plan
+    from saesteer.steer.exchange import ENDINGS, read_plan, write_plan
 
     check_json(args)
+    target = path_of(args.target, OutputError)
+    if target.exists() and not args.force:
+        raise OutputError(f"{target} exists; choose another name, or replace it with --force.")
     model = None if args.model is None else load_model(args.model, device=args.device)
     plan = read_plan(args.source, args.site) if args.site else Plan.load(args.source)
     if model is not None:
         check_plan(plan, model)
-    target = Path(args.target)
     notes: tuple[str, ...] = ()
-    if target.suffix:
+    if target.suffix.lower() in ENDINGS:
         notes = write_plan(plan, target, model)
     else:
         plan.save(target, model)

@@ -37,6 +37,7 @@ def plan_commands(nouns: Nouns) -> None:
     )
     convert.add_argument("--site", help="where a single vector belongs, such as resid_post.13")
     convert.add_argument("--model", help="check it against this model, and use its modules' names")
+    convert.add_argument("--force", action="store_true", help="replace what OUT holds")
     push = command(verbs, "push", later("plan", "push"), "Share a plan on a model hub.")
     push.add_argument("plan", metavar="PLAN", help=_PLAN_HELP)
     push.add_argument("repo", metavar="OWNER/NAME")

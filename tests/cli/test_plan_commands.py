@@ -83,6 +83,25 @@ def test_convert_goes_there_and_back(tmp_path, folder, capsys) -> None:
     assert again.stamp["model"] == folder
 
 
+@pytest.mark.parametrize("out", ["plan-v1.2", "v.gguf"])
+def test_convert_replaces_nothing_unless_told(tmp_path, out, capsys) -> None:
+    for name, factor in (("one", 1.0), ("two", 2.0)):
+        Plan(steer.add("resid_post.1", factor * torch.ones(32)), name=name).save(tmp_path / name)
+    args = ["plan", "convert", str(tmp_path / "two"), str(tmp_path / out)]
+    assert main(["plan", "convert", str(tmp_path / "one"), str(tmp_path / out)]) == 0
+    assert main(args) == 2
+    assert (
+        f"{out} exists; choose another name, or replace it with --force" in capsys.readouterr().err
+    )
+
+    def kept() -> float:
+        return float(Plan.load(tmp_path / out).edits[0].intervention.constant()[0])
+
+    assert kept() == 1.0
+    assert main([*args, "--force"]) == 0
+    assert kept() == 2.0
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -90,7 +109,7 @@ def test_convert_goes_there_and_back(tmp_path, folder, capsys) -> None:
         (["plan", "convert", "nowhere.gguf", "x"], "holds no saved plan"),
         (["plan", "push", "PLAN", "no-owner"], "no repository"),
         (["plan", "push", "PLAN", "a/b", "--score", "x"], "expected NAME=VALUE"),
-        (["plan", "convert", "PLAN", "x.onnx"], "no kind that is written"),
+        (["plan", "convert", "PLAN", "x.pth"], "no kind that is written"),
         (["plan", "convert", "PLAN", "x.gguf"], "is no fixed vector"),
     ],
 )

@@ -32,6 +32,8 @@ _WRITERS: dict[str, Writer] = {
     ".pt": lm_eval.write_pt,
     ".csv": lm_eval.write_csv,
 }
+ENDINGS = (*_READERS,)
+"""Of files of other libraries; only some are written."""
 
 
 def read_plan(path: str | Path, site: Site | str | None = None) -> Plan:
