@@ -37,8 +37,7 @@ class CausalState:
 
     def write(self, frame: Frame, own: Scored, resets: Bool[Tensor, "batch pos n"]) -> None:
         """Keep this pass's columns."""
-        counted = frame.valid if frame.special is None else frame.valid & ~frame.special
-        self._scores.write(frame, torch.where(counted[..., None], own.scores, NOTHING))
+        self._scores.write(frame, torch.where(frame.valid[..., None], own.scores, NOTHING))
         self._resets.write(frame, (resets & frame.valid[..., None]).float())
         self._places.write(frame, torch.stack([own.position[..., 0], own.token[..., 0]], -1))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from saesteer.features.concepts import Concept, ConceptReader
-from saesteer.rules.causal_scores import CAUSAL
+from saesteer.rules.causal_scores import CAUSAL, NOTHING
 from saesteer.rules.compile import BooleanProgram
 from saesteer.rules.evidence import Concluded, HostConcluded
 from saesteer.rules.grounded import GroundedProgram
@@ -34,15 +34,17 @@ def with_aggregate(concepts: Sequence[Concept], kinds: Collection[str]) -> list[
 class Compiled(NamedTuple):
     """The tensors of a gate on one device, so that a pass moves none.
 
-    `order` puts the readers' columns into the concepts' order (None: they are), `prompt` and
-    `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark what
-    waits for the prompt's end. `floors` are the thresholds on the host, in numbers that the dtype
-    of the scores holds exactly, and `forced` what is said of concepts whatever their scores.
+    `order` puts the readers' columns into the concepts' order (None: they are), `hushed` marks the
+    concepts that special tokens say nothing about (None: all; `over: last` reads them), `prompt`
+    and `causal` pick those that are aggregated and `resets` what these count from; `late_*` mark
+    what waits for the prompt's end. `floors` are the thresholds on the host, in numbers that the
+    dtype of the scores holds exactly, and `forced` what is said of concepts whatever their scores.
     `denied` are the columns of -p for every open p that is forced off.
     """
 
     readers: tuple[ConceptReader, ...]
     order: Int[Tensor, " n_concepts"] | None
+    hushed: Bool[Tensor, " n_concepts"] | None
     thresholds: Float[Tensor, " n_concepts"]
     floors: tuple[float, ...]
     forced: tuple[tuple[int, bool], ...]
@@ -58,7 +60,7 @@ class Compiled(NamedTuple):
     late_alarms: Bool[Tensor, " n_constraints"]
 
     def read(self, activations: Sequence[Tensor], frame: Frame) -> Tensor:
-        """Each concept's score at every token, `[batch, pos, n_concepts]`.
+        """Each concept's score at every token, `[batch, pos, n_concepts]`; special ones have none.
 
         Args:
             activations: one for each reader.
@@ -70,7 +72,11 @@ class Compiled(NamedTuple):
         for reader, resid in zip(self.readers, activations, strict=True):
             parts.append(reader.scores(resid).to(valid.device))
         read = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return read if self.order is None else read[..., self.order]
+        read = read if self.order is None else read[..., self.order]
+        if frame.special is None:
+            return read
+        silent = frame.special[..., None]
+        return read.masked_fill(silent if self.hushed is None else silent & self.hushed, NOTHING)
 
     def conclude_on_host(self, scores: Tensor, frame: Frame) -> HostConcluded | None:
         """What follows from the scores `[batch, pos, n_concepts]`, worked out without tensors.
@@ -136,6 +142,7 @@ class Compiled(NamedTuple):
         names = [concept.name for concept in concepts]
         late = Waiting.of(program, [names[i] for i in prompt])
         columns = [i for reader in readers for i in reader.concepts]
+        hushed = [concept.over != "last" for concept in concepts]
         resets = [names.index(concepts[i].of) if concepts[i].of else i for i in causal]
 
         off = [atom for atom in program.open if forced.get(str(atom)) is False]
@@ -151,6 +158,7 @@ class Compiled(NamedTuple):
         return Compiled(
             readers=tuple(reader.to(device) for reader in readers),
             order=None if columns == sorted(columns) else numbers(columns).argsort(),
+            hushed=None if all(hushed) else flags(hushed),
             thresholds=thresholds.to(device),
             floors=tuple(thresholds.tolist()),
             forced=tuple((names.index(name), said) for name, said in forced.items()),

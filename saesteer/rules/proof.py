@@ -37,6 +37,8 @@ class Leaf:
     def __str__(self) -> str:
         """`feature 12 scored 3.1 > 2.5 at token 4 ' hurts'`."""
         if not math.isfinite(self.score):
+            if self.aggregate == "token":
+                return f"{self.readout} isn't read at special tokens, such as {self.token!r}"
             return f"{self.readout}, {self._span}: no token of it read so far"
         sign = ">" if self.score > self.threshold else "<="
         over = "" if self.aggregate == "token" else f", {self._span}"

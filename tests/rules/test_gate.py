@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -84,7 +85,8 @@ def _by_hand(resid: Tensor, ids: Tensor, mask: Tensor, lengths: Sequence[int] | 
         tokens = [t for t in range(resid.shape[1]) if mask[row, t]]
         end = len(tokens) if lengths is None else lengths[row]
         for n, t in enumerate(tokens):
-            careful[row, t] = z[row, t, 0] > 1 and not z[row, t, 1] / 2 + z[row, t, 2] / 2 > 1
+            pain, casual = (z[row, t, 0], z[row, t, 1:3].mean()) if ids[row, t] else (0.0, 0.0)
+            careful[row, t] = pain > 1 and not casual > 1
             if lengths is not None and n < end - 1:
                 continue
             seen = tokens[: min(n + 1, end)]
@@ -194,6 +196,32 @@ def test_every_head_remembers_whichever_is_asked_first(eye_sae: SAE) -> None:
     assert opened == [True, True, True]
 
 
+@pytest.mark.parametrize("rows", [1, 200], ids=["on the host", "by tensors"])
+@pytest.mark.parametrize(
+    "aggregate",
+    [{}, {"aggregate": "so_far"}, {"aggregate": "last_n", "n": 3}, {"aggregate": "prompt"}],
+    ids=["token", "so_far", "last_n", "prompt"],
+)
+def test_a_special_token_alone_makes_no_concept_hold(
+    eye_sae: SAE, aggregate: dict[str, Any], rows: int
+) -> None:
+    raw = {"concepts": {"pain": {"feature": 0, "threshold": 1.0, **aggregate}}}
+    gate = RuleGate.of(
+        RuleBook.from_dict({**raw, "rules": "act :- pain. calm :- not pain."}), eye_sae
+    )
+    resid = torch.zeros(rows, 3, 8)
+    resid[:, 0, 0] = 9.0
+    frame = _frame(torch.tensor([[0, 4, 5]]).expand(rows, 3), torch.ones(rows, 3), None)
+    act, calm = (
+        gate.head(name).open({SITE: resid}, frame, gate.new_state()) for name in ("act", "calm")
+    )
+    assert not act.any()
+    assert calm.all()
+    told = gate.head("act").explain(frame.evidence, 0, 0)
+    read = "no token of it read so far" if aggregate else "isn't read at special tokens, such as"
+    assert read in told
+
+
 def test_columns_cached_before_the_plan_came_count_as_unread(eye_sae: SAE) -> None:
     gate = _gates(eye_sae)["wary"]
     ids, mask = torch.ones(1, 5).long(), torch.ones(1, 5)
@@ -245,10 +273,14 @@ def test_each_score_stands_in_its_concepts_column_wherever_it_is_read(eye_sae: S
     )
     readers = tuple(concept_readers(concepts, eye_sae))
     gate = RuleGate(parse("act :- late, alike, early, feature."), concepts, readers)
-    found = gate.evaluate(readings, _frame(ids, mask, None), None).scores
+    frame = _frame(ids, mask, None)
+    found = gate.evaluate(readings, frame, None).scores
+    assert frame.special is not None
+    assert frame.special.any()
     for column, concept in enumerate(concepts):
         (alone,) = concept_readers([concept], eye_sae)
         own = alone.scores(readings[alone.site])[..., 0]
+        own = own.masked_fill(frame.special, float("-inf"))
         torch.testing.assert_close(found[..., column], own)
 
 
@@ -285,7 +317,7 @@ def test_explanations_rest_on_scores_that_can_be_recomputed(eye_sae: SAE) -> Non
                 proof = gate.rules.prove(found, row, index, Atom.parse(head))
                 assert proof.holds == bool(opened[head][row, index])
                 for leaf in proof.leaves():
-                    if leaf.aggregate == "mean" or leaf.position < 0:
+                    if leaf.aggregate == "mean" or leaf.position < 0 or leaf.score == -math.inf:
                         continue
                     at = first + leaf.position
                     assert leaf.token == f"<{int(ids[row, at])}>"

@@ -47,7 +47,7 @@ def _by_hand(z: torch.Tensor, ids: Sequence[int]) -> list[dict[str, float]]:
     out: list[dict[str, float]] = []
     for t in range(len(ids)):
         own = [[float(z[s, f]) if ids[s] else NOTHING for f in range(5)] for s in range(t + 1)]
-        resets = [s for s in range(t + 1) if z[s, 0] > 1.5]
+        resets = [s for s in range(t + 1) if ids[s] and z[s, 0] > 1.5]
         run = [row[3] for row in own[-2:]]
         out.append(
             {
