@@ -25,7 +25,7 @@ from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
-from saesteer.steer.gate import Always, Explains, Gate
+from saesteer.steer.gate import Always, Gate
 from saesteer.steer.records import Event, Evidence, PassRecord
 from saesteer.steer.schedule import DialRow
 from saesteer.steer.site_hook import Visit
@@ -169,11 +169,9 @@ class Attachment:
 
     def tell(self, control: Control, row: int, at: int, what: str) -> None:
         """Write down what a control did after the latest pass: `row` of it, the caller's `at`."""
-        record, notes = self._pass().record, self.notes(control.gate)
-        why = ""
-        if isinstance(control.gate, Explains) and notes:
-            why = control.gate.explain(notes, row, record.live.shape[1] - 1)
-        self.trace.events.append(Event(control.label, at, int(record.logical[row, -1]), what, why))
+        position = int(self._pass().record.logical[row, -1])
+        why = self.trace.reason(control.gate, row, position)
+        self.trace.events.append(Event(control.label, at, position, what, why))
 
     def dialled(self, rows: Sequence[DialRow]) -> None:
         """Write down what dials stood at in a call that is over, one entry per row."""

@@ -61,6 +61,29 @@ class Explains(Protocol):
         ...
 
 
+SINCE = "since"
+"""Among the evidence of a gate that is held open: which token opened it, and why."""
+
+
+@runtime_checkable
+class Holds(Protocol):
+    """A gate that stays open behind a token that opens `gate`; None: for the rest of the text."""
+
+    @property
+    def gate(self) -> Gate:
+        """What opens it."""
+        ...
+
+    @property
+    def duration(self) -> int | None:
+        """For how many tokens, the one that opens it included."""
+        ...
+
+    def opens(self, evidence: Mapping[str, Any], row: int, index: int) -> bool:
+        """Whether `gate` was open at `[row, index]` of one pass's evidence tensors."""
+        ...
+
+
 @runtime_checkable
 class Proves(Protocol):
     """A gate whose reasons are values: trees that print and become JSON, and near misses."""
@@ -158,6 +181,12 @@ class ColumnHistory:
         shape = (values.shape[0], max(2 * held, n_columns) - held, values.shape[2])
         room = values.new_full(shape, self._fill)
         self._values = room if self._values is None else torch.cat([self._values, room], dim=1)
+
+
+def holding(gate: Gate) -> Holds | None:
+    """The gate itself or what it wraps, if it is one that is held open."""
+    inner = getattr(gate, "gate", None)
+    return gate if isinstance(gate, Holds) else None if inner is None else holding(inner)
 
 
 def proving(gate: Gate) -> Proves | None:

@@ -13,7 +13,7 @@ from saesteer.axes import TokenMask
 from saesteer.errors import PlanError
 from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
-from saesteer.steer.gate import ColumnHistory, Explains, FollowsRows, Gate
+from saesteer.steer.gate import SINCE, ColumnHistory, Explains, FollowsRows, Gate
 from saesteer.steer.kinds import register_kind
 
 
@@ -67,6 +67,7 @@ class Latched:
     def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: LatchState) -> TokenMask:
         """Where the latest opening is recent enough, `[batch, pos]`."""
         now = self.gate.open(readings, frame, state.inner).to(frame.valid.device) & frame.valid
+        frame.note(self._note, now)
         at = torch.where(now, frame.logical.float(), -1.0)
         state.opened.write(frame, at[..., None])
         latest = state.opened.so_far(frame)[..., 0].cummax(1).values[:, frame.start :]
@@ -75,11 +76,22 @@ class Latched:
             held = held & (frame.logical - latest < self.duration)
         return held & frame.valid
 
+    def opens(self, evidence: Mapping[str, Any], row: int, index: int) -> bool:
+        """Whether the gate itself was open there, not held open."""
+        return bool(evidence[self._note][row, index])
+
     def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
-        """What the gate says of the token itself."""
+        """What the gate says of the token itself, or said of the one that opened it."""
+        if SINCE in evidence:
+            return f"latched since {evidence[SINCE]}"
         if not isinstance(self.gate, Explains):
             return "latched"
         return f"latched: {self.gate.explain(evidence, row, index)}"
+
+    @property
+    def _note(self) -> str:
+        """Where it notes its openings; others may leave notes beside it."""
+        return f"latched {id(self)}"
 
 
 def latched(gate: Gate, duration: int | None = None) -> Latched:

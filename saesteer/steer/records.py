@@ -103,7 +103,7 @@ class PassRecord:
     def noted(self) -> Iterator[tuple[Gate, dict[str, Any]]]:
         """Each gate with the notes it goes by; gates that share an evaluation share its notes."""
         shared = {kind: note for seen in self.evidence for kind, note in seen.notes.items()}
-        return ((seen.gate, seen.notes or shared) for seen in self.evidence)
+        return ((seen.gate, shared | seen.notes) for seen in self.evidence)
 
     @property
     def _unsettled(self) -> bool:

@@ -17,8 +17,9 @@ from torch import Tensor
 from saesteer.errors import PlanError
 from saesteer.metrics.outliers import OUTLIER_FACTOR
 from saesteer.models.sites import Site
-from saesteer.steer.gate import Explains, Proves, proving
+from saesteer.steer.gate import Gate, proving
 from saesteer.steer.late_norms import LateNorms, settle
+from saesteer.steer.reasons import Place, Places, deciding, places_in, reason, reasons
 from saesteer.steer.records import Deed, Event, PassRecord
 from saesteer.steer.schedule import DialRow
 
@@ -125,20 +126,26 @@ class Trace:
         """
         if not self.passes:
             return "nothing was recorded: no pass has run with this plan, or its strength is 0."
-        record, index, position = self._locate(token, row)
-        lines = [self._title(record, row, index, position)]
-        lines += self._acts(record, row, index)
-        lines += self._reasons(record, row, index)
+        places, position = self._locate(token, row)
+        lines = [self._title(places[position], position)]
+        lines += self._acts(places[position])
+        lines += reasons(places, position, self._title)
         lines += [str(e) for e in self.events if (e.row, e.position) == (row, position)]
         return "\n".join(dict.fromkeys(lines))
 
     def proofs(self, token: int = -1, row: int = 0) -> list[Any]:
         """The proof of each gate of rules at one token; arguments and errors as for `explain`.
 
-        Each has `as_dict`, which makes JSON values of it.
+        A gate that is held open there is proved at the token that opened it. Each proof has
+        `as_dict`, which makes JSON values of it.
         """
-        record, index, _ = self._locate(token, row)
-        return [gate.proof(notes, row, index) for gate, notes in _proving(record)]
+        decided = deciding(*self._locate(token, row))
+        return [gate.proof(notes, at.row, at.column) for gate, notes, at in decided]
+
+    def reason(self, gate: Gate, row: int, position: int) -> str:
+        """Why one gate was open at a token of the latest text; nothing if it can't say."""
+        places = places_in(self._latest_text(), row)
+        return reason(gate, places, position, self._title) if position in places else ""
 
     def why_not(self, atom: str, token: int = -1, row: int = 0) -> Any:
         """What an atom of the plan's rules misses at one token; None if it holds there.
@@ -147,9 +154,11 @@ class Trace:
             PlanError: no such row or token, or no gate of the plan is one of rules.
             RuleError: the rules have no such atom.
         """
-        record, index, _ = self._locate(token, row)
-        for gate, notes in _proving(record):
-            return gate.why_not(notes, row, index, atom)
+        places, position = self._locate(token, row)
+        at = places[position]
+        for gate, notes in at.record.noted():
+            if (rules := proving(gate)) is not None and notes:
+                return rules.why_not(notes, row, at.column, atom)
         raise PlanError(f"why_not: no rules were evaluated at token {token}. Attach rules first.")
 
     def _deeds(self) -> Iterator[Deed]:
@@ -175,56 +184,40 @@ class Trace:
         chosen = torch.cat(seen)
         return float(chosen.median()) if chosen.numel() else float("inf")
 
-    def _locate(self, token: int, row: int) -> tuple[PassRecord, int, int]:
-        """The pass and the index in it that last computed a token; its logical position."""
-        places: dict[int, tuple[PassRecord, int]] = {}
-        for record in self._latest_text():
-            if row >= len(record.live):
-                raise PlanError(f"row {row}: the latest batch has rows 0-{len(record.live) - 1}.")
-            for index in record.live[row].nonzero().flatten().tolist():
-                places[int(record.logical[row, index])] = (record, index)
+    def _locate(self, token: int, row: int) -> tuple[Places, int]:
+        """Where the latest text was computed, and the logical position of one of its tokens."""
+        text = self._latest_text()
+        rows = min((len(record.live) for record in text), default=row + 1)
+        if row >= rows:
+            raise PlanError(f"row {row}: the latest batch has rows 0-{rows - 1}.")
+        places = places_in(text, row)
         ordered = sorted(places)
         if not -len(ordered) <= token < len(ordered):
             raise PlanError(
                 f"token {token}: the latest text has {len(ordered)} tokens in row {row}."
             )
-        return *places[ordered[token]], ordered[token]
+        return places, ordered[token]
 
     def _latest_text(self) -> list[PassRecord]:
         starts = [i for i, p in enumerate(self.passes) if p.start == 0]
         return self.passes[starts[-1] if starts else 0 :]
 
-    def _title(self, record: PassRecord, row: int, index: int, position: int) -> str:
-        part = ""
+    def _title(self, at: Place, position: int) -> str:
+        part, (record, row, index) = "", at
         if record.prompt_lengths is not None:
             part = " of the prompt" if position < int(record.prompt_lengths[row]) else ", generated"
         if record.input_ids is None or self._decode is None:
             return f"token {position}{part}"
         return f"token {position} {self._decode([int(record.input_ids[row, index])])!r}{part}"
 
-    def _acts(self, record: PassRecord, row: int, index: int) -> list[str]:
-        acts = []
+    def _acts(self, at: Place) -> list[str]:
+        acts, (record, row, index) = [], at
         for deed in record.deeds:
             if bool(deed.mask[row, index]):
                 dose = float(deed.norm[row, index] / record.norms[deed.site][row, index])
                 acts.append(f"{self.labels[deed.edit]}, dose {dose:.3g}")
         acts += [f"{label}, at every token" for label in self.throughout]
         return acts or ["no edit acted here"]
-
-    def _reasons(self, record: PassRecord, row: int, index: int) -> list[str]:
-        return [
-            gate.explain(notes, row, index)
-            for gate, notes in record.noted()
-            if isinstance(gate, Explains) and notes
-        ]
-
-
-def _proving(record: PassRecord) -> Iterator[tuple[Proves, dict[str, Any]]]:
-    """The gates of rules of a pass, each with the evidence it goes by."""
-    for gate, notes in record.noted():
-        rules = proving(gate)
-        if rules is not None and notes:
-            yield rules, notes
 
 
 def _any(masks: list[Tensor]) -> Tensor:

@@ -123,6 +123,66 @@ def test_latch_holds_on_and_duration_counts_tokens(model: Model, sae: SAE, featu
     assert _fired(model, sae, feature, duration=2) == two > once
 
 
+@pytest.mark.parametrize("timing", [{"latch": True}, {"duration": 30}], ids=str)
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_trace_names_the_token_and_the_proof_that_opened_a_held_gate(
+    model: Model, sae: SAE, feature: int, timing: dict[str, Any], cached: bool
+) -> None:
+    acts = {"unsafe": {"add": 7, "amount": 0.0, **timing}}
+    book = _book(acts, feature)
+    prompt = next(p for p in PROMPTS if book.evaluate(model, sae, p).holds["unsafe"])
+    with book.plan(sae).on(model) as trace:
+        model.generate(prompt, max_new_tokens=8, use_cache=cached)
+    held = 0
+    for token in range(-7, 0):
+        (proof,) = trace.proofs(token)
+        assert proof.holds
+        told = trace.explain(token).split("\n")
+        assert str(proof).split("\n")[0] in told[2]
+        (leaf,) = proof.leaves()
+        if trace.why_not("unsafe", token) is not None:
+            assert told[2].startswith(f"latched since token {leaf.position} {leaf.token!r}")
+            held += 1
+        else:
+            assert told[2].startswith("latched: unsafe holds")
+    assert held
+
+
+def test_a_gate_that_is_shut_again_or_outranked_says_so(
+    model: Model, sae: SAE, feature: int
+) -> None:
+    acts = {
+        "unsafe": {"add": 7, "amount": 0.0, "where": "all", "latch": True},
+        "grave": {"add": 6, "amount": 0.0, "where": "all", "priority": 2, "duration": 1},
+    }
+    book = _book(acts, feature, "unsafe :- a. grave :- a.")
+    prompt = next(p for p in PROMPTS if book.evaluate(model, sae, p).holds["a"])
+    with book.plan(sae).on(model) as trace:
+        model.generate(prompt, max_new_tokens=8)
+    told = [trace.explain(token) for token in range(-7, 0)]
+    shut = [text for text in told if "no edit acted" not in text and "outranked" not in text]
+    assert any("latched since token" in text and "unsafe holds" in text for text in shut)
+    assert any("latched: grave does not hold" in text for text in shut)
+
+
+def test_a_control_that_is_held_open_says_which_token_opened_it(
+    model: Model, sae: SAE, feature: int
+) -> None:
+    acts = {"unsafe": {"stop": True, "latch": True}}
+    reading = _book(acts, feature, "unsafe :- a.")
+    prompt = next(
+        p
+        for p in PROMPTS
+        if (at := reading.evaluate(model, sae, p).holds["a"])
+        and at[-1] < len(reading.evaluate(model, sae, p).tokens) - 1
+    )
+    with reading.plan(sae).on(model) as trace:
+        model.generate(prompt, max_new_tokens=4)
+    (event,) = trace.events
+    assert "latched since token" in event.why
+    assert "unsafe holds" in event.why
+
+
 def test_the_rule_of_higher_priority_shuts_the_others(model: Model, sae: SAE, feature: int) -> None:
     rules = "low :- a. low :- not a. high :- a. free :- a."
     shared = {"amount": 0.0, "where": "all"}
