@@ -48,7 +48,8 @@ class Step(Protocol):
     def aside(self, dials: Mapping[str, float]) -> Float[Tensor, "rows vocab"]:
         """Logits for the next token with dials at these values from the prompt's end on.
 
-        Each setting has a cache of its own, so that a step costs one pass of one token.
+        Every other dial is at 0, also those of other plans. Each setting has a cache of its own, so
+        that a step costs one pass of one token, whoever asks for it and how often.
         """
         ...
 

@@ -72,6 +72,7 @@ class Loop:
         self.cut = 0
         self._streamer = streamer
         self._asides: dict[tuple[tuple[str, float], ...], Any] = {}
+        self._looks: dict[tuple[tuple[str, float], ...], Tensor] = {}
         self._started = False
         self._kept: tuple[list[Tensor], list[Tensor]] = ([], [])
 
@@ -106,15 +107,19 @@ class Loop:
     def next_logits(self, dials: Mapping[str, float]) -> Tensor:
         """Logits `[rows, vocab]` of the text so far with dials at these values, on the side."""
         key = tuple(sorted(dials.items()))
+        if key in self._looks:  # its cache holds the newest token already
+            return self._looks[key]
         own = cache_in(self.kwargs)
         cache = None if own is None else self._asides.get(key) or fresh_cache(self.hf)
         with self._aside(dials):
             outputs = self._read({**self.kwargs, "past_key_values": cache})
         self._asides[key] = cache_in(outputs) if own is not None else None
-        return outputs.logits[:, -1].float()
+        logits = self._looks[key] = outputs.logits[:, -1].float()
+        return logits
 
     def _turn(self, processors: Any, criteria: Any) -> None:
         """Read the newest tokens and choose the next ones."""
+        self._looks.clear()
         for step in self.steps:
             step.control.before(step)
         outputs = self._first() if not self._started else self._read(self.kwargs)

@@ -139,7 +139,7 @@ class Dials:
     """All dials of one call of `generate`: values `[rows, columns]`, the last one going on.
 
     Attributes:
-        fixed: values from the prompt's end on for a pass on the side, in the place of the others.
+        fixed: values from the prompt's end on for a pass on the side; every other dial is at 0.
         told: values `[rows, tokens]` of a text that is read again, counted in real tokens.
     """
 
@@ -177,10 +177,8 @@ class Dials:
     def of(self, key: str, frame: Frame, plain: TokenFloat) -> TokenFloat:
         """A pass's values `[batch, pos]`; `plain` where nothing is set."""
         if self.fixed is not None:
-            if key not in self.fixed:
-                return plain
             after = frame.logical >= frame.need_prompt_lengths("a dial") - 1
-            return torch.where(after, self.fixed[key], plain)
+            return torch.where(after, self.fixed.get(key, 0.0), plain)
         if key in self.told:
             assert frame.prompt is not None
             known = frame.prompt.per_row(self.told[key].to(plain.device), len(plain))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from laws import generate
+from laws import generate, same
 from torch import Tensor
 
 from saesteer import methods
@@ -86,6 +86,41 @@ def test_each_property_is_added_as_much_as_it_would_change(model: Model, letters
         assert gap <= 1e-4 * torch.stack(expected).abs().max()
     last = [d.norm[0, -1] / v.norm() for d, v in zip(trace.passes[-1].deeds, vectors, strict=True)]
     assert torch.allclose(torch.stack(last), torch.tensor(used[-1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_plans_added_read_alpha_as_if_fitted_together(
+    model: Model, letters: Contrast, cached: bool
+) -> None:
+    """All dials are off in what alpha is read against, also those of the other plan."""
+    one = methods.DynamicActivationComposition(dose=None)
+    added = one.fit(model, letters, SITE) + one.fit(model, DIGITS, SITE)
+    both = methods.DynamicActivationComposition([DIGITS], dose=None).fit(model, letters, SITE)
+    dials, runs = [], []
+    for plan in (added, both):
+        with plan.on(model) as trace:
+            runs.append(generate(model, [PROMPT, "1 2 3"], new=4, use_cache=cached))
+        dials.append([torch.stack(list(row.values())) for row in trace.dials])
+    same(*runs)
+    for one_row, other_row in zip(*dials, strict=True):
+        assert torch.allclose(one_row, other_row, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_plan_that_turns_dials_may_act_twice(
+    model: Model, letters: Contrast, cached: bool
+) -> None:
+    plan = methods.DynamicActivationComposition(dose=None).fit(model, letters, SITE)
+    with (plan - plan).on(model):
+        off = generate(model, [PROMPT], new=4, use_cache=cached)
+    plain = generate(model, [PROMPT], new=4)
+    assert (off.logits - plain.logits).abs().max() <= 1e-5 * plain.logits.abs().max()
+    with (plan + plan).on(model):
+        twice = generate(model, [PROMPT], new=4, use_cache=cached)
+    with plan.on(model), plan.on(model):
+        nested = generate(model, [PROMPT], new=4, use_cache=cached)
+    assert (twice.logits - nested.logits).abs().max() <= 1e-5 * twice.logits.abs().max()
+    assert not torch.allclose(twice.logits, plain.logits, atol=1e-3)
 
 
 def test_fasb_by_hand(model: Model, letters: Contrast) -> None:
