@@ -64,6 +64,11 @@ class Site:
         return self.layer, KINDS.index(self.kind)
 
     @property
+    def whole(self) -> Site:
+        """The site without its head: what one hook sees."""
+        return self if self.head is None else Site(self.layer, self.kind)
+
+    @property
     def lens_name(self) -> str:
         """The TransformerLens hook name of this site, as sae-lens files carry it."""
         lens = next(name for name, kind in _LENS_KINDS.items() if kind == self.kind)

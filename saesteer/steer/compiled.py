@@ -27,6 +27,7 @@ from saesteer.steer.edit import Edit, finite_strength
 from saesteer.steer.feature_edits import Ablate, Clamp, FeatureAdd, FeatureEdit, FeatureShift, Scale
 from saesteer.steer.gate import Always
 from saesteer.steer.graph_frame import graph_frame
+from saesteer.steer.heads import columns_of
 from saesteer.steer.intervention import Add, AddScaled, Intervention, ProjectOut
 from saesteer.steer.low_rank import LowRank
 from saesteer.steer.schedule import Constant, Decay, Linear
@@ -164,9 +165,13 @@ class CompiledPlan(nn.Module):
         """The activation with all changes of its site; untouched where every dose is 0."""
         wide = resid.float()
         total, touched = torch.zeros_like(wide), None
-        for index, intervention in self._acts[site]:
+        for index, columns, intervention in self._acts[site]:
             dose = self._doses[index].to(resid.device)[..., None]
-            total = total + torch.where(dose != 0, intervention.delta(wide) * dose, 0.0)
+            part = wide[..., columns]
+            move = torch.where(dose != 0, intervention.delta(part) * dose, 0.0)
+            before, _, _ = columns.indices(wide.shape[-1])
+            behind = wide.shape[-1] - before - part.shape[-1]
+            total = total + torch.nn.functional.pad(move, (before, behind))
             touched = dose != 0 if touched is None else touched | (dose != 0)
         assert touched is not None
         return torch.where(touched, narrow(wide + total, wide, resid.dtype), resid)
@@ -210,9 +215,13 @@ def _refuse(plan: Plan, what: str) -> None:
     )
 
 
-def _by_site(edits: tuple[Edit, ...], model: Model) -> dict[Site, list[tuple[int, Intervention]]]:
-    """Interventions by site, each with its place in the plan, on the site's own device."""
-    found: dict[Site, list[tuple[int, Intervention]]] = {}
+_Act = tuple[int, slice, Intervention]
+"""An edit's place in the plan, the columns that it edits, and what it does."""
+
+
+def _by_site(edits: tuple[Edit, ...], model: Model) -> dict[Site, list[_Act]]:
+    """Edits by the site whose hook makes them; one hook for all heads of a layer."""
+    found: dict[Site, list[_Act]] = {}
     for index, edit in enumerate(edits):
         site = edit.intervention.site
         point = model.layout.point(site)
@@ -220,7 +229,7 @@ def _by_site(edits: tuple[Edit, ...], model: Model) -> dict[Site, list[tuple[int
             raise PlanError(f"{site}: a compiled plan can't reach a site without rows.")
         device = device_of(model.layout.blocks[site.layer])
         made = ready(edit.intervention, model).to(device)
-        found.setdefault(site, []).append((index, made))
+        found.setdefault(site.whole, []).append((index, columns_of(model.layout, site), made))
     return found
 
 

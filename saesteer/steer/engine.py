@@ -26,6 +26,7 @@ from saesteer.steer.edit import Edit
 from saesteer.steer.follow import CacheStates
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import Always, Gate
+from saesteer.steer.heads import side_by_side
 from saesteer.steer.records import Event, Evidence, PassRecord
 from saesteer.steer.schedule import DialRow
 from saesteer.steer.site_hook import Visit
@@ -102,7 +103,8 @@ class Attachment:
         self._answers = Answers()
         for site in self._steady.keys() - self._reads:
             self._steady[site].join(self._answers, model.layout.width(site))
-        self.sites = tuple(sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s))))
+        self._touched = sorted({*self._acts, *self._reads}, key=lambda s: (s.order, str(s)))
+        self.sites = tuple(dict.fromkeys(site.whole for site in self._touched))
         decode = None if model.tokenizer is None else Reader(model.tokenizer)
         throughout = [f"{change.label}, strength {s:g}" for change, s in self.weight_changes]
         self.trace = Trace([edit.label for edit in plan.edits], decode, throughout)
@@ -126,7 +128,7 @@ class Attachment:
         if now is None:
             return
         now.record.close()
-        if cache is not None and self._remembers(now.states):
+        if cache is not None and any(state is not None for state in now.states.values()):
             self._hang(cache, now.states, len(frame.valid))
         if self.controls and not frame.aside:
             self._latest = now
@@ -134,7 +136,15 @@ class Attachment:
                 self._open(control.gate, frame, now)
 
     def at(self, site: Site) -> Visit:
-        """Keeps the reading for gates, then applies this site's edits."""
+        """Keeps the readings for gates, then applies the edits of this site and of its heads."""
+        parts = [part for part in self._touched if part.whole == site]
+        if parts == [site]:
+            return self._at(site)
+        reads, acts = ([p for p in parts if p in held] for held in (self._reads, self._acts))
+        reading = {part: functools.partial(self._visit, part, True, None) for part in reads}
+        return side_by_side(self.model.layout, reading, {part: self._at(part) for part in acts})
+
+    def _at(self, site: Site) -> Visit:
         steady = self._steady.get(site)
         if steady is None or site in self._reads:
             return functools.partial(self._visit, site, site in self._reads, self._acts.get(site))
@@ -254,10 +264,6 @@ class Attachment:
         hung.put(self._number, states, batch)
         if not any(known is hung for known in self._hung):
             self._hung.append(hung)
-
-    @staticmethod
-    def _remembers(states: dict[int, Any]) -> bool:
-        return any(state is not None for state in states.values())
 
 
 def _together(
