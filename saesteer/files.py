@@ -89,6 +89,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def size_text(n_bytes: float) -> str:
+    """So many bytes in the unit that fits."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= unit:
+            return f"{n_bytes / unit:,.1f} {name}"
+    return f"{n_bytes:.0f} bytes"
+
+
 def sync(path: Path) -> None:
     """Wait until a file or a folder's entries are on disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -8,6 +8,8 @@ from typing import Any
 
 from saesteer.cli.common import Progress, check_json, check_out, load_pair, show_table, write_json
 from saesteer.cli.sae_tables import TABLES
+from saesteer.errors import OutputError
+from saesteer.files import path_of
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -32,8 +34,11 @@ def level(args: argparse.Namespace) -> None:
     """Give each latent a threshold of its own and save the SAE."""
     from saesteer.data.sources import first_rows
     from saesteer.saes import check_levels, level_thresholds, save_sae
+    from saesteer.saes.lens_format import CFG_NAME
 
     check_json(args)
+    if (path_of(args.out, OutputError) / CFG_NAME).exists():
+        raise OutputError(f"{args.out} already holds an SAE; choose another folder.")
     model, sae = load_pair(args)
     check_levels(sae, args.l0)
     sources = {path: _source(args, model, sae, path) for path in args.text}

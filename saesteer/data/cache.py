@@ -22,9 +22,11 @@ from torch import Tensor
 
 from saesteer.data.sources import Chunk, Source
 from saesteer.errors import DataError, OutputError
-from saesteer.files import save_tensors, sha256_of, sync, write_text
+from saesteer.files import save_tensors, sha256_of, size_text, sync, write_text
 
 _MANIFEST = "manifest.json"
+_MANIFEST_TYPES = {"identity": dict, "rows_per_shard": int, "shards": list, "ended": bool}
+_SHARD_TYPES = {"rows": int, "sha256": str, "n_read": int, "n_outliers": int, "state": dict}
 _SPARE_SHARE = 1.02
 """Disk asked for, as a multiple of the tensors' own bytes."""
 
@@ -38,7 +40,7 @@ class ActivationCache:
         rows_per_shard: 65,536 rows of width 576 in bf16 are 75 MB.
 
     Raises:
-        DataError: the folder holds activations of something else, or its manifest is damaged.
+        DataError: the folder holds activations of something else, or is no cache.
     """
 
     def __init__(
@@ -82,15 +84,21 @@ class ActivationCache:
             rows written and rows wanted, after each shard; to stop there loses nothing.
 
         Raises:
+            DataError: the text has changed since the shards were written.
             OutputError: the disk is too small (before anything is written), full, or read-only.
         """
-        self._mend(source)
+        start, shards = source.state(), self.manifest["shards"]
+        if shards:
+            self._go_behind(-1, source)  # also where nothing is missing: the text may be another
+        else:
+            self.manifest["ended"] = False  # an empty text may have been filled since
+        self._mend(source, start)
         missing = n_rows - self.n_rows
         if missing <= 0 or self.manifest["ended"]:
             return
         self._check_space(missing)
-        if self.manifest["shards"]:
-            source.restore(self.manifest["shards"][-1]["state"])
+        if shards:
+            self._go_behind(-1, source)
         while self.n_rows < n_rows and not self.manifest["ended"]:
             self._append(source)
             yield min(self.n_rows, n_rows), n_rows
@@ -112,6 +120,15 @@ class ActivationCache:
             return load_file(path)["rows"]
         except (OSError, KeyError, SafetensorError) as error:
             raise DataError(f"{path} can't be read ({error}); {_MENDING}") from error
+
+    def _go_behind(self, index: int, source: Source) -> None:
+        """Bring the source to where it stood when a shard was written."""
+        try:
+            source.restore(self.manifest["shards"][index]["state"])
+        except DataError as error:
+            raise DataError(f"{self.folder} holds activations of another text: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _no_cache(self.folder, error) from error
 
     def _append(self, source: Source) -> None:
         """Collect one shard's chunks and write it; the manifest names it once it is on disk."""
@@ -137,13 +154,15 @@ class ActivationCache:
         counts = {name: sum(getattr(c, name) for c in chunks) for name in ("n_read", "n_outliers")}
         return {"rows": len(rows), "sha256": digest, **counts}
 
-    def _mend(self, source: Source) -> None:
-        """Make again the shards whose files are gone."""
-        start = source.state()
+    def _mend(self, source: Source, start: dict[str, Any]) -> None:
+        """Make again the shards whose files are gone; `start` is the source's beginning."""
         for index, shard in enumerate(self.manifest["shards"]):
             if self.path_of(index).is_file():
                 continue
-            source.restore(self.manifest["shards"][index - 1]["state"] if index else start)
+            if index:
+                self._go_behind(index - 1, source)
+            else:
+                source.restore(start)
             chunks, ended = _collect(source, shard["rows"])
             if ended:
                 raise DataError(f"{self.path_of(index)} is gone and its text has ended.")
@@ -155,8 +174,8 @@ class ActivationCache:
         needed, free = self.bytes_for(n_rows), shutil.disk_usage(place).free
         if needed > free:
             raise OutputError(
-                f"the cache needs {needed / 1e9:.1f} GB more in {self.folder}, and "
-                f"{free / 1e9:.1f} GB are free; lower n_tokens or give another cache.path."
+                f"the cache needs {size_text(needed)} more in {self.folder}, and "
+                f"{size_text(free)} are free; lower n_tokens or give another cache.path."
             )
 
     def _write_manifest(self) -> None:
@@ -230,13 +249,28 @@ def _collect(source: Source, n_rows: int) -> tuple[list[Chunk], bool]:
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        if not isinstance(manifest["shards"], list):
-            raise TypeError("shards is no list")
+        _check_types(manifest, _MANIFEST_TYPES)
+        for shard in manifest["shards"]:
+            _check_types(shard, _SHARD_TYPES)
         return manifest
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{folder / _MANIFEST} is damaged ({error}); delete {folder}.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _no_cache(folder, error) from error
+
+
+def _check_types(entry: Any, types: Mapping[str, type]) -> None:
+    for key, kind in types.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+            raise ValueError(f"{key!r} is missing or of another type in {_MANIFEST}")
+
+
+def _no_cache(folder: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or error
+    return DataError(
+        f"{folder} is not an activation cache, or a damaged one ({reason}); give another "
+        "cache.path."
+    )
 
 
 def _difference(saved: Any, here: Any) -> str:

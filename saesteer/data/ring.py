@@ -17,6 +17,17 @@ from torch import Tensor
 from saesteer.axes import Rows
 
 
+def rows_taken(batch_size: int, batches: int, reuse: int, n_batches: int) -> int:
+    """Rows that a ring of these settings takes in until it has drawn `n_batches`."""
+    half = batches * batch_size
+    return 2 * half + (n_batches - 1) // batches * _replaced(half, reuse)
+
+
+def _replaced(half: int, reuse: int) -> int:
+    """Rows that are written over once half of the slots are drawn."""
+    return max(1, half // reuse)
+
+
 class ShuffleRing:
     """Mixes a stream of rows `[n, d_model]` over `2 * batches` batches.
 
@@ -38,7 +49,7 @@ class ShuffleRing:
     ) -> None:
         self.batch_size = batch_size
         self._half = batches * batch_size
-        self._replaced = max(1, self._half // reuse)
+        self._replaced = _replaced(self._half, reuse)
         self._rows = torch.zeros(2 * self._half, d_model, dtype=dtype, device=device)
         self._order = torch.arange(2 * self._half)
         self._filled = 0

@@ -9,11 +9,11 @@ from saesteer.data.activations import ActivationStream
 from saesteer.data.cache import ActivationCache, CachedSource
 from saesteer.data.labels import check_labels
 from saesteer.data.prefetch import Prefetched
-from saesteer.data.ring import ShuffleRing
+from saesteer.data.ring import ShuffleRing, rows_taken
 from saesteer.data.share import Share
 from saesteer.data.sources import Columns, ModelSource, Skippable
 from saesteer.data.tokens import TokenStream
-from saesteer.errors import ConfigError
+from saesteer.errors import ConfigError, DataError
 from saesteer.models import Model
 from saesteer.models.limits import check_context
 from saesteer.training.build import sites_of
@@ -86,7 +86,7 @@ def fill_cache(
 
     Raises:
         OutputError: the disk is too small, full or read-only.
-        DataError: as `open_stream`.
+        DataError: as `open_stream`; or the text has ended before there is enough for the run.
     """
     if world.leads:
         columns = columns_of(config, model)
@@ -96,6 +96,8 @@ def fill_cache(
                 progress(done, wanted, {})
             if stop.signal is not None:
                 break
+        else:
+            _check_enough(config, cache, world)
     return not stop.agreed(world)
 
 
@@ -152,3 +154,16 @@ def _rows_needed(config: TrainSAEConfig, world: World) -> int:
     ring = 2 * config.shuffle_batches * config.batch_size
     rows = -(-(drawn // config.reuse + ring) // config.cache.passes)
     return rows + (world.size - 1) * config.cache.rows_per_shard
+
+
+def _check_enough(config: TrainSAEConfig, cache: ActivationCache, world: World) -> None:
+    """Make sure, before the first step, that a cache whose text has ended lasts to the last one."""
+    batch, passes = world.share(config.batch_size, "batch_size"), config.cache.passes
+    taken = rows_taken(batch, config.shuffle_batches, config.reuse, config.n_steps) * world.size
+    if cache.n_rows * passes < taken:
+        raise DataError(
+            f"the text ended when {cache.folder} held {cache.n_rows:,} tokens; n_tokens "
+            f"{config.n_tokens:,} needs {taken:,}, those to shuffle with included, and "
+            f"cache.passes is {passes}. Raise cache.passes, lower n_tokens, or add text and give "
+            "another cache.path."
+        )

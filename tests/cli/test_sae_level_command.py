@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ def test_it_saves_an_sae_and_says_what_each_text_costs(
     old, new = load_sae(disk / "sae"), load_sae(found["sae"])
     assert (new.w_enc == old.w_enc).all()
     assert 0.29 < (new.threshold / old.threshold).min() < (new.threshold / old.threshold).max()
+
+
+def test_an_sae_is_not_overwritten(run: Any, disk: Path, texts: list[Path], tmp_path: Path) -> None:
+    out = shutil.copytree(disk / "sae", tmp_path / "level")
+    done = run(*command(disk, out, texts))
+    assert (done.status, done.out) == (2, "")
+    assert "already holds an SAE; choose another folder" in done.err
+    assert load_sae(out).fingerprint() == load_sae(disk / "sae").fingerprint()
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,10 @@ def test_only_as_much_as_asked_for_is_written(open_cache):
 
 def test_a_full_cache_reads_nothing(open_cache):
     fill(open_cache(), Counting(), 20)
-    inner = Counting()
+    inner = Counting(bad=10)
     fill(open_cache(), inner, 20)
     fill(open_cache(), inner, 1000)
-    assert open_cache().manifest["ended"]
-    assert inner.place == 0, "the text had ended, and the cache knows"
+    assert open_cache().manifest["ended"], "the text had ended, and the cache knows"
 
 
 def test_writing_may_stop_after_any_shard(open_cache):
@@ -145,19 +144,66 @@ def test_a_cache_of_something_else_is_refused(open_cache):
         open_cache(model="big")
 
 
-def test_a_damaged_manifest_is_refused(open_cache):
+class Changed(Counting):
+    def restore(self, state):
+        raise DataError("the text has changed.")
+
+
+@pytest.mark.parametrize("gone", [None, 0, 2])
+def test_a_cache_of_a_text_that_has_changed_is_refused(open_cache, gone):
+    fill(open_cache(), Counting(), 20)
+    if gone is not None:
+        open_cache().path_of(gone).unlink()
+    with pytest.raises(DataError, match=r"cache holds activations of another text: the text has"):
+        fill(open_cache(), Changed(), 20)
+
+
+def test_a_text_that_was_empty_may_be_filled(open_cache):
+    fill(open_cache(), Counting(end=0), 20)
+    fill(open_cache(), Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "5",
+        '{"shards": 3}',
+        '{"shards": []}',
+        '{"format": 1, "name": "calm", "edits": []}',
+        '{"identity": {}, "rows_per_shard": 5, "shards": [5], "ended": false}',
+    ],
+)
+def test_what_is_no_cache_is_refused_and_not_to_be_deleted(open_cache, content):
     cache = open_cache()
     fill(cache, Counting(), 20)
-    (cache.folder / "manifest.json").write_text('{"shards": 3}')
-    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+    (cache.folder / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"is not an activation cache.*cache\.path\.$") as caught:
         open_cache()
+    assert "delete" not in str(caught.value)
+
+
+def test_a_file_is_no_cache(open_cache, tmp_path):
+    (tmp_path / "cache").touch()
+    with pytest.raises(DataError, match=r"is not an activation cache, .*Not a directory.*another"):
+        open_cache()
+
+
+def test_a_place_in_the_text_that_makes_no_sense_is_refused(open_cache):
+    cache = open_cache()
+    fill(cache, Counting(), 20)
+    cache.manifest["shards"][-1]["state"] = {}
+    with pytest.raises(DataError, match=r"is not an activation cache, or a damaged one .'place'"):
+        fill(cache, Counting(), 20)
 
 
 def test_a_disk_too_small_is_said_before_anything_is_written(open_cache, monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
-        OutputError, match=r"the cache needs .* more in .* are free; lower n_tokens"
+        OutputError,
+        match=r"the cache needs 244 bytes more in .* 100 bytes are free; lower n_tokens",
     ):
         fill(open_cache(), Counting(), 20)
     assert list(tmp_path.iterdir()) == []

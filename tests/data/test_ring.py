@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saesteer.data.ring import ShuffleRing
+from saesteer.data.ring import ShuffleRing, rows_taken
 
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 5))
 FEW = settings(max_examples=50, deadline=None)
@@ -128,3 +128,17 @@ def test_what_finds_no_room_comes_back():
 def test_an_unfilled_ring_gives_nothing():
     with pytest.raises(AssertionError, match="not full"):
         make().draw()
+
+
+@given(SIZES, st.integers(1, 3), st.integers(1, 20))
+@FEW
+def test_the_rows_that_so_many_batches_take_are_known(sizes, reuse, n_batches):
+    batch_size, batches = sizes
+    taken = rows_taken(batch_size, batches, reuse, n_batches)
+    for n_rows, lasts in ((taken, True), (taken - 1, False)):
+        feed, ring = Feed(n_rows), make(batch_size, batches, reuse=reuse)
+        n_drawn = 0
+        while n_drawn < n_batches and feed.fill(ring):
+            ring.draw()
+            n_drawn += 1
+        assert (n_drawn == n_batches) is lasts

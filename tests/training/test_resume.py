@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -194,6 +195,37 @@ def test_text_that_changed_is_refused(run, settings, tmp_path, changed):
     path.write_text(changed(path.read_text()))
     with pytest.raises(DataError, match="the text has changed since it was read"):
         run(settings(path=str(path), n_tokens=64 * 8), out, resume=True)
+
+
+def test_a_whole_cache_of_a_text_that_changed_is_refused(run, settings, tmp_path):
+    path, cache = tmp_path / "a.txt", CacheConfig(str(tmp_path / "cache"), rows_per_shard=300)
+    path.write_text("the quick brown fox over the lazy dog in the rain " * 120)
+    config = settings(path=str(path), n_tokens=64 * 8, cache=cache)
+    run(config, tmp_path / "first")
+    path.write_text("in town and sea sun a dog " * 200)
+    with pytest.raises(DataError, match=r"cache holds activations of another text: .* now \['a\.t"):
+        run(config, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_cache_that_ends_too_soon_is_said_before_the_run(run, settings, tmp_path):
+    path, cache = tmp_path / "a.txt", CacheConfig(str(tmp_path / "cache"), rows_per_shard=300)
+    path.write_text("the quick brown fox over the lazy dog in the rain " * 80)
+
+    def train(n_steps):
+        return run(settings(path=str(path), cache=cache, n_tokens=n_steps * 64), tmp_path / "run")
+
+    with pytest.raises(
+        DataError, match=r"the text ended when .* n_tokens 64,000 needs 64,128, tho"
+    ):
+        train(1000)
+    shards = json.loads((tmp_path / "cache" / "manifest.json").read_text())["shards"]
+    # rings of 256 rows, of which 128 are replaced every other step
+    n_steps = (sum(shard["rows"] for shard in shards) // 128 - 1) * 2
+    with pytest.raises(DataError, match=r"Raise cache\.passes"):
+        train(n_steps + 1)
+    assert not (tmp_path / "run").exists()
+    assert train(n_steps)
 
 
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_serves(
