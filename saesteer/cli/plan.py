@@ -25,7 +25,7 @@ def check(args: argparse.Namespace) -> None:
     found = check_interference(plan, model, args.prompt)
     write_json(args, found.to_dict())
     told = found.to_dict()
-    for part in ("edits", "pairs", "sites"):
+    for part in ("edits", "pairs", "sites", "weights"):
         show_table(told[part])
         print()
     print("\n".join(found.warnings) or "No edit gets in another's way.")

@@ -233,6 +233,20 @@ def check_change(hf: nn.Module, change: Change) -> None:
         )
 
 
+def relative_size(hf: nn.Module, changes: Sequence[tuple[Change, float]]) -> float | None:
+    """‖Σ s ΔW‖ / ‖W‖ (Frobenius) of changes of one parameter; None for one that is all zeros.
+
+    Raises:
+        PlanError, DimensionError: as `check_change`.
+    """
+    for change, _ in changes:
+        check_change(hf, change)
+    weight = original_of(_Slots(hf).find(changes[0][0].parameter)[2]).detach().float()
+    added = sum(strength * change.added(weight.device) for change, strength in changes)
+    size = float(weight.norm())
+    return float(torch.as_tensor(added).norm()) / size if size else None
+
+
 def _hold(hf: nn.Module, change: Change) -> _Held:
     """Nothing is changed yet; a tied use gets a parameter of its own."""
     slots = _Slots(hf)

@@ -3,7 +3,7 @@
 For each pair of edits at one site: the cosine of what they add (of two subspaces, the largest
 principal one) and the share of positions where both act. For each site: its typical norm, the
 relative dose of all edits together, and the sum of what each would have alone; where the first is
-far below the second, edits cancel.
+far below the second, edits cancel. For each weight: how long its change is beside it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from torch import Tensor
 
 from saesteer.errors import PlanError
 from saesteer.models import Model, Prompt, as_model
+from saesteer.models.weights import relative_size
 from saesteer.steer.edit import Edit
 from saesteer.steer.norms import typical_norm
 from saesteer.steer.plan import Plan
 from saesteer.steer.records import Deed
 from saesteer.steer.trace import Trace
+from saesteer.steer.weights import WeightEdit
 
 ABSURD_DOSE = 1.0
-"""Relative dose from which on an edit is longer than the activation that it edits."""
+"""Relative dose from which on an edit is longer than the activation or the weight that it edits."""
 ALIGNED = 0.5
 """Cosine from which on two edits that meet are worth a word."""
 PROMPTS = (
@@ -70,12 +72,22 @@ class SiteCheck:
 
 @final
 @dataclass(frozen=True)
+class WeightCheck:
+    """All changes of one weight together, in Frobenius norms; None for a weight of zeros."""
+
+    parameter: str
+    relative_size: float | None
+
+
+@final
+@dataclass(frozen=True)
 class Interference:
     """What `check_interference` found; `warnings` says in words what deserves them."""
 
     edits: tuple[EditCheck, ...]
     pairs: tuple[PairCheck, ...]
     sites: tuple[SiteCheck, ...]
+    weights: tuple[WeightCheck, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
@@ -86,20 +98,28 @@ class Interference:
             for site in self.sites
             if site.dose > ABSURD_DOSE
         ]
+        told += [
+            f"the change of {weight.parameter} is longer than the weight itself "
+            f"({weight.relative_size:.2g} times)"
+            for weight in self.weights
+            if (weight.relative_size or 0.0) > ABSURD_DOSE
+        ]
         return [text for text in told if text]
 
     def refuse_absurd(self) -> None:
-        """Say no to a dose that leaves nothing of the activation.
+        """Say no to a dose that leaves nothing of the activation or of the weight.
 
         Raises:
-            PlanError: naming the site and its dose.
+            PlanError: naming the site or the weight and its dose.
         """
-        worst = max(self.sites, key=lambda site: site.dose, default=None)
-        if worst is not None and worst.dose > ABSURD_DOSE:
+        doses = [(site.dose, f"at {site.site}", "activation") for site in self.sites]
+        doses += [(w.relative_size or 0.0, f"on {w.parameter}", "weight") for w in self.weights]
+        worst, place, edited = max(doses, default=(0.0, "", ""))
+        if worst > ABSURD_DOSE:
             raise PlanError(
-                f"relative dose {worst.dose:.3g} at {worst.site}: what is added is longer than "
-                f"the activation; expected at most {ABSURD_DOSE:g}. Lower the strength, or allow "
-                "it with --allow-dose."
+                f"relative dose {worst:.3g} {place}: what is added is longer than the {edited}; "
+                f"expected at most {ABSURD_DOSE:g}. Lower the strength, or allow it with "
+                "--allow-dose."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -145,7 +165,14 @@ def check_interference(
         )
         for site in sites
     )
-    return Interference(edits, pairs, budget)
+    return Interference(edits, pairs, budget, _weights(plan, model))
+
+
+def _weights(plan: Plan, model: Model) -> tuple[WeightCheck, ...]:
+    changes: dict[str, list[tuple[WeightEdit, float]]] = {}
+    for edit in plan.weight_edits:
+        changes.setdefault(edit.parameter, []).append((edit, plan.strength * edit.strength))
+    return tuple(WeightCheck(name, relative_size(model.hf, some)) for name, some in changes.items())
 
 
 def _warning(pair: PairCheck) -> str:

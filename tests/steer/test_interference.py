@@ -9,7 +9,7 @@ import torch
 
 from saesteer import steer
 from saesteer.errors import PlanError
-from saesteer.steer import Edit, Plan
+from saesteer.steer import Edit, Plan, WeightEdit
 from saesteer.steer.interference import check_interference
 from saesteer.steer.norms import typical_norm
 
@@ -92,6 +92,22 @@ def test_an_edit_longer_than_the_activation_is_refused(tiny_model) -> None:
     with pytest.raises(PlanError, match=r"dose 1\.5 at resid_post\.1: .*--allow-dose"):
         found.refuse_absurd()
     assert any("longer than what they edit" in text for text in found.warnings)
+
+
+def test_a_change_longer_than_its_weight_is_refused(tiny_model) -> None:
+    model, name = tiny_model("llama"), "model.layers.1.mlp.down_proj.weight"
+    weight = model.hf.get_parameter(name).detach()
+    half = [WeightEdit(name, weight), WeightEdit(name, weight[:, :1], torch.eye(64)[:1])]
+    found = check(model, *half, strength=0.5)
+    expected = (weight + torch.eye(64)[0] * weight[:, :1]).norm() / weight.norm() / 2
+    assert [w.parameter for w in found.weights] == [name]
+    assert found.weights[0].relative_size == pytest.approx(float(expected), rel=1e-5)
+    assert found.warnings == []
+    found.refuse_absurd()
+    wild = check(model, WeightEdit(name, weight, strength=-1.5))
+    with pytest.raises(PlanError, match=rf"dose 1\.5 on {name}: .* than the weight.*--allow-dose"):
+        wild.refuse_absurd()
+    assert any(f"change of {name} is longer" in text for text in wild.warnings)
 
 
 def test_looking_leaves_nothing_behind(tiny_model) -> None:
