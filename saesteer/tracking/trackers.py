@@ -151,10 +151,10 @@ class WandbTracker:
         self._run.log({name: self._value(value) for name, value in figures.items()}, step=step)
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log a wandb table."""
+        """Log a wandb table, at the step that is open: figures may still come at that step."""
         columns: list[Any] = list(rows[0]) if rows else []
         data: list[Any] = [[row[column] for column in columns] for row in rows]
-        self._run.log({name: self._wandb.Table(columns=columns, data=data)})
+        self._run.log({name: self._wandb.Table(columns=columns, data=data)}, commit=False)
 
     def artifact(
         self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"

@@ -6,6 +6,8 @@ import json
 import struct
 import time
 import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -114,6 +116,27 @@ def test_an_offline_run_holds_what_was_logged(tracker_of, tmp_path):
     again.finish()
     rows = history_of(records_in(tmp_path / "again"))
     assert [(row["_step"], row["loss"]) for row in rows] == [(4, 0.125)]
+
+
+def test_no_figure_of_a_comparison_or_a_search_is_lost_beside_the_tables(tracker_of, tmp_path):
+    from saesteer.evals import results, tune
+
+    tracker = tracker_of("first")
+    for task in ("sea", "mood"):
+        row = {"method": "CAA", "effect": 0.5, "effect_ci": [0.0, 1.0], "kl": 0.25}
+        report: Any = SimpleNamespace(task=task, compare=[row])
+        results.track(tracker, report)
+    for index in range(2):
+        point = {"relative_dose": 0.1, "effect": 0.5 + index, "kl": 0.25, "perplexity": 9.0}
+        row = {"candidate": f"CAA {index}", "points": [point], "chosen": 0}
+        tune._track(tracker, index, row)
+    tracker.finish()
+
+    rows = {row["_step"]: row for row in history_of(records_in(tmp_path / "first"))}
+    assert list(rows) == [0, 1]
+    assert rows[0]["compare/sea/CAA/effect"] == rows[0]["compare/mood/CAA/effect"] == 0.5
+    assert [rows[step]["tune/effect"] for step in (0, 1)] == [0.5, 1.5]
+    assert len(list(tmp_path.glob("first/wandb/offline-run-*/files/media/table/**/*.json"))) == 4
 
 
 def test_histograms_and_artefacts_lie_in_the_run(tracker_of, tmp_path):
