@@ -17,10 +17,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Example
-from saesteer.errors import DataError
+from saesteer.errors import ConfigError, DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, TokenBatch, as_model, pad_rows, record
-from saesteer.models.limits import context_length, finite_rows
+from saesteer.models.limits import check_length, finite_rows
 
 Pool = Literal["mean", "max", "last", "rate"]
 """How a text's tokens become one row: their mean, each coordinate's maximum, the last one, or the
@@ -152,6 +152,16 @@ def text_batches(
         yield TextBatch(tuple(chosen), tokens.to(model.device), own)
 
 
+def check_count(name: str, n: int, least: int = 1) -> None:
+    """Refuse a number of results that means nothing.
+
+    Raises:
+        ConfigError: it is below `least`.
+    """
+    if n < least:
+        raise ConfigError(f"{name} is {n}, expected {least} or more.")
+
+
 def prefix_ids(model: Model, prompt: str = "") -> list[int]:
     """Ids that come before a text: the tokenizer's BOS, if it sets one, and the prompt's.
 
@@ -173,12 +183,9 @@ def text_ids(model: Model, example: Example | str, row: int = 0) -> tuple[list[i
         prompt += "\n"
     prefix = prefix_ids(model, prompt or "")
     ids = list(model.need_tokenizer()(text, add_special_tokens=False)["input_ids"])
-    limit = context_length(model)
     if not set(ids) - set(model.special_ids.tolist()):
         raise DataError(f"text {row} ({text[:40]!r}) has no tokens; give at least one word.")
-    if limit is not None and len(prefix) + len(ids) > limit:
-        raise DataError(
-            f"text {row} ({text[:40]!r}) has {len(prefix) + len(ids)} tokens with its prompt; "
-            f"{model.name} reads at most {limit}. Cut it into shorter texts."
-        )
+    n = len(prefix) + len(ids)
+    what = f"text {row} ({text[:40]!r}) has {n} tokens with its prompt"
+    check_length(model, n, what, "Cut it into shorter texts.")
     return prefix + ids, len(prefix)

@@ -17,9 +17,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.errors import DataError
+from saesteer.features.activations import check_count
 from saesteer.features.lens import token_text
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Prompt, TokenBatch, as_model, as_prompts, install, record
+from saesteer.models.limits import check_length
 from saesteer.saes.sae import SAE
 
 
@@ -75,11 +77,17 @@ def attribute_token(
         ablations: measure this many of the largest by ablating each alone, one pass each.
 
     Raises:
-        DataError: the token is not one token of this model, or the prompt has none.
+        ConfigError: `top` below 1, or fewer than 0 ablations.
+        DataError: the token is not one token of this model, or the prompt has none, or more than
+            the model can read.
         DimensionError: model and SAE have different widths.
     """
+    check_count("top", top)
+    check_count("ablations", ablations, 0)
     model = as_model(model)
     batch = model.tokenize(as_prompts(prompt))
+    n_tokens = batch.input_ids.shape[1]
+    check_length(model, n_tokens, f"the prompt has {n_tokens} tokens", "Shorten it.")
     latents = _latents(model, sae, batch)
     logits, grad = _logits_and_gradient(model, sae, batch, _token_id(model, token))
     target = int(logits.argmax()) if token is None else _token_id(model, token)

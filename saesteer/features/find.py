@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import DataError
-from saesteer.features.activations import kept_tokens, text_batches
+from saesteer.features.activations import check_count, kept_tokens, text_batches
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
 from saesteer.models import Model, as_model, record
@@ -102,10 +102,13 @@ def find_features(
         pool: how the tokens' latents become one value per example.
 
     Raises:
+        ConfigError: `top` below 1, or fewer than 0 effects.
         ContrastError: `split` is empty or one-sided.
         DimensionError: model and SAE have different widths.
         SiteError: the model has no such layer.
     """
+    check_count("top", top)
+    check_count("effects", effects, 0)
     model = as_model(model)
     model.check_site(sae.site)
     chosen = contrast.split(split)

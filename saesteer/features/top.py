@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saesteer.features.activations import kept_tokens, text_batches
+from saesteer.features.activations import check_count, kept_tokens, text_batches
 from saesteer.features.lens import token_text
 from saesteer.models import Model, as_model, record
 from saesteer.saes.sae import SAE
@@ -64,9 +64,11 @@ def top_features(model: Model | nn.Module, sae: SAE, text: str, *, top: int = 10
     `n_active` says how many features fire at all. Outlier tokens are listed by position.
 
     Raises:
+        ConfigError: `top` below 1.
         DataError: the text has no tokens.
         DimensionError: model and SAE have different widths.
     """
+    check_count("top", top)
     model = as_model(model)
     model.check_site(sae.site)
     (batch,) = text_batches(model, [text], 1)

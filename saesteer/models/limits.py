@@ -1,4 +1,5 @@
-"""How much a model can read at once, and what its activations must be."""
+"""What a model can read and write: whole characters, and so many tokens; and what its activations
+must be."""
 
 from __future__ import annotations
 
@@ -13,6 +14,15 @@ from saesteer.models.sites import Site
 
 if TYPE_CHECKING:
     from saesteer.models.model import Model
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is one that can be written down: JSON can hold halves of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def context_length(model: Model) -> int | None:
@@ -32,6 +42,29 @@ def check_context(model: Model, context: int) -> None:
             f"rows of {context} tokens are too long for {model.name}, which has {limit} positions; "
             "lower text.context or --context."
         )
+
+
+def check_length(model: Model, n_tokens: int, what: str, advice: str) -> None:
+    """Refuse more tokens than the model can read; `what` says whose they are and how many.
+
+    Raises:
+        DataError: there are too many.
+    """
+    limit = context_length(model)
+    if limit is not None and n_tokens > limit:
+        raise DataError(f"{what}; {model.name} reads at most {limit}. {advice}")
+
+
+def check_generation(model: Model, n_prompt: int, n_new: int) -> None:
+    """Refuse to generate nothing, or beyond what the model can read.
+
+    Raises:
+        DataError: too few new tokens, or too many with the prompt.
+    """
+    if n_new < 1:
+        raise DataError(f"max_new_tokens is {n_new}, expected 1 or more.")
+    what = f"a prompt of {n_prompt} tokens with max_new_tokens {n_new} has {n_prompt + n_new}"
+    check_length(model, n_prompt + n_new, what, "Shorten the prompt, or generate less.")
 
 
 def finite_rows(

@@ -16,6 +16,7 @@ from torch import Tensor
 from saesteer.errors import DataError, ModelError, SiteError
 from saesteer.models.fingerprint import weights_fingerprint
 from saesteer.models.layout import Layout
+from saesteer.models.limits import check_generation, is_whole
 from saesteer.models.offload import device_of
 from saesteer.models.sites import Site
 
@@ -220,6 +221,9 @@ class Model:
         Args:
             logits: gets, for each batch, the model's own logits for every new token,
                 `[rows, new, vocab]`, before any sampling rule.
+
+        Raises:
+            DataError: no new tokens, or more with the prompt than the model can read.
         """
         options = {"do_sample": False, "pad_token_id": self.pad_id, **options}
         if logits is not None:
@@ -227,6 +231,7 @@ class Model:
         edited = [self._edit_prompt(prompt) for prompt in as_prompts(prompts)]
         for start in range(0, len(edited), batch_size):
             batch = self.tokenize(edited[start : start + batch_size])
+            check_generation(self, batch.input_ids.shape[1], max_new_tokens)
             out = self.hf.generate(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask.long(),
@@ -266,15 +271,6 @@ class Model:
         if not is_whole(text):
             raise DataError(f"{text[:40]!a} holds half a character, which no tokenizer can read.")
         return list(tokenizer(text, add_special_tokens=plain)["input_ids"])
-
-
-def is_whole(text: str) -> bool:
-    """Whether a text is one that can be written down: JSON can hold halves of a surrogate pair."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:

@@ -193,7 +193,7 @@ class RuleBook:
 
         Raises:
             SaeError, FeatureError: features without an SAE, or outside it.
-            DataError: a text without tokens.
+            DataError: a text without tokens, or with more than the model can read.
         """
         from saesteer.rules.reading import read_prompt
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from saesteer.models.limits import check_length
 from saesteer.models.record import record
 from saesteer.rules.evidence import Evidence
 from saesteer.rules.gate import RuleGate
@@ -129,9 +130,11 @@ def read_prompt(
     Raises:
         SaeError, FeatureError: concepts that `sae` can't give.
         SiteError: a concept's site that the model does not have.
-        DataError: a text without tokens.
+        DataError: a text without tokens, or with more than the model can read.
     """
     batch = model.tokenize(text)
+    n_tokens = batch.input_ids.shape[1]
+    check_length(model, n_tokens, f"the prompt has {n_tokens} tokens", "Shorten it.")
     gate = RuleGate.of(book, sae, force)
     ids = batch.input_ids
     frame = Frame.of(

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from saesteer.errors import DataError
+from saesteer.data.contrast import Contrast
+from saesteer.errors import ConfigError, DataError
 from saesteer.features.attribution import attribute_token
+from saesteer.features.find import find_features
+from saesteer.features.top import top_features
 from saesteer.models import install
 
 PROMPT = "a small boat"
@@ -144,3 +147,19 @@ def test_errors(tiny_model: Any, tiny_sae: Any) -> None:
         attribute_token(model, sae, PROMPT, "two words at the very least, surely")
     with pytest.raises(DataError, match="token id 100000 does not exist; the model has 0-"):
         attribute_token(model, sae, PROMPT, 100_000)
+
+
+def test_more_than_the_model_can_read_or_nothing_to_show_is_refused(
+    tiny_model: Any, tiny_sae: Any
+) -> None:
+    model = tiny_model("gpt2")
+    sae = tiny_sae(model, "resid_post.1")
+    with pytest.raises(DataError, match=r"the prompt has \d+ tokens; tiny-gpt2 reads at most 256"):
+        attribute_token(model, sae, "the rain in " * 200)
+    contrast = Contrast.from_texts(["a b"], ["c d"])
+    with pytest.raises(ConfigError, match="top is -1, expected 1 or more"):
+        attribute_token(model, sae, PROMPT, top=-1)
+    with pytest.raises(ConfigError, match="top is 0, expected 1 or more"):
+        top_features(model, sae, "the sea", top=0)
+    with pytest.raises(ConfigError, match="effects is -1, expected 0 or more"):
+        find_features(model, sae, contrast, effects=-1)

@@ -129,6 +129,20 @@ def test_a_prompt_without_tokens_is_refused(model, prompt):
         model.generate(prompt, max_new_tokens=2)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "new", "message"),
+    [
+        ("the sea", 0, "max_new_tokens is 0, expected 1 or more"),
+        ("the sea", -3, "max_new_tokens is -3, expected 1 or more"),
+        ("the sea", 255, r"tokens with max_new_tokens 255 has \d+; tiny-llama reads at most 256"),
+        ("the sea " * 200, 1, "tokens with max_new_tokens 1 has .*reads at most 256. Shorten the"),
+    ],
+)
+def test_generating_nothing_or_too_much_is_refused(model, prompt, new, message):
+    with pytest.raises(DataError, match=message):
+        model.generate(prompt, max_new_tokens=new)
+
+
 def test_a_model_without_tokenizer_or_template_says_so(model):
     mute = copy.copy(model)
     mute.tokenizer = None
