@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from saesteer.config.sae import CLOSED
+from saesteer.config.text import CLOSED, Count, Whole
 from saesteer.errors import ConfigError
 
 TaskKind = Literal["prontoqa", "rail2country", "proverqa", "beavertails"]
@@ -57,11 +57,11 @@ class AnswerTaskConfig:
 
     kind: TaskKind
     test: str | None = None
-    n_test: int | None = None
+    n_test: Count | None = None
     fit_dtype: str = "fastest"
     seed: int = 0
     names: list[str] | None = None
-    n_fit: int = 4000
+    n_fit: Count = 4000
     keep: str | None = None
     source: Source = "auto"
     safe: str | None = None
@@ -89,7 +89,7 @@ class AnswerConfig:
     task: AnswerTaskConfig
     model: str = "smollm2-135m-instruct"
     sae: str = "smollm2-135m-instruct/resid_post.9"
-    batch_size: int = 8
+    batch_size: Count = 8
     dtype: str = "float32"
     device: str | None = None
-    samples: int = field(default=5)
+    samples: Whole = field(default=5)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import MinLen
 
 from saesteer.config.run import WandbConfig
-from saesteer.config.text import CLOSED
+from saesteer.config.text import CLOSED, Count, Positive
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,19 @@ class CompareConfig:
 
     __pydantic_config__ = CLOSED
 
-    tasks: list[str]
-    methods: list[str | dict[str, Any]]
+    tasks: Annotated[list[str], MinLen(1)]
+    methods: Annotated[list[str | dict[str, Any]], MinLen(1)]
     model: str = "smollm2-135m-instruct"
     sae: str | None = "smollm2-135m-instruct/resid_post.9"
     site: str | None = None
-    doses: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.15, 0.22, 0.3])
-    kl_budget: float = 2.0
-    n_validation: int | None = None
-    n_test: int | None = None
-    max_new_tokens: int = 32
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    doses: Annotated[list[Positive], MinLen(1)] = field(
+        default_factory=lambda: [0.05, 0.1, 0.15, 0.22, 0.3]
+    )
+    kl_budget: Positive = 2.0
+    n_validation: Count | None = None
+    n_test: Count | None = None
+    max_new_tokens: Count = 32
+    seeds: Annotated[list[int], MinLen(1)] = field(default_factory=lambda: [0, 1, 2])
     dtype: str = "float32"
     device: str | None = None
     wandb: WandbConfig = field(default_factory=WandbConfig)

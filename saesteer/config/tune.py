@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen
 
 from saesteer.config.run import WandbConfig
-from saesteer.config.text import CLOSED
+from saesteer.config.text import CLOSED, Count, Positive
 from saesteer.errors import ConfigError
 
 
@@ -54,14 +56,16 @@ class TuneConfig:
     __pydantic_config__ = CLOSED
 
     task: str
-    methods: list[str | dict[str, Any]]
+    methods: Annotated[list[str | dict[str, Any]], MinLen(1)]
     sites: list[str] = field(default_factory=list)
     model: str = "smollm2-135m-instruct"
     sae: str | None = "smollm2-135m-instruct/resid_post.9"
-    doses: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.15, 0.22, 0.3])
+    doses: Annotated[list[Positive], MinLen(1)] = field(
+        default_factory=lambda: [0.05, 0.1, 0.15, 0.22, 0.3]
+    )
     budget: BudgetConfig = field(default_factory=BudgetConfig)
-    n_validation: int | None = None
-    max_new_tokens: int = 32
+    n_validation: Count | None = None
+    max_new_tokens: Count = 32
     dtype: str = "float32"
     device: str | None = None
     wandb: WandbConfig = field(default_factory=WandbConfig)

@@ -7,11 +7,13 @@ validation prompts; only then are the test prompts read, over the whole grid, on
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from saesteer.errors import TaskError
 from saesteer.evals.entries import (
     check_methods,
     check_seeds,
@@ -36,6 +38,7 @@ from saesteer.evals.tasks import Task, load_task
 from saesteer.methods.base import Method
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
+from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan
 from saesteer.tracking import Tracker
@@ -79,14 +82,19 @@ def compare(
         sae_scores, reproduce: printed in the report (the command that makes it again).
 
     Raises:
-        TaskError: an unknown task, a method that is none, an empty grid or no seed for controls.
+        TaskError: an unknown task, a method that is none, an empty grid, a budget that is none, or
+            no seed for controls.
         SiteError, ContrastError, DimensionError: from fitting.
     """
     started, steps = time.perf_counter(), _Steps(progress)
     model, task, grid = as_model(model), load_task(task), check_doses(doses)
+    if not 0 < kl_budget < math.inf:
+        raise TaskError(f"kl_budget is {kl_budget}; expected a number above 0.")
     check_methods(methods)
     used_seeds = check_seeds(seeds) if controls else ()
     sae, place = common_site(methods, sae, None if site is None else model.check_site(site))
+    if sae is not None:
+        check_width(sae, model)
     entries = fit_entries(model, task.contrast, methods, place, steps.tick, asked=site is not None)
     if controls:
         entries += control_entries(model, task, entries, sae, place, used_seeds, steps.tick)

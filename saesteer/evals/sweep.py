@@ -8,6 +8,7 @@ an activation edit, or of a method without a strength, is one point.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -70,9 +71,9 @@ def check_doses(doses: Sequence[float]) -> tuple[float, ...]:
     """The grid in ascending order.
 
     Raises:
-        TaskError: an empty grid, or a dose that is not positive.
+        TaskError: an empty grid, or a dose that is not positive and finite.
     """
-    if not doses or min(doses) <= 0:
+    if not doses or not all(0 < dose < math.inf for dose in doses):
         raise TaskError(f"doses are {list(doses)}; expected one or more numbers above 0.")
     return tuple(sorted({float(dose) for dose in doses}))
 

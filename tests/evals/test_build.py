@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from saesteer import methods
-from saesteer.config import AnswerConfig, CompareConfig, load_config, read_yaml
+from saesteer.config import AnswerConfig, CompareConfig, TuneConfig, load_config, read_yaml
+from saesteer.config.load import build_config
 from saesteer.errors import ConfigError
 from saesteer.evals.build import build_method, read_method
 from saesteer.evals.tasks import load_task
@@ -100,6 +102,36 @@ def test_every_shipped_comparison_validates(path: Path) -> None:
     for spec in config.methods:
         name = spec if isinstance(spec, str) else next(iter(spec))
         assert name in METHODS
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"kl_budget": budget} for budget in (-1, 0, math.nan, math.inf)),
+        *({"doses": doses} for doses in ([], [math.nan], [0.1, -0.1], [math.inf])),
+        *({key: n} for key in ("n_test", "n_validation", "max_new_tokens") for n in (0, -1)),
+        *({key: []} for key in ("tasks", "methods", "seeds")),
+        *({"task": {"kind": "prontoqa", key: 0}} for key in ("n_test", "n_fit")),
+        {"batch_size": 0},
+        {"samples": -1},
+    ],
+    ids=str,
+)
+def test_numbers_that_leave_nothing_to_compare_are_refused(wrong: dict[str, Any]) -> None:
+    (key,) = wrong
+    tried = 0
+    for kind, known in (
+        (CompareConfig, {"tasks": ["ocean"], "methods": ["CAA"]}),
+        (TuneConfig, {"task": "ocean", "methods": ["CAA"]}),
+        (AnswerConfig, {"task": {"kind": "prontoqa"}}),
+    ):
+        given = {field.name for field in fields(kind)}
+        if key in given and (kind is AnswerConfig or not isinstance(wrong[key], dict)):
+            tried += 1
+            build_config(kind, known, "config")
+            with pytest.raises(ConfigError, match=f"config: key '{key}"):
+                build_config(kind, known | wrong, "config")
+    assert tried
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "rules").glob("*.yaml")), ids=lambda p: p.stem)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,14 @@ import pytest
 
 import saesteer.methods as methods
 from saesteer.data.contrast import Contrast
-from saesteer.errors import SiteError, TaskError
+from saesteer.errors import DimensionError, SiteError, TaskError
 from saesteer.evals import compare as compare_task
 from saesteer.evals.entries import check_methods
 from saesteer.evals.report import write_report
 from saesteer.evals.results import Report
 from saesteer.evals.scorers import LexiconRate
 from saesteer.evals.tasks import Task
-from saesteer.models import Model
+from saesteer.models import Model, Site
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan, add_scaled
 
@@ -246,3 +248,19 @@ def test_features_of_two_places_are_compared_and_a_site_that_one_can_t_take_is_r
         compare_task(model, vowels, pair, controls=False, site="resid_post.2", **SMALL)
     dense = compare_task(model, vowels, [methods.CAA()], sae=pair[0].sae, site="mlp_out.2", **SMALL)
     assert dense.settings["sites"] == ["mlp_out.2", "resid_post.1"], "the control is the SAE's own"
+
+
+def test_a_budget_that_is_none_and_an_sae_of_another_width_are_refused_before_any_fit(
+    tiny_model: Callable[[str], Model], tiny_sae: Callable[..., SAE], vowels: Task
+) -> None:
+    model, told = tiny_model("llama"), list[str]()
+    wide = replace(tiny_sae(model, "neurons.1"), site=Site.parse("resid_post.1"))
+
+    def tell(_done: int, _total: int, what: str) -> None:
+        told.append(what)
+
+    with pytest.raises(TaskError, match="kl_budget is nan"):
+        compare_task(model, vowels, [methods.CAA()], kl_budget=math.nan, progress=tell)
+    with pytest.raises(DimensionError, match="reads activations of width"):
+        compare_task(model, vowels, [methods.CAA()], sae=wide, progress=tell)
+    assert not told
