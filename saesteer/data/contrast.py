@@ -8,9 +8,10 @@ is an error.
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any, Literal, cast, get_args
 
 from saesteer.errors import ContrastError
 from saesteer.files import lines_of, parse_json, path_of
-from saesteer.models.model import is_whole
+from saesteer.models.readable import is_whole
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+_KEYS = ("text", "label", "split", "pair", "prompt")
 HELD_OUT_SHARE = 0.2
 """Share of the pairs that validation and test each get when a file names no split."""
 
@@ -75,7 +77,7 @@ class Contrast:
         """Read a JSONL file, or one of the contrasts that ship with the package, by name.
 
         Each line is `{"text", "label": 1|0, "split"?, "pair"?, "prompt"?}`; other keys are left
-        unread. Examples without a split get a seeded one.
+        unread, but for one that looks like a slip. Examples without a split get a seeded one.
 
         Raises:
             ContrastError: no such file or name, or a line that can't be used; the text names both.
@@ -184,6 +186,7 @@ def _parse(where: str, line: str) -> tuple[Example, bool]:
     if not isinstance(row, dict):
         raise ContrastError(f'{where}: expected an object like {{"text": ..., "label": 1}}.')
     fields = cast("dict[str, Any]", row)
+    _check_keys(where, fields)
     text, label = fields.get("text"), fields.get("label")
     split, prompt, pair = fields.get("split"), fields.get("prompt"), fields.get("pair")
     if not isinstance(text, str) or not text.strip():
@@ -200,6 +203,19 @@ def _parse(where: str, line: str) -> tuple[Example, bool]:
         text, label, split or "train", None if pair is None else str(pair), prompt or None
     )
     return example, split is not None
+
+
+def _check_keys(where: str, fields: Mapping[str, Any]) -> None:
+    """Refuse a key that is nearly one that is missing; longer names, as `prompt_id`, are others.
+
+    Raises:
+        ContrastError: naming both.
+    """
+    missing = [key for key in _KEYS if key not in fields]
+    for key in fields:
+        for near in difflib.get_close_matches(key, missing, n=1, cutoff=0.8):
+            if not key.startswith(near):
+                raise ContrastError(f"{where}: unknown key {key!r}; did you mean {near!r}?")
 
 
 def _with_splits(rows: Sequence[tuple[Example, bool]], seed: int, name: str) -> tuple[Example, ...]:

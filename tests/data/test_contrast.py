@@ -118,6 +118,22 @@ def test_a_bad_line_names_file_and_line(tmp_path: Path, line: str, message: str)
     assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+    ("key", "near"), [("splt", "split"), ("spilt", "split"), ("promt", "prompt"), ("par", "pair")]
+)
+def test_a_slip_in_a_key_is_refused(tmp_path: Path, key: str, near: str) -> None:
+    path = write(tmp_path, {"text": "a", "label": 1, key: "train"})
+    with pytest.raises(ContrastError, match=f"line 1: unknown key '{key}'; did you mean '{near}'"):
+        Contrast.read(path)
+
+
+def test_other_columns_are_left_unread(tmp_path: Path) -> None:
+    other = {"prompt_id": 3, "pairs": [1], "labels": ["x"], "source": "s", "spilt": 1}
+    made = [{"text": t, "label": i, "split": "train", **other} for i, t in enumerate("ab")]
+    read = Contrast.read(write(tmp_path, *made))
+    assert {example.split for example in read.examples} == {"train"}
+
+
 def test_a_pair_over_two_splits_is_refused(tmp_path: Path) -> None:
     given_rows = rows(3, pairs=True)
     given_rows[0]["split"], given_rows[1]["split"] = "train", "test"
