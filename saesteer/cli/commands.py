@@ -76,11 +76,18 @@ def out_option(parser: Parser, default: str | None = None) -> None:
     """`--out DIR`, required where there is no default."""
     parser.add_argument(
         "--out",
+        type=_named,
         metavar="DIR",
         default=default,
         required=default is None,
         help="folder for the results" + (f" (default {default})" if default else ""),
     )
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an empty name is no folder; '.' is the current one")
+    return text
 
 
 def model_option(parser: Parser) -> None:

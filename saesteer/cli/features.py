@@ -67,10 +67,12 @@ def attribute(args: argparse.Namespace) -> None:
 
     check_json(args)
     model, sae = load_pair(args)
-    found = attribute_token(model, sae, args.prompt, args.token, top=args.top).to_dict()
+    asked = {"top": args.top, "ablations": args.ablations}
+    found = attribute_token(model, sae, args.prompt, args.token, **asked).to_dict()
     write_json(args, found)
     print(f"next token {found['token']!r}, probability {found['probability']:.3f}")
-    show_table(list(found["parts"]))
+    hidden = () if args.ablations else ("ablation",)
+    show_table([{k: v for k, v in part.items() if k not in hidden} for part in found["parts"]])
 
 
 def _firing_row(row: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +82,7 @@ def _firing_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def _print_card(card: dict[str, Any], n: int) -> None:
     for key in ("index", "density", "max_activation", "mean_activation", "n_tokens"):
-        print(f"{key}: {card[key]:.4g}")
+        print(f"{key}: {card[key]:{'' if isinstance(card[key], int) else '.4g'}}")
     for key in ("promoted", "suppressed"):
         print(f"{key}: " + " ".join(repr(token["token"]) for token in card[key]))
     print("nearest: " + ", ".join(f"{f['index']} ({f['cosine']:.2f})" for f in card["nearest"]))

@@ -152,6 +152,13 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     attribute.add_argument("sae", help=SAE_HELP)
     attribute.add_argument("--prompt", required=True)
     attribute.add_argument("--token", help="the next token to explain; default: the likeliest")
+    attribute.add_argument(
+        "--ablations",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="also ablate each of the N largest, a pass each (default 0)",
+    )
     for parser in (top, find, show, attribute):
         _model(parser)
         parser.add_argument(

@@ -72,13 +72,18 @@ def explain(args: argparse.Namespace) -> None:
 
 def whatif(args: argparse.Namespace) -> None:
     """What changes in conclusions and answer when concepts are forced on or off."""
+    from saesteer.errors import RuleError
     from saesteer.models import load_model
     from saesteer.rules import RuleBook
+    from saesteer.rules.gate import RuleGate
 
     check_json(args)
     book = RuleBook.read(args.rules)
     sae = _sae(args, book)
     force = dict.fromkeys(args.on, True) | dict.fromkeys(args.off, False)
+    if both := [name for name in args.on if name in args.off]:
+        raise RuleError(f"{both[0]!r} can't be forced on and off; leave out one of them.")
+    RuleGate.of(book, sae, force)
     name = args.model or (sae.model_name if sae is not None else "") or DEFAULT_MODEL
     model = load_model(name, device=args.device)
     result: dict[str, dict[str, object]] = {}

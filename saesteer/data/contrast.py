@@ -19,7 +19,7 @@ from typing import Any, Literal, cast, get_args
 
 from saesteer.errors import ContrastError
 from saesteer.files import lines_of, parse_json, path_of
-from saesteer.models.readable import is_whole
+from saesteer.models.limits import is_whole
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)

@@ -84,15 +84,23 @@ def test_resume_continues_a_stopped_run(run: Any, disk: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("verb", "args", "key"),
+    ("verb", "args", "key", "told", "untold"),
     [
-        ("top", ("--text", "the sea and the sun"), "features"),
-        ("show", (5, "--text", "TEXT"), "promoted"),
-        ("attribute", ("--prompt", "the rain in the"), "parts"),
+        ("top", ("--text", "the sea and the sun"), "features", "share", "e+"),
+        ("show", (5, "--text", "TEXT"), "promoted", "index: 5\n", "e+"),
+        ("attribute", ("--prompt", "the rain in the"), "parts", "attribution", "ablation"),
+        ("attribute", ("--prompt", "the", "--ablations", 1), "parts", "ablation", "None"),
     ],
 )
 def test_features(
-    run: Any, disk: Path, tmp_path: Path, verb: str, args: tuple[Any, ...], key: str
+    run: Any,
+    disk: Path,
+    tmp_path: Path,
+    verb: str,
+    args: tuple[Any, ...],
+    key: str,
+    told: str,
+    untold: str,
 ) -> None:
     args = tuple(disk / "text.txt" if arg == "TEXT" else arg for arg in args)
     report = tmp_path / "out.json"
@@ -100,7 +108,23 @@ def test_features(
     done = run(*command, "--json", report)
     assert done.status == 0, done.err
     assert json.loads(report.read_text())[key]
-    assert done.out.strip()
+    assert told in done.out
+    assert untold not in done.out
+
+
+def test_a_feature_card_prints_whole_numbers_whole(capsys: Any) -> None:
+    from saesteer.cli.features import _print_card
+
+    numbers = {"index": 10334, "n_tokens": 40000, "density": 0.0125, "mean_activation": 1.0}
+    words = {"promoted": [], "suppressed": [], "nearest": [], "passages": []}
+    _print_card({**numbers, "max_activation": 12345.6, **words}, 3)
+    assert capsys.readouterr().out.splitlines()[:5] == [
+        "index: 10334",
+        "density: 0.0125",
+        "max_activation: 1.235e+04",
+        "mean_activation: 1",
+        "n_tokens: 40000",
+    ]
 
 
 def test_features_find_ranks_a_contrast(run: Any, disk: Path, tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ import pytest
 
 from saesteer.cli.commands import positive_int, whole_number
 from saesteer.cli.parser import build_parser
-from saesteer.models import embedded
+from saesteer.errors import ModelError
+from saesteer.models import embedded, load_model
+from saesteer.saes import load_sae
+from saesteer.steer import Plan, ablate
 
 SHIPPED = "smollm2-135m-instruct/resid_post.9"
 
@@ -195,6 +198,72 @@ def test_undefined_concept(run: Any, disk: Path, tmp_path: Path) -> None:
         "acts:\n  stop: {ablate: 1}\n"
     )
     fails(run("rules", "check", rules, "--sae", disk / "sae"), "weapn", "weapon")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(
+            ("features", verb, "SAE", *rest, "--top", n)
+            for verb, *rest in (
+                ("top", "--text", "x"),
+                ("find", "--contrast", "ocean"),
+                ("show", "1"),
+                ("attribute", "--prompt", "x"),
+            )
+            for n in ("0", "-1", "x")
+        ),
+        ("features", "find", "SAE", "--contrast", "ocean", "--effects", "-1"),
+        ("features", "attribute", "SAE", "--prompt", "x", "--ablations", "-1"),
+        ("localize", "tcav", "ocean", "--top", "0"),
+    ],
+)
+def test_a_number_of_results_that_means_nothing(run: Any, args: tuple[str, ...]) -> None:
+    fails(run(*args), args[-2], repr(args[-1]), "give a whole number of")
+
+
+def test_an_empty_name_is_no_path(run: Any, disk: Path) -> None:
+    fails(run("sae", "path", ""), "an empty name is no file or folder")
+    fails(run("train", "sae", disk / "train.yaml", "--out", ""), "an empty name is no folder")
+    args = ("features", "top", disk / "sae", "--text", "x", "--model", disk / "model")
+    fails(run(*args, "--json", ""), "an empty name")
+    with pytest.raises(ModelError, match="an empty name is no file or folder"):
+        load_model("")
+
+
+def test_no_text_at_all(run: Any, disk: Path, tmp_path: Path) -> None:
+    args = ("train", "sae", disk / "train.yaml", "--out", tmp_path / "out", "--quiet")
+    fails(run(*args, "text.path=[]"), "text.path", "at least 1 item")
+
+
+def test_concepts_forced_both_ways_or_unknown_are_refused_before_the_model_is_loaded(
+    run: Any, disk: Path, tmp_path: Path
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("concepts: {wet: {feature: 1, threshold: 1}}\nrules: 'dry :- not wet.'\n")
+    args = ("rules", "whatif", rules, "--prompt", "x", "--sae", disk / "sae", "--model", "nowhere")
+    fails(run(*args, "--on", "wet", "--off", "wet"), "'wet' can't be forced on and off")
+    fails(run(*args, "--off", "wte"), "'wte' can't be forced", "'wet'")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("features", "attribute", "SAE", "--prompt", "LONG"),
+        ("rules", "explain", "RULES", "--sae", "SAE", "--prompt", "LONG"),
+        ("steer", "run", "PLAN", "--plain", "--prompt", "LONG"),
+        ("steer", "run", "PLAN", "--plain", "--prompt", "x", "--max-new-tokens", "256"),
+    ],
+)
+def test_more_text_than_the_model_can_read(
+    run: Any, disk: Path, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("concepts: {wet: {feature: 1, threshold: 1}}\nrules: 'dry :- not wet.'\n")
+    Plan(ablate(load_sae(disk / "sae"), 1)).save(tmp_path / "plan")
+    meant: dict[str, Any] = {"SAE": disk / "sae", "RULES": rules, "PLAN": tmp_path / "plan"}
+    meant["LONG"] = "the rain in the " * 200
+    fails(run(*(meant.get(arg, arg) for arg in args), "--model", disk / "model"), "at most 256")
 
 
 def test_output_that_cannot_be_written(run: Any, disk: Path, tmp_path: Path) -> None:
