@@ -130,10 +130,21 @@ def test_a_mistake_is_told_and_the_talk_goes_on(talk, line, words) -> None:
     assert "on at 1: " in shown
 
 
-def test_a_fault_while_generating_reaches_the_talk_and_leaves_nothing_attached(talk) -> None:
-    talk.max_new_tokens = -1
-    with pytest.raises(ValueError, match="max_new_tokens"):
+def test_a_fault_while_generating_reaches_the_talk_and_leaves_nothing_attached(
+    talk, monkeypatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("no such option")
+
+    monkeypatch.setattr(talk.model, "generate", fail)
+    with pytest.raises(ValueError, match="no such option"):
         chat(talk, "the rain")
+
+
+def test_more_than_the_model_can_read_is_told_and_the_talk_goes_on(talk) -> None:
+    shown = chat(talk, "the rain " * 200, "/reset", "the rain")
+    assert "reads at most 256" in shown
+    assert "on at 1: " in shown
 
 
 def test_a_terminal_gets_a_table(talk) -> None:
