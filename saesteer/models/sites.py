@@ -2,6 +2,9 @@
 
 A site is `kind.layer`, as in `resid_post.9`; a single attention head is `head_out.layer.head`.
 TransformerLens names (`blocks.9.hook_resid_post`) are read as the same sites.
+
+`resid_mid` is read where the MLP's norm reads it, so an edit there reaches the MLP branch alone, as
+at TransformerBridge's `hook_resid_mid`; `attn_out` and `resid_post` edit the stream itself.
 """
 
 from __future__ import annotations

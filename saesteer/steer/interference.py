@@ -99,6 +99,12 @@ class Interference:
             if site.dose > ABSURD_DOSE
         ]
         told += [
+            f"edits at {site.site} reach the MLP branch alone; the stream is edited at attn_out "
+            "or resid_post"
+            for site in self.sites
+            if site.site.startswith("resid_mid")
+        ]
+        told += [
             f"the change of {weight.parameter} is longer than the weight itself "
             f"({weight.relative_size:.2g} times)"
             for weight in self.weights

@@ -94,6 +94,21 @@ def test_an_edit_longer_than_the_activation_is_refused(tiny_model) -> None:
     assert any("longer than what they edit" in text for text in found.warnings)
 
 
+def test_an_edit_at_resid_mid_does_not_reach_the_stream_and_says_so(tiny_model) -> None:
+    model, ids = tiny_model("llama"), torch.tensor([[5, 6, 7]])
+    plan = Plan(steer.add("resid_mid.1", 5 * AXES[0]), where=steer.all())
+    model_mlp = model.layout.point(model.check_site("mlp_out.1")).module
+    silent = model_mlp.register_forward_hook(lambda module, args, out: 0 * out)
+    try:
+        plain = model.hf(ids).logits
+        with plan.on(model):
+            assert torch.equal(model.hf(ids).logits, plain)
+    finally:
+        silent.remove()
+    told = check_interference(plan, model, PROMPTS).warnings
+    assert any(text.startswith("edits at resid_mid.1 reach the MLP branch alone") for text in told)
+
+
 def test_a_change_longer_than_its_weight_is_refused(tiny_model) -> None:
     model, name = tiny_model("llama"), "model.layers.1.mlp.down_proj.weight"
     weight = model.hf.get_parameter(name).detach()
