@@ -12,7 +12,7 @@ import torch
 from saesteer import steer
 from saesteer.errors import PlanError
 from saesteer.models import Model, Site
-from saesteer.steer import Edit, Frame, Plan, Trace
+from saesteer.steer import Edit, Frame, Plan, Trace, late_norms
 
 UNIT = torch.nn.functional.normalize(torch.ones(32), dim=0)
 
@@ -41,6 +41,52 @@ def test_outliers_are_out_of_the_dose(tiny_model: Any) -> None:
     ratios = 1.0 / norms[0, 1:]
     assert spiked.dose() == pytest.approx(float(ratios.mean()), rel=1e-4)
     assert plain.dose() != pytest.approx(spiked.dose(), rel=1e-2) or norms[0, 1:].std() < 1
+
+
+LATE = Plan(steer.add("resid_post.1", UNIT), steer.add("resid_post.2", UNIT), name="two sites")
+
+
+def seen(model: Model, *calls: list[str], n_new: int = 4) -> list[Any]:
+    """Dose, edited positions and counts, of these calls under one plan that is left on."""
+    with LATE.on(model) as trace:
+        for prompts in calls:
+            model.generate(prompts, max_new_tokens=n_new, eos_token_id=None)
+    return [trace.dose(), trace.n_edited, trace.fired]
+
+
+def test_calls_of_other_batch_sizes_are_all_counted(tiny_model: Any) -> None:
+    model, two, one = tiny_model("llama"), ["the rain", "the sea"], ["the town"]
+    dose, n_edited, fired = seen(model, two, one)
+    apart = [seen(model, two), seen(model, one)]
+    assert n_edited == sum(part[1] for part in apart)
+    assert fired == {label: sum(part[2][label] for part in apart) for label in fired}
+    assert dose == pytest.approx(sum(part[0] * part[1] for part in apart) / n_edited, rel=1e-4)
+
+
+def test_the_room_for_late_norms_may_fill_up(tiny_model: Any, monkeypatch: Any) -> None:
+    model = tiny_model("llama")
+    dose, n_edited, fired = seen(model, ["the rain"], n_new=12)
+    monkeypatch.setattr(late_norms, "ROOM", 3 * 2 * 32)  # three passes of two sites
+    assert seen(model, ["the rain"], n_new=12) == [pytest.approx(dose), n_edited, fired]
+
+
+def test_padding_has_no_part_in_what_is_an_outlier(tiny_model: Any) -> None:
+    model, site = tiny_model("llama"), Site(1, "resid_post")
+    batch = model.tokenize(["sea", "sun", "rain", "the rain in the town and the sea in the sun"])
+    huge = torch.where(batch.attention_mask, 0.0, 1e6)
+    huge[3, 0] = 1e5  # an outlier among the tokens, and small beside the padding
+    spiked = model.layout.blocks[0].register_forward_hook(
+        lambda module, args, out: out + huge[..., None] * UNIT
+    )
+    try:
+        with Plan(steer.add(site, UNIT), where=steer.all()).on(model) as trace, torch.no_grad():
+            model.forward(batch)
+    finally:
+        spiked.remove()
+    (record,) = trace.passes
+    norms = record.norms[site][batch.attention_mask & (huge == 0)]
+    assert float(norms.max()) < 4 * float(norms.median())
+    assert trace.dose() == pytest.approx(float((1 / norms).mean()), rel=1e-4)
 
 
 def test_per_edit_figures(tiny_model: Any) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -89,6 +91,29 @@ def test_a_full_disk_leaves_the_older_ones(saved, tmp_path, monkeypatch, failing
         write_checkpoint(tmp_path, 20, STATE, PLACE, TENSORS, keep=1)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000010"]
     open_checkpoint(saved)
+
+
+def test_all_of_it_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
+    done, put, sync = [], os.replace, checkpoint_module.sync
+
+    def syncing(path):
+        done.append(("sync", path.name))
+        sync(path)
+
+    def replacing(source, target):
+        done.append(("replace", Path(target).name))
+        put(source, target)
+
+    monkeypatch.setattr(checkpoint_module, "sync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    write_checkpoint(tmp_path, 10, STATE, PLACE, TENSORS, keep=2)
+    assert done == [
+        ("sync", "rank-0.safetensors"),
+        ("sync", "state.json"),
+        ("sync", ".writing-00000010"),
+        ("replace", "step-00000010"),
+        ("sync", tmp_path.name),
+    ]
 
 
 def test_a_place_that_cant_be_written(tmp_path):
