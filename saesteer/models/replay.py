@@ -45,8 +45,13 @@ class Replay:
 
 def _blocks_below(model: Model, site: Site) -> Sequence[nn.Module]:
     """Blocks whose output a replaced `site` hides altogether, if they can be stepped over."""
-    last = {"resid_pre": site.layer, "resid_post": site.layer + 1}.get(site.kind, 0)
+    last = n_hidden(site)
     return model.layout.blocks[:last] if last and _returns_tensors(model) else ()
+
+
+def n_hidden(site: Site) -> int:
+    """Of how many blocks, from the first on, a replaced site hides the output altogether."""
+    return {"resid_pre": site.layer, "resid_post": site.layer + 1}.get(site.kind, 0)
 
 
 @torch.no_grad()

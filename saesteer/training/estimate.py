@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from torch import Tensor
-
 from saesteer.config import TrainSAEConfig
 from saesteer.config.sae import SPARSE
+from saesteer.errors import ConfigError
 from saesteer.models import Model
 from saesteer.training.build import sites_of
+from saesteer.training.model_cost import model_flop, pass_memory
 from saesteer.training.rates import Rates
+from saesteer.training.streams import check_run, rows_cached
 
 DENSE_FLOP = 18
 """Per weight pair and token: encoder and decoder forward (4), backward (8), and the masks and
@@ -95,20 +96,21 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
 
     Raises:
         SiteError: the model has no such site.
+        ConfigError: fewer than one device, or what the run itself would refuse on so many.
     """
-    each = list(config.each().values())
-    sites = {model.check_site(site) for one in each for site in sites_of(one)}
-    width = _row_width(config, model)
-    read = config.n_tokens // config.reuse
+    if gpus < 1:
+        raise ConfigError(f"gpus is {gpus}; a run needs 1 or more.")
+    check_run(config, model, gpus)
+    width, read = _row_width(config, model), _tokens_read(config, gpus)
     shapes = _shapes(config, model)
     steps, rows = config.n_steps, config.batch_size / gpus
-    model_flop = _pass_flop(model, max(site.layer for site in sites), config.text.context)
+    a_token = model_flop(config, model)
     dense = sum(_dense_flop(d, one) for d, one in shapes)
     exact = sum(_exact_flop(d, one) for d, one in shapes)
     step_bytes = sum(_step_bytes(d, one, rows) for d, one in shapes)
     shared = sum(_weight_bytes(d, one) for d, one in shapes) * 2 * (gpus - 1) / gpus
     seconds = {
-        "model": read * model_flop / rates.matmul / gpus,
+        "model": read * a_token / rates.matmul / gpus,
         "encoder": config.n_tokens * dense / _matmul_rate(config, rates) / gpus,
         "step": config.n_tokens * exact / rates.exact / gpus + steps * step_bytes / rates.bandwidth,
         "exchange": steps * shared / LINK_BYTES,
@@ -119,7 +121,7 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
         gpus=gpus,
         n_tokens=config.n_tokens,
         tokens_read=read,
-        flop={"model": read * model_flop, "sae": config.n_tokens * (dense + exact)},
+        flop={"model": read * a_token, "sae": config.n_tokens * (dense + exact)},
         bytes_moved={"memory": steps * step_bytes * gpus, "link": steps * shared},
         memory=memory_of(config, model, gpus),
         device_memory=rates.memory,
@@ -133,13 +135,13 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
 def memory_of(config: TrainSAEConfig, model: Model, gpus: int = 1) -> dict[str, float]:
     """Bytes that a run needs on each device, by what they hold, and in all."""
     size, rows = _size(config), config.batch_size / gpus
-    shapes, tokens = _shapes(config, model), config.rows_per_pass * config.text.context
+    shapes = _shapes(config, model)
     parts = {
         "model": float(size * sum(p.numel() for p in model.hf.parameters())),
         "sae": 4 * sum(_weight_bytes(d, one) for d, one in shapes),  # gradients, two moments
         "pre_activations": max(rows * one.d_sae * (size + 2.0) for _, one in shapes),
-        "ring": 2 * config.shuffle_batches * rows * _row_width(config, model) * size,
-        "pass": tokens * size * 24.0 * model.layout.d_model,
+        "ring": _ring_rows(config) / gpus * _row_width(config, model) * size,
+        **pass_memory(config, model, size),
     }
     return {**parts, "in_all": sum(parts.values())}
 
@@ -172,19 +174,17 @@ def _width(model: Model, config: TrainSAEConfig) -> int:
     return sum(widths) // (2 if config.target is not None else 1)
 
 
-def _pass_flop(model: Model, layer: int, context: int) -> float:
-    """Of one token through the blocks up to `layer`: 2 per weight used, and attention."""
-    blocks = model.layout.blocks[: layer + 1]
-    weights = sum(_weights_used(model, p) for block in blocks for p in block.parameters())
-    return 2.0 * weights + 4.0 * context * model.layout.d_model * len(blocks)
+def _tokens_read(config: TrainSAEConfig, gpus: int) -> int:
+    """By the model: once for all passes over a cache, and each time for a run end to end."""
+    if config.kl:
+        return config.n_tokens
+    cached = config.cache.path is not None
+    return rows_cached(config, gpus) if cached else config.n_tokens // config.reuse
 
 
-def _weights_used(model: Model, parameter: Tensor) -> float:
-    """Matrices are used whole; experts, which come stacked, only as many as a token is sent to."""
-    if parameter.dim() < 3:
-        return float(parameter.numel() if parameter.dim() == 2 else 0)
-    chosen = getattr(model.hf.config.get_text_config(), "num_experts_per_tok", None)
-    return parameter.numel() / parameter.shape[0] * (chosen or parameter.shape[0])
+def _ring_rows(config: TrainSAEConfig) -> int:
+    """In the rings of all processes; a run end to end has none."""
+    return 0 if config.kl else 2 * config.shuffle_batches * config.batch_size
 
 
 def _dense_flop(d_model: int, config: TrainSAEConfig) -> float:
@@ -213,7 +213,7 @@ def _disk(
     read: int,
 ) -> dict[str, float]:
     size = _size(config)
-    ring = 2.0 * config.shuffle_batches * config.batch_size * width * size
+    ring = float(_ring_rows(config) * width * size)
     weights = sum(_weight_bytes(d, each) for d, each in shapes)
     parts = {
         "checkpoints": (3 * weights + ring) * (config.keep_checkpoints + 1),  # two moments too

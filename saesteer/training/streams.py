@@ -23,6 +23,21 @@ from saesteer.training.passages import ONE_PROCESS, PassageStream
 from saesteer.training.signals import StopRequest
 
 
+def check_run(config: TrainSAEConfig, model: Model, size: int) -> None:
+    """Refuse what a model, or so many processes, can't do.
+
+    Raises:
+        ConfigError: rows longer than the model has positions, a batch that can't be shared, or a
+            run end to end in several processes.
+    """
+    check_context(model, config.text.context)
+    if config.kl and size > 1:
+        raise ConfigError(ONE_PROCESS)
+    rows, saes = World(size=size).share(config.batch_size, "batch_size"), config.each().values()
+    for each in saes if len(saes) < size else ():  # else each is trained on whole batches
+        each.check_rows(rows)
+
+
 def columns_of(config: TrainSAEConfig, model: Model) -> Columns:
     """The sites that a config's SAEs read.
 
@@ -41,13 +56,11 @@ def open_stream(
     the text's order for a run end to end.
 
     Raises:
-        ConfigError: rows longer than the model has positions, a batch that can't be shared, or a
-            run end to end in several processes.
+        ConfigError: as `check_run`.
         DataError: a text path holds nothing readable, or the cache holds something else.
     """
+    check_run(config, model, world.size)
     if config.kl:
-        if world.size > 1:
-            raise ConfigError(ONE_PROCESS)
         rows = config.batch_size // config.text.context
         return PassageStream(_model_source(config, model, columns), rows)
     ring = ShuffleRing(
@@ -86,12 +99,13 @@ def fill_cache(
 
     Raises:
         OutputError: the disk is too small, full or read-only.
-        DataError: as `open_stream`; or the text has ended before there is enough for the run.
+        ConfigError, DataError: as `open_stream`; or the text has ended before there is enough.
     """
+    check_run(config, model, world.size)
     if world.leads:
         columns = columns_of(config, model)
         cache, source = _cache(config, model, columns), _model_source(config, model, columns)
-        for done, wanted in cache.fill(source, _rows_needed(config, world)):
+        for done, wanted in cache.fill(source, rows_cached(config, world.size)):
             if progress:
                 progress(done, wanted, {})
             if stop.signal is not None:
@@ -102,7 +116,6 @@ def fill_cache(
 
 
 def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> ModelSource:
-    check_context(model, config.text.context)
     labelled = [] if config.supervised is None else config.supervised.paths
     for path in labelled:
         check_labels(path, config.text.field)
@@ -145,15 +158,15 @@ def _cache(config: TrainSAEConfig, model: Model, columns: Columns) -> Activation
     )
 
 
-def _rows_needed(config: TrainSAEConfig, world: World) -> int:
-    """Rows that a run takes from its source, per pass over the cache.
+def rows_cached(config: TrainSAEConfig, size: int = 1) -> int:
+    """Rows that a run of so many processes keeps on disk: what it draws, per pass over them.
 
     Whole shards are shared, so that each process but one may have to do with one shard less.
     """
     drawn = config.n_steps * config.batch_size
     ring = 2 * config.shuffle_batches * config.batch_size
     rows = -(-(drawn // config.reuse + ring) // config.cache.passes)
-    return rows + (world.size - 1) * config.cache.rows_per_shard
+    return rows + (size - 1) * config.cache.rows_per_shard
 
 
 def _check_enough(config: TrainSAEConfig, cache: ActivationCache, world: World) -> None:

@@ -187,6 +187,12 @@ def test_a_batch_that_does_not_divide_is_refused(settings, model):
         World(0, 128).share(64, "batch_size")
 
 
+def test_one_row_for_each_process_is_refused_unless_each_trains_on_the_whole_batch(settings, model):
+    with pytest.raises(ConfigError, match=r"batch_size is 2, which leaves one row to a process"):
+        open_trainer(settings(batch_size=2), model, World(0, 2))
+    open_trainer(settings(batch_size=2, variants={"a": {}, "b": {}}), model, World(0, 2))
+
+
 @pytest.mark.parametrize(
     ("environment", "device", "message"),
     [

@@ -9,12 +9,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from saesteer.config import CacheConfig
+from saesteer.config import CacheConfig, TextConfig
 from saesteer.errors import ConfigError, ModelError, SiteError
 from saesteer.models import Model, TokenBatch, load_skeleton, record
 from saesteer.training.estimate import estimate
 from saesteer.training.rates import Rates, gpu_rates, measure_rates
 from saesteer.training.sae import open_trainer, train_sae
+from saesteer.training.signals import StopRequest
+from saesteer.training.streams import columns_of, fill_cache, open_stream
 
 RATES = Rates("a box", matmul=1e12, exact=1e11, bandwidth=1e10, memory=1e10)
 
@@ -35,6 +37,31 @@ def test_the_model_s_flop_are_those_that_torch_counts(tiny_model, settings, name
     a_token = cost.flop["model"] / cost.tokens_read
     counted = counted_flop(model, "resid_post.2", config.text.context)
     assert a_token == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("site", "rel"), [("resid_post.1", 0.02), ("resid_pre.2", 0.15), ("mlp_out.1", 0.15)]
+)
+def test_an_end_to_end_step_takes_the_flop_that_torch_counts(tiny_model, settings, name, site, rel):
+    """Blocks are counted whole, which tells in a model of four."""
+    model, config = tiny_model(name), settings(kl=1.0, site=site)
+    stream = open_stream(config, model, columns_of(config, model))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        recon = stream.next_batch().clone().requires_grad_()
+        stream.divergence(recon + 0.5).backward()
+    cost = estimate(config, model, RATES)
+    assert cost.tokens_read == config.n_tokens
+    said = cost.flop["model"] / cost.tokens_read
+    assert said == pytest.approx(counter.get_total_flops() / 64, rel=rel)
+
+
+def test_an_end_to_end_run_needs_room_for_logits_and_for_no_ring(settings, model):
+    plain, whole = (estimate(settings(kl=kl), model, RATES) for kl in (0.0, 1.0))
+    assert whole.memory["logits"] > 2 * 64 * 128 * 4
+    assert whole.memory["pass"] > plain.memory["pass"]
+    assert whole.memory["ring"] == 0 < plain.memory["ring"]
+    assert whole.disk["checkpoints"] < plain.disk["checkpoints"]
 
 
 def test_a_checkpoint_takes_what_was_said(settings, model, tmp_path):
@@ -66,6 +93,32 @@ def test_costs_follow_the_tokens_the_width_and_the_cards(settings, model):
 def test_a_cache_takes_disk(settings, model):
     cached = estimate(settings(cache=CacheConfig("somewhere")), model, RATES)
     assert cached.disk["cache"] == cached.tokens_read * model.layout.d_model * 4
+
+
+def test_passes_over_a_cache_are_read_from_disk(settings, model, tmp_path):
+    folder = tmp_path / "cache"
+    cache = CacheConfig(str(folder), passes=4, rows_per_shard=64)
+    config = settings(cache=cache, n_tokens=64 * 200)
+    assert fill_cache(config, model, StopRequest())
+    written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    said = estimate(config, model, RATES)
+    assert said.disk["cache"] == pytest.approx(written, rel=0.05)
+    once = estimate(replace(config, cache=replace(cache, passes=1)), model, RATES)
+    assert once.flop["model"] == pytest.approx(4 * said.flop["model"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "message"),
+    [
+        *(({}, 0, "gpus is 0; a run needs 1"), ({}, -3, "gpus is -3; a run needs 1")),
+        *(({"kl": 1.0}, 8, "kl trains in one process"), ({}, 3, "63 would do")),
+        ({"batch_size": 8}, 8, "leaves one row to a process"),
+        ({"text": TextConfig("a", context=257)}, 1, "has 256 positions; lower text.context"),
+    ],
+)
+def test_what_the_run_would_refuse_has_no_cost(settings, model, changes, gpus, message):
+    with pytest.raises(ConfigError, match=message):
+        estimate(replace(settings(), **changes), model, RATES, gpus)
 
 
 def test_variants_add_up(settings, model):
