@@ -23,6 +23,9 @@ from saesteer.steer.loop import Loop
 if TYPE_CHECKING:
     from saesteer.steer.session import Session
 
+_BATCHING = "init_continuous_batching"
+"""What `generate_batch` and servers of it go through before they start a thread of their own."""
+
 
 @final
 class SteeredGenerate:
@@ -50,6 +53,19 @@ class SteeredGenerate:
         _refuse(kwargs, self.owner)
         with session.call(read_prompt(self.owner, args, kwargs)):
             return self.original(*args, **_uncompiled(kwargs))
+
+    def continuous(self, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for `owner.init_continuous_batching`.
+
+        Raises:
+            PlanError: a plan is attached.
+        """
+        if self._session.active:
+            raise PlanError(
+                "generate_batch packs rows together (continuous batching), so they can't be "
+                "steered; call generate."
+            )
+        return getattr(type(self.owner), _BATCHING)(self.owner, *args, **kwargs)
 
     def _controlled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The call with plans' own loop in it; row by row where tokens may be taken back."""
@@ -93,11 +109,14 @@ class SteeredGenerate:
 
 def wrap_generate(owner: Any, session: Session) -> None:
     """Put a wrapper on this instance's `generate`."""
-    owner.__dict__["generate"] = SteeredGenerate(owner, owner.generate, session)
+    steered = owner.__dict__["generate"] = SteeredGenerate(owner, owner.generate, session)
+    if hasattr(type(owner), _BATCHING):
+        owner.__dict__[_BATCHING] = steered.continuous
 
 
 def unwrap_generate(owner: Any) -> None:
     """Take our wrapper off; one that somebody has wrapped in turn stays, and passes through."""
+    owner.__dict__.pop(_BATCHING, None)
     ours = owner.__dict__.get("generate")
     if not isinstance(ours, SteeredGenerate):
         return

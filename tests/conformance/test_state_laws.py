@@ -150,3 +150,7 @@ def test_packed_rows_are_refused(model: Model) -> None:
         model.hf(input_ids=ids, position_ids=torch.tensor([[0, 1, 0, 1]]))
     with plan.on(model), pytest.raises(PlanError, match="guidance"):
         generate(model, ["hello"], guidance_scale=1.5)
+    before = sorted(model.hf.__dict__)
+    with plan.on(model), pytest.raises(PlanError, match=r"continuous batching.*call generate"):
+        model.hf.generate_batch(inputs=ids.tolist())
+    assert sorted(model.hf.__dict__) == before
