@@ -101,16 +101,29 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
+def streams_of(config: TrainSAEConfig, model, size: int) -> list:
+    """What the processes of a world read, without them."""
+    columns = columns_of(config, model)
+    return [open_stream(config, model, columns, World(rank, size)) for rank in range(size)]
+
+
 def whole_batches(config: TrainSAEConfig, model, size: int, n: int) -> list[torch.Tensor]:
     """The batches of a world, drawn from its streams without its processes."""
-    columns = columns_of(config, model)
-    streams = [open_stream(config, model, columns, World(rank, size)) for rank in range(size)]
+    streams = streams_of(config, model, size)
     return [torch.cat([stream.next_batch() for stream in streams]) for _ in range(n)]
 
 
 def mean_fvu(lines: list[dict]) -> float:
     """Over the last ten steps."""
     return sum(line["fvu"] for line in lines[-10:]) / 10
+
+
+def test_every_process_shuffles_in_an_order_of_its_own(settings, model):
+    orders = []
+    for stream in streams_of(settings(), model, 2):
+        stream.next_batch()
+        orders.append(stream.ring.state()["order"])
+    assert not torch.equal(*orders)
 
 
 def test_an_sae_on_all_processes_is_the_same_bits_on_each(two):

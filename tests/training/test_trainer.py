@@ -68,9 +68,46 @@ def test_the_same_settings_give_the_same_bits(trainer):
             one.step()[""]
         runs.append(only(one).coder.state_dict())
     assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
-    other = trainer(seed=4)
-    other.step()
-    assert not torch.equal(only(other).coder.w_dec, runs[0]["w_dec"])
+
+
+def test_a_seed_chooses_the_first_weights_and_the_order_of_the_text(trainer):
+    one, other = (trainer(seed=seed) for seed in (3, 4))
+    assert not torch.equal(only(one).coder.w_dec, only(other).coder.w_dec)
+    assert not torch.equal(one.stream.next_batch(), other.stream.next_batch())
+
+
+TRANSCODER = {"site": "mlp_in.1", "target": "mlp_out.1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "beside"),
+    [
+        ({"seed": 4}, {}),
+        ({"threshold_rate": 0.5}, {}),
+        ({"aux_k": 1}, {}),
+        ({"aux_coefficient": 1.0}, {}),
+        ({"dead_after_tokens": 320}, {}),
+        ({"error": "per_token"}, {}),
+        ({"grad_clip": 1e-3}, {}),
+        ({"warmup_steps": 0}, {}),
+        ({"decay_share": 1.0}, {}),
+        ({"reuse": 2}, {}),
+        ({"skip": True}, TRANSCODER),
+        ({"sparsity": 0.1}, {"arch": "standard"}),
+    ],
+    ids=lambda settings: next(iter(settings), "plain"),
+)
+def test_every_setting_of_a_loss_and_its_steps_is_read(trainer, changes, beside):
+    """The same seed gives the same bits, so that a setting nobody reads would change none."""
+    states = []
+    for settings in (beside, {**beside, **changes}):
+        one = trainer(**{"dead_after_tokens": 64, "n_tokens": 64 * 12, **settings})
+        for _ in range(6):
+            one.step()
+        states.append(only(one).coder.state_dict())
+    plain, changed = states
+    same = plain.keys() == changed.keys()
+    assert not (same and all(torch.equal(plain[name], changed[name]) for name in plain))
 
 
 def test_gradients_are_clipped_to_the_norm_asked_for(trainer, monkeypatch):
