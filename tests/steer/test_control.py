@@ -171,6 +171,30 @@ def test_tokens_taken_back_are_as_if_never_said(model: Model, cached: bool) -> N
     assert not torch.equal(plain.tokens, got.tokens)
 
 
+def test_what_was_taken_back_stays_banned_while_more_is(llama: Model) -> None:
+    best = generate(llama, ["the sea"], new=2).logits[0, 0].topk(3).indices.tolist()
+    plan = Plan(*(Backtrack(1, gate=AtToken(token)) for token in best[:2]))
+    with plan.on(llama) as trace:
+        assert generate(llama, ["the sea"], new=2).tokens[0, 0] == best[2]
+    assert len(trace.events) >= 2
+
+
+def test_a_ban_is_lifted_where_the_text_before_it_has_changed(llama: Model) -> None:
+    """Fixed scores: 11 before 12 at first, then 13 before 14; 13 and then all goes once."""
+    start = llama.tokenize(["the sea"]).input_ids.shape[1]
+
+    def fixed(ids: Tensor, scores: Tensor) -> Tensor:
+        wanted = ([11, 12], [13, 14], [15])[ids.shape[1] - start]
+        ranks = torch.arange(2.0, 2.0 - len(wanted), -1.0)
+        return torch.full_like(scores, -1.0).index_copy_(1, torch.tensor(wanted), ranks[None])
+
+    takes = [Backtrack(n, limit=1, gate=AtToken(token)) for n, token in ((1, 13), (2, 14))]
+    with Plan(*takes).on(llama) as trace:
+        run = generate(llama, ["the sea"], new=3, logits_processor=[fixed])
+    assert [event.what for event in trace.events] == ["took back 1", "took back 2"]
+    assert run.tokens.tolist() == [[12, 13, 15]]
+
+
 def test_rows_are_taken_back_each_for_itself(model: Model) -> None:
     token = said(model, 1, 4)
     plan = Plan(Backtrack(2, limit=2, gate=AtToken(token)))
@@ -350,6 +374,21 @@ def test_a_dial_multiplies_by_column_and_a_look_aside_leaves_no_trace(
     assert len(trace.passes) == 6
 
 
+def test_a_look_aside_forgets_what_was_taken_back(llama: Model) -> None:
+    push = Edit(steer.add("resid_post.2", 3 * direction(llama, 1)), schedule=steer.dial("key"))
+    with Plan(push, TurnUp([])).on(llama):
+        token = int(generate(llama, [PROMPTS[1]], new=8).tokens[0, 4])
+    runs, looks = [], []
+    for cached in (True, False):
+        seen: list[Tensor] = []
+        with Plan(push, TurnUp(seen), Backtrack(3, gate=AtToken(token))).on(llama) as trace:
+            runs.append(generate(llama, [PROMPTS[1]], new=8, use_cache=cached))
+        assert trace.events
+        looks.append(torch.stack(seen))
+    same(*runs)
+    assert (looks[0] - looks[1]).abs().max() <= 1e-5 * looks[1].abs().max()
+
+
 def test_outside_generate_a_dial_is_at_its_start(llama: Model) -> None:
     push = steer.add("resid_post.2", 3 * direction(llama, 1))
     ids, outputs = torch.tensor([[5, 6, 7, 8]]), []
@@ -367,6 +406,15 @@ def test_linear_goes_straight_to_its_end(llama: Model) -> None:
     assert torch.allclose(sizes, torch.tensor([1, 0.875, 0.75, 0.625, 0.5, 0.5, 0.5]))
     with pytest.raises(PlanError, match="more than 0 tokens"):
         steer.linear(0)
+
+
+@pytest.mark.parametrize("schedule", [steer.linear(4), steer.linear(4, 2.0), steer.decay(2)])
+def test_a_schedule_begins_behind_the_last_prompt_token(schedule: steer.Schedule) -> None:
+    lengths = [3, 5]
+    factor = schedule.factor(Frame.of(torch.ones(2, 7).long(), prompt_lengths=lengths))
+    for row, n in zip(factor, lengths, strict=True):
+        assert (row[:n] == 1).all()
+        assert (row[n:] != 1).all()
 
 
 def test_a_control_that_fails_leaves_the_model_plain(llama: Model) -> None:
