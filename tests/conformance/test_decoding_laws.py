@@ -9,6 +9,7 @@ import pytest
 import torch
 from laws import PROMPTS, Run, arches, direction, generate, latch_plan, same
 
+from saesteer import steer
 from saesteer.models import Model
 from saesteer.steer import Plan
 
@@ -126,8 +127,6 @@ def test_sampling_is_the_same_from_the_same_seed(model: Model, plan_for: PlanFor
 
 
 def test_the_first_generated_token_is_steered(model: Model) -> None:
-    from saesteer import steer
-
     plain = generate(model, PROMPTS, new=1)
     with Plan(steer.add("resid_post.2", 10 * direction(model, 1))).on(model):
         steered = generate(model, PROMPTS, new=1)
@@ -158,3 +157,24 @@ def test_right_padded_scoring_equals_single_rows(model: Model, plan_for: PlanFor
         with plan.on(model, prompt_lengths=lengths[row]), torch.no_grad():
             alone = model.hf(input_ids=batch.input_ids[row, None, :n]).logits
         assert (whole[row, None, :n] - alone).abs().max() <= 1e-5 * alone.abs().max()
+
+
+def gaps(model: Model) -> tuple[float, float]:
+    """What a cache, and padding on the left, change of logits, as shares of the largest one."""
+    cached, plain = (generate(model, PROMPTS[:2], new=4, use_cache=each) for each in (True, False))
+    padded, alone = (Run(*(t[:1] for t in cached)), generate(model, PROMPTS[:1], new=4))
+    found = []
+    for one, other in ((cached, plain), (padded, alone)):
+        assert torch.equal(one.tokens, other.tokens)
+        found.append(float((one.logits - other.logits).abs().max() / one.logits.abs().max()))
+    return found[0], found[1]
+
+
+@pytest.mark.full
+@pytest.mark.real
+def test_the_real_model_differs_no_more_than_it_does_unsteered(real_model: Model) -> None:
+    unsteered = max(gaps(real_model))
+    site = "resid_post.9"
+    with Plan(steer.add(site, 40 * direction(real_model, 1, site))).on(real_model) as trace:
+        assert max(gaps(real_model)) <= 2 * unsteered
+    assert trace.n_edited > 0

@@ -112,6 +112,14 @@ def test_clamping_to_the_present_value_changes_nothing(tiny_model: Any, tiny_sae
     assert torch.equal(steer.scale(sae, FEATURES, 1.0).delta(resid), torch.zeros_like(resid))
 
 
+def test_features_of_a_half_precision_sae_are_read_in_fp32(tiny_model: Any, tiny_sae: Any) -> None:
+    rough = tiny_sae(tiny_model("llama"), "resid_post.2").to(dtype=torch.bfloat16)
+    resid = torch.randn(1, 5, rough.d_model)
+    for edit in (lambda sae: steer.clamp(sae, FEATURES, 4.0), lambda sae: steer.ablate(sae, 3)):
+        wide = edit(rough.to(dtype=torch.float32)).delta(resid)
+        torch.testing.assert_close(edit(rough).delta(resid), wide, rtol=1e-6, atol=1e-6)
+
+
 def test_unedited_positions_keep_their_bits(tiny_model: Any, tiny_sae: Any) -> None:
     model = fresh(tiny_model("llama"))
     model.hf.to(torch.bfloat16)

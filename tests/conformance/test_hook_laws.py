@@ -46,6 +46,15 @@ def test_everything_is_gone_afterwards(model: Model) -> None:
     same(plain, generate(model, PROMPTS), tolerance=0)
 
 
+def test_another_model_of_the_same_class_is_left_alone(model: Model) -> None:
+    other = fresh(model)
+    plain, before = generate(other, PROMPTS), state(other)
+    with adding(model).on(model):
+        generate(model, PROMPTS, new=1)
+        assert state(other) == before
+        same(plain, generate(other, PROMPTS), tolerance=0)
+
+
 def test_everything_is_gone_after_an_exception(model: Model) -> None:
     before = state(model)
     with pytest.raises(KeyError), adding(model).on(model):

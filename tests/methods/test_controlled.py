@@ -181,6 +181,35 @@ def test_fasb_ends_though_nothing_helps(model: Model, letters: Contrast) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "n_caches"),
+    [
+        (methods.DynamicActivationComposition([DIGITS], dose=None), 4),
+        (methods.FASB(tau=1.0, n_back=4), 1),
+    ],
+    ids=["KL", "backtracking"],
+)
+def test_no_step_reads_the_text_again(
+    model: Model, letters: Contrast, method: methods.Method, n_caches: int
+) -> None:
+    counts: list[int] = []
+
+    def count(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        counts.append(kwargs["input_ids"].shape[1])
+
+    with method.fit(model, letters, SITE).on(model) as trace:
+        handle = model.layout.base.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            generate(model, [PROMPT], new=NEW)
+        finally:
+            handle.remove()
+    n_prompt = model.tokenize([PROMPT]).input_ids.shape[1]
+    assert counts[:n_caches] == [n_prompt] * n_caches
+    assert set(counts[n_caches:]) == {1}
+    assert len(counts) >= n_caches * NEW
+    assert bool(trace.events) == (n_caches == 1)
+
+
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="tau is 2"):
         methods.FASB(tau=2.0)
