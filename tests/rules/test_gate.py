@@ -245,6 +245,17 @@ def test_many_heads_cost_one_evaluation(eye_sae: SAE, monkeypatch: pytest.Monkey
     assert len(calls) == 2, "a plan attached over another reads other activations"
 
 
+def test_gates_that_differ_by_a_threshold_alone_are_evaluated_apart(eye_sae: SAE) -> None:
+    concepts = [Concept("c", FeatureReadout((3,)), threshold) for threshold in (0.0, 1e9)]
+    readers = tuple(concept_readers(concepts[:1], eye_sae))
+    frame, readings = _frame(torch.ones(1, 2).long(), torch.ones(1, 2), None), {SITE: _ones(2)}
+    opened = [
+        RuleGate(parse("act :- c."), (concept,), readers).head("act").open(readings, frame, None)
+        for concept in concepts
+    ]
+    assert [gate.tolist() for gate in opened] == [[[True, True]], [[False, False]]]
+
+
 def test_a_book_without_prompt_level_concepts_remembers_nothing(eye_sae: SAE) -> None:
     raw = {"concepts": {"a": {"feature": 1, "threshold": 1}}, "rules": "b :- a."}
     gate = RuleGate.of(RuleBook.from_dict(raw), eye_sae).head("b")
@@ -359,6 +370,25 @@ def test_a_prompt_level_conclusion_names_the_token_it_rests_on(eye_sae: SAE) -> 
     told = gate.explain(frame.evidence, 0, 3)
     assert "urgent holds: feature 3 scored 5 > 2, max of the prompt, token 1 '<5>'" in told
     assert "not final holds: feature 5 scored 0 <= 1, last of the prompt, token 2 '<4>'" in told
+
+
+@pytest.mark.parametrize("bounds", [[0, 5], [0, 1, 4, 5], [0, 3, 5]])
+def test_an_alarm_over_the_prompt_is_raised_from_its_end_on(
+    eye_sae: SAE, bounds: list[int]
+) -> None:
+    concepts = {"urgent": BOOK["concepts"]["urgent"]}
+    rules = RuleGate.of(RuleBook.from_dict({"concepts": concepts, "rules": ":- urgent."}), eye_sae)
+    resid, state, raised = 5 * _ones(5), rules.new_state(), []
+    ids, mask = torch.ones(1, 5).long(), torch.ones(1, 5)
+    for start, stop in pairwise(bounds):
+        frame = _frame(ids, mask, [3], start, stop)
+        found = rules.evaluate({SITE: resid[:, start:stop]}, frame, state)
+        raised += found.alarms[0, :, 0].tolist()
+    assert raised == [False, False, True, True, True]
+
+
+def _ones(n: int) -> Tensor:
+    return torch.ones(1, n, 8)
 
 
 def _eye_sae() -> SAE:
