@@ -59,7 +59,8 @@ def test_nothing_is_extrapolated() -> None:
 def test_a_method_without_a_strength_is_one_point() -> None:
     prompting = Curve("prompting", (point(1.3, (0.2, 0.4)),), swept=False)
     assert effects_at(prompting, 1.3) == (0.2, 0.4)
-    assert effects_at(prompting, 0.6) is None
+    for elsewhere in (0.6, 1.3 * 1.01, 1.3 / 1.01):
+        assert effects_at(prompting, elsewhere) is None
 
 
 def test_points_may_come_in_any_order_of_kl() -> None:

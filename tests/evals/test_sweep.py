@@ -20,6 +20,7 @@ from saesteer.evals.sweep import (
     choose,
     curve_on_validation,
     curves_on_test,
+    within,
 )
 from saesteer.steer import Plan
 
@@ -60,6 +61,13 @@ def test_the_largest_effect_within_the_budget_is_chosen() -> None:
     assert choose(curve, 2.0) == 1
     assert choose(curve, 3.0) == 2
     assert choose(curve, 0.6) == 0
+
+
+def test_a_budget_may_count_something_else_than_kl() -> None:
+    curve = Curve("x", (point(5.0, 0.9, strength=1), point(1.0, 0.1, strength=3)))
+    assert within(curve, 2.0) == 1
+    assert within(curve, 2.0, lambda p: p.strength) == 0
+    assert within(curve, 0.5) is None
 
 
 def test_with_nothing_within_the_budget_the_least_damage_is_chosen() -> None:

@@ -111,6 +111,9 @@ def test_share_intervals_agree_with_wilson() -> None:
         pytest.approx(0.4902, abs=1e-4),
         pytest.approx(0.9433, abs=1e-4),
     )
+    narrow = share_interval([True] * 8 + [False] * 2, level=0.9)
+    for bound in (narrow.low, narrow.high):  # where the normal test of its level turns
+        assert abs(0.8 - bound) == pytest.approx(1.644854 * (bound * (1 - bound) / 10) ** 0.5)
     with pytest.raises(DataError, match="at least one value"):
         share_interval([])
 

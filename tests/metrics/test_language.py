@@ -71,7 +71,9 @@ def test_kl_with_itself_is_zero_and_a_shift_changes_nothing(batch):
 
 def test_half_precision_logits_are_scored_in_fp32(batch):
     logits, ids, mask = batch
-    assert token_ce(logits.bfloat16(), ids, mask).dtype == torch.float32
+    rough = logits.bfloat16()
+    for score in (lambda p: token_ce(p, ids, mask), lambda p: token_kl(p, p.flip(-1), mask)):
+        torch.testing.assert_close(score(rough), score(rough.float()), atol=1e-6, rtol=0)
 
 
 def test_perplexity_needs_tokens_and_may_overflow():
