@@ -7,10 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from saesteer.data.contrast import Example
 from saesteer.errors import DataError, SiteError
-from saesteer.features.activations import pooled_activations, prefix_ids, read_activations
+from saesteer.features.activations import (
+    kept_tokens,
+    pooled_activations,
+    prefix_ids,
+    read_activations,
+    text_batches,
+)
 from saesteer.models import TokenBatch, install, record
 from saesteer.models.sites import Site
 
@@ -67,11 +74,16 @@ def test_special_tokens_are_left_out(tiny_model: Any) -> None:
     assert len(got) == n_own
 
 
-def test_a_prompt_that_opens_with_bos_gets_no_second_one(tiny_model: Any) -> None:
-    model = tiny_model("llama")
-    bos = model.tokenizer.bos_token
-    ids = prefix_ids(model, f"{bos}hi")
-    assert ids.count(model.tokenizer.bos_token_id) == 1
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_a_prompt_that_opens_with_bos_gets_no_second_one(tiny_model: Any, adds_bos: bool) -> None:
+    model = copy.copy(tiny_model("llama"))
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    bos, bos_id = model.tokenizer.bos_token, model.tokenizer.bos_token_id
+    if adds_bos:
+        opening = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, bos_id)])
+        model.tokenizer.backend_tokenizer.post_processor = opening
+    assert prefix_ids(model, "hi").count(bos_id) == adds_bos
+    assert prefix_ids(model, f"{bos}hi").count(bos_id) == 1
 
 
 def test_outliers_can_be_dropped(tiny_model: Any) -> None:
@@ -91,6 +103,18 @@ def test_outliers_can_be_dropped(tiny_model: Any) -> None:
     assert len(clean) == len(whole) - 1
     loud = whole.norm(dim=-1).argmax()
     torch.testing.assert_close(clean, torch.cat([whole[:loud], whole[loud + 1 :]]))
+
+
+def test_padding_has_no_say_in_what_is_an_outlier(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    (batch,) = text_batches(model, [TEXTS[1], "no", "no", "no"])
+    resid = record(model, batch.tokens, [SITE])[SITE]
+    padding = ~batch.tokens.attention_mask
+    assert padding.sum() > batch.own.sum()
+    assert torch.equal(kept_tokens(resid, batch), batch.own)
+    for norm in (0.0, 1e4):
+        resid[padding] = norm
+        assert torch.equal(kept_tokens(resid, batch), batch.own)
 
 
 def test_activations_are_fp32_from_any_dtype(tiny_model: Any) -> None:

@@ -79,6 +79,12 @@ def test_a_threshold_lies_between_the_labels():
     assert choose_threshold(scores, torch.tensor([False, False, True, True])) == 2.0
 
 
+def test_of_equally_good_cuts_the_middle_one_is_chosen():
+    negative, positive = [0.0, 0.0, 2.0, 4.0], [1.0, 3.0, 5.0, 5.0]  # 0.5, 2.5 and 4.5: all 3 / 4
+    scores = torch.tensor(negative + positive)
+    assert choose_threshold(scores, torch.arange(8) >= 4) == 2.5
+
+
 def test_aims_choose_different_cuts():
     scores = torch.tensor([*range(20), *range(10, 30)]).float()
     positive = torch.arange(40) >= 20
@@ -116,6 +122,14 @@ def test_separable_scores_stay_finite():
     slope, offset = calibrate(torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([0, 0, 1, 1]).bool())
     sure = torch.sigmoid(torch.tensor([offset, slope + offset]))
     assert 0.05 < sure[0] < 0.5 < sure[1] < 0.95
+
+
+def test_a_label_seen_seldom_is_the_less_sure_one():
+    """Two scores and two numbers to fit, so that the fit is Platt's smoothed shares themselves."""
+    scores = torch.tensor([1.0] * 3 + [0.0] * 100)
+    slope, offset = calibrate(scores, scores > 0)
+    assert torch.sigmoid(torch.tensor(slope + offset)) == pytest.approx(4 / 5, rel=1e-2)
+    assert torch.sigmoid(torch.tensor(offset)) == pytest.approx(1 / 102, rel=1e-2)
 
 
 def test_a_single_feature_is_one_that_is_higher_on_the_positives():
