@@ -85,6 +85,9 @@ def test_labelled_text_is_read_again_until_the_other_ends(model, tmp_path):
     labels = stream.next_rows(10_000).labels
     known = ~labels.isnan().any(-1)
     assert stream.next_rows(1) is None
+    again = TokenStream([other], model.tokenizer, context=8, weights=[3], labelled=[path])
+    again.restore(stream.state())
+    assert again.next_rows(1) is None
     n_alone = len(TokenStream([other], model.tokenizer, context=8).next_rows(10_000).input_ids)
     assert (~known).sum() == n_alone
     assert known.sum() >= n_alone // 3 > 10

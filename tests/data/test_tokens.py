@@ -118,6 +118,15 @@ def test_a_restored_stream_gives_the_same_rows(tokenizer, first, second, context
         assert rows_of(again) == rest
 
 
+def test_pieces_without_tokens_are_passed_once(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens_module, "split_pieces", lambda text: ["", text, ""])
+    path = write(tmp_path, "a.jsonl", [f"the rain {word}" for word in WORDS])
+    whole, again = (TokenStream([path], tokenizer, context=4) for _ in range(2))
+    whole.next_rows(3)
+    again.restore(whole.state())
+    assert rows_of(again) == rows_of(whole)
+
+
 def test_saving_the_state_changes_nothing(tokenizer, tmp_path):
     path = write(tmp_path, "a.jsonl", [f"the rain {w}" for w in WORDS])
     asked, left = (TokenStream([path], tokenizer, context=4) for _ in range(2))

@@ -9,7 +9,7 @@ import torch
 
 from saesteer.errors import DataError, DimensionError, SaeError
 from saesteer.models.sites import Site
-from saesteer.saes import SAE, level_thresholds
+from saesteer.saes import SAE, level, level_thresholds
 
 D_SAE, N = 64, 4000
 """As many latents as dimensions, so that every one is its own axis and worth its square."""
@@ -110,6 +110,44 @@ def test_every_token_is_told(kinds):
     told = []
     level_thresholds(axes(), kinds, 18.0, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (2 * N, 2 * N)
+
+
+def test_an_activation_is_worth_its_share_of_its_own_tokens_variance(random_sae, monkeypatch):
+    """One latent of one token at a time, switched by hand, in a text whose norms vary tenfold."""
+    sae = random_sae(b_dec=torch.zeros(16))
+    sizes = torch.logspace(0, 1, 30)[:, None]
+    rows = sizes * torch.randn(30, 16, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(
+        level, "_steadied", lambda counts, worth, _: level._Seen(counts, counts, worth)
+    )
+    (counts,), _, worth = level._look(sae, {"text": rows}, None)
+    pre, on = sae.pre(rows), sae.encode(rows)
+    seen = pre > level._LOWEST * sae.threshold
+    assert torch.equal(counts.sum(-1), seen.sum(0).float())
+    variance, expected = (rows - rows.mean(0)).square().sum(-1), torch.zeros(sae.d_sae)
+    for row, latent in seen.nonzero().tolist():
+        errors = []
+        for value in (0.0, pre[row, latent]):
+            latents = on[row].clone()
+            latents[latent] = value
+            errors.append((rows[row] - sae.decode(latents)).square().sum())
+        expected[latent] += (errors[0] - errors[1]) / variance[row]
+    torch.testing.assert_close(worth.sum(-1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_little_that_was_seen_is_drawn_to_the_average():
+    """Two kinds of 100 and 300 tokens; one latent fired 0 and 40 times, another never."""
+    counts = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[30.0, 10.0], [0.0, 0.0]]])
+    worth = torch.tensor([[60.0, 40.0], [0.0, 0.0]])
+    few = level._FEW
+    seen = level._steadied(counts, worth, torch.tensor([100.0, 300.0]))
+    rate = torch.tensor([30.0, 10.0]) / 400
+    torch.testing.assert_close(seen.rate[0, 0], few / (10 + few) * rate)
+    torch.testing.assert_close(seen.rate[1, 0], (40 + few) / (30 + few) * rate)
+    assert not seen.rate[:, 1].any()
+    usual = torch.tensor([60.0 / 30, 40.0 / 10])
+    torch.testing.assert_close(seen.worth[0], usual)
+    torch.testing.assert_close(seen.worth[1], usual)
 
 
 def test_what_cant_be_levelled(kinds, random_sae, resid):
