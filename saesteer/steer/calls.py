@@ -7,6 +7,7 @@ Only the outermost call counts: assisted decoding and custom loops call `generat
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any, final
@@ -27,22 +28,70 @@ _BATCHING = "init_continuous_batching"
 """What `generate_batch` and servers of it go through before they start a thread of their own."""
 
 
+class GenerateWrapper(ABC):
+    """Stands in for `owner.generate` from its making until `remove`.
+
+    Wrappers may lie on one another and go in any order. One that somebody else has wrapped in turn
+    can't be taken out, so it must change nothing once whom it is for has gone.
+
+    Args:
+        whose: what it tells of each call, which a deep copy of the owner takes along.
+    """
+
+    def __init__(self, owner: Any, whose: Any) -> None:
+        self.owner, self.whose = owner, whose
+        self.original, self._replaced = owner.generate, owner.__dict__.get("generate")
+        functools.update_wrapper(self, self.original, updated=())
+        owner.__dict__["generate"] = self
+
+    @abstractmethod
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate."""
+
+    def remove(self) -> None:
+        """Put back what it stands for, or hand that to the wrapper that lies on it."""
+        own = self.owner.__dict__
+        above = own.get("generate")
+        if above is self:
+            del own["generate"]
+            if self._replaced is not None:
+                own["generate"] = self._replaced
+        while isinstance(above, GenerateWrapper):
+            if above._replaced is self:
+                above.original, above._replaced = self.original, self._replaced
+            above = above._replaced
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> GenerateWrapper:
+        """For a model that is deep-copied under a plan: generates with the copy."""
+        copied = memo[id(self)] = copy(self)
+        copied.owner, copied.whose = (deepcopy(part, memo) for part in (self.owner, self.whose))
+        copied.original, copied._replaced = type(copied.owner).generate.__get__(copied.owner), None
+        return copied
+
+
 @final
-class SteeredGenerate:
-    """Stands in for `owner.generate` while plans are attached; passes through when none is.
+class SteeredGenerate(GenerateWrapper):
+    """The wrapper while plans are attached.
 
     `owner` is a Hugging Face model, or a bridge around it, whose own loop takes text as well: its
     prompt is then read from the call's first pass.
     """
 
-    def __init__(self, owner: Any, original: Any, session: Session) -> None:
-        self.owner, self.original, self._session = owner, original, session
-        self.replaced = owner.__dict__.get("generate")
-        functools.update_wrapper(self, original)
+    whose: Session
+
+    def __init__(self, owner: Any, whose: Session) -> None:
+        super().__init__(owner, whose)
+        if hasattr(type(owner), _BATCHING):
+            owner.__dict__[_BATCHING] = self.continuous
+
+    def remove(self) -> None:
+        """Also what `continuous` stands for."""
+        super().remove()
+        self.owner.__dict__.pop(_BATCHING, None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Generate, telling the session where the prompts end."""
-        session = self._session
+        session = self.whose
         if not session.active or session.generating:
             return self.original(*args, **kwargs)
         if session.controllers:
@@ -60,7 +109,7 @@ class SteeredGenerate:
         Raises:
             PlanError: a plan is attached.
         """
-        if self._session.active:
+        if self.whose.active:
             raise PlanError(
                 "generate_batch packs rows together (continuous batching), so they can't be "
                 "steered; call generate."
@@ -79,7 +128,7 @@ class SteeredGenerate:
         ids = args[0] if args else kwargs.pop("inputs", kwargs.pop("input_ids", None))
         if ids is None:
             raise PlanError("a plan that controls decoding needs input_ids to start from.")
-        alone = rewinding([control for _, control in self._session.controllers])
+        alone = rewinding([control for _, control in self.whose.controllers])
         if alone and kwargs.get("streamer") is not None:
             raise PlanError("a streamer can't unsay tokens that are taken back; leave it out.")
         copies = int(_value(self.owner, kwargs, "num_return_sequences") or 1)
@@ -93,36 +142,11 @@ class SteeredGenerate:
         return together(parts, ids, mask.sum(-1).tolist(), pad)
 
     def _loop(self, kwargs: dict[str, Any], first_row: int) -> Any:
-        session = self._session
+        session = self.whose
         prompt, streamer = read_prompt(self.owner, (), kwargs), kwargs.get("streamer")
         loop = Loop(session.controllers, prompt, session.encode, first_row, streamer)
         with session.call(prompt):
             return self.original(**kwargs, custom_generate=loop)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SteeredGenerate:
-        """For a model that is deep-copied under a plan: generates with the copy."""
-        owner = deepcopy(self.owner, memo)
-        copied = SteeredGenerate(owner, type(owner).generate.__get__(owner), self._session)
-        copied.replaced = None
-        return copied
-
-
-def wrap_generate(owner: Any, session: Session) -> None:
-    """Put a wrapper on this instance's `generate`."""
-    steered = owner.__dict__["generate"] = SteeredGenerate(owner, owner.generate, session)
-    if hasattr(type(owner), _BATCHING):
-        owner.__dict__[_BATCHING] = steered.continuous
-
-
-def unwrap_generate(owner: Any) -> None:
-    """Take our wrapper off; one that somebody has wrapped in turn stays, and passes through."""
-    owner.__dict__.pop(_BATCHING, None)
-    ours = owner.__dict__.get("generate")
-    if not isinstance(ours, SteeredGenerate):
-        return
-    del owner.__dict__["generate"]
-    if ours.replaced is not None:
-        owner.__dict__["generate"] = ours.replaced
 
 
 def read_prompt(hf: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Prompt:

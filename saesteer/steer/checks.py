@@ -20,6 +20,9 @@ from saesteer.steer.topk_reader import TopKReader
 if TYPE_CHECKING:
     from saesteer.steer.plan import Plan
 
+FINGERPRINTS = ("weights", "tokenizer")
+"""Parts of a plan's stamp that tell models apart; the name beside them is for people."""
+
 
 def check_plan(plan: Plan, model: Model) -> None:
     """Make sure that the model can carry a plan out.
@@ -33,6 +36,23 @@ def check_plan(plan: Plan, model: Model) -> None:
         check_change(model.hf, change)
     for control in plan.controls:
         check_control(control, model)
+
+
+def common_stamp(first: Plan, second: Plan) -> dict[str, str]:
+    """The fingerprints of the model that two plans were saved for, as far as either knows them.
+
+    Raises:
+        PlanError: they were saved for different ones.
+    """
+    for part in FINGERPRINTS:
+        own, other = first.stamp.get(part), second.stamp.get(part)
+        if own is not None and other is not None and own != other:
+            raise PlanError(
+                f"{first.name} and {second.name} can't be added: they were saved for models with "
+                f"other {part} ({first.stamp.get('model', 'one')}, {own}, and "
+                f"{second.stamp.get('model', 'another')}, {other}); fit one of them again."
+            )
+    return {**second.stamp, **first.stamp}
 
 
 def check_edit(edit: Edit, model: Model) -> None:

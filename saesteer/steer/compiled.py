@@ -9,7 +9,6 @@ no trace, and nothing that would need memory between passes or a number from the
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, final
 
@@ -21,7 +20,7 @@ from saesteer.models import Model, Site, as_model, install, remove
 from saesteer.models.offload import device_of
 from saesteer.steer.acts import narrow
 from saesteer.steer.affine_maps import Affine, AffineEach
-from saesteer.steer.calls import read_prompt
+from saesteer.steer.calls import GenerateWrapper, read_prompt
 from saesteer.steer.checks import check_edit, ready
 from saesteer.steer.edit import Edit, finite_strength
 from saesteer.steer.feature_edits import Ablate, Clamp, FeatureAdd, FeatureEdit, FeatureShift, Scale
@@ -31,7 +30,7 @@ from saesteer.steer.heads import columns_of
 from saesteer.steer.intervention import Add, AddScaled, Intervention, ProjectOut
 from saesteer.steer.low_rank import LowRank
 from saesteer.steer.schedule import Constant, Decay, Linear
-from saesteer.steer.scored import Lengths, refuse_compiled, scored_prompt
+from saesteer.steer.scored import Lengths, refuse_unsteerable, scored_prompt
 from saesteer.steer.topk_reader import TopKReader
 from saesteer.steer.where import Everywhere, First, Generated, Last, Positions, PromptTokens
 
@@ -42,6 +41,18 @@ _DENSE = (Add, AddScaled, ProjectOut, Affine, AffineEach, LowRank)
 _SPARSE = (Clamp, Scale, Ablate, FeatureAdd, FeatureShift)
 _WHERE = (Generated, PromptTokens, Last, Everywhere, First, Positions)
 _TIMED = (Constant, Decay, Linear)
+
+
+@final
+class _TellingGenerate(GenerateWrapper):
+    """`generate` that says first where the prompts end."""
+
+    whose: CompiledPlan
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate, once the plan knows the prompts' lengths."""
+        self.whose.set_prompt_lengths(read_prompt(self.owner, args, kwargs).lengths)
+        return self.original(*args, **kwargs)
 
 
 @final
@@ -67,7 +78,7 @@ class CompiledPlan(nn.Module):
     def __init__(self, plan: Plan, model: Model | Any, prompt_lengths: Lengths | None) -> None:
         super().__init__()
         self._model = model = as_model(model)
-        refuse_compiled(model)
+        refuse_unsteerable(model)
         check_compilable(plan)
         for edit in plan.edits:
             check_edit(edit, model)
@@ -81,7 +92,7 @@ class CompiledPlan(nn.Module):
         self.set_prompt_lengths(prompt_lengths)
         self._acts = _by_site(plan.edits, model)
         self._handles: list[Any] = []
-        self._generate = model.hf.__dict__.get("generate")
+        self._wrapper: _TellingGenerate | None = None
         try:
             self._install()
         except BaseException:
@@ -115,11 +126,8 @@ class CompiledPlan(nn.Module):
         self.strength.zero_()
         remove(self._handles)
         self._handles = []
-        own = self._model.hf.__dict__
-        if getattr(own.get("generate"), "__compiled_plan__", None) is self:
-            del own["generate"]
-            if self._generate is not None:
-                own["generate"] = self._generate
+        if self._wrapper is not None:
+            self._wrapper.remove()
 
     def __enter__(self) -> CompiledPlan:
         """The plan itself; its hooks are there already."""
@@ -134,6 +142,10 @@ class CompiledPlan(nn.Module):
         """Take the hooks off."""
         self.remove()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CompiledPlan:
+        """Shared: a model that is deep-copied under it keeps its hooks, and has its strength."""
+        return self
+
     def _install(self) -> None:
         base, layout = self._model.layout.base, self._model.layout
         self._handles = [
@@ -145,7 +157,7 @@ class CompiledPlan(nn.Module):
             self._handles.append(install(layout.point(site), edit, prepend=True))
         hf = self._model.hf
         if hasattr(hf, "generate"):
-            hf.__dict__["generate"] = _telling(self, hf.generate)
+            self._wrapper = _TellingGenerate(hf, self)
 
     def _begin(self, _base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What each edit is multiplied by at each position of the pass."""
@@ -231,15 +243,3 @@ def _by_site(edits: tuple[Edit, ...], model: Model) -> dict[Site, list[_Act]]:
         made = ready(edit.intervention, model).to(device)
         found.setdefault(site.whole, []).append((index, columns_of(model.layout, site), made))
     return found
-
-
-def _telling(steering: CompiledPlan, original: Callable[..., Any]) -> Callable[..., Any]:
-    """`generate` that says first where the prompts end."""
-
-    @functools.wraps(original)
-    def generate(*args: Any, **kwargs: Any) -> Any:
-        steering.set_prompt_lengths(read_prompt(steering._model.hf, args, kwargs).lengths)
-        return original(*args, **kwargs)
-
-    generate.__dict__["__compiled_plan__"] = steering
-    return generate

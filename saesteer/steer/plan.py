@@ -15,7 +15,7 @@ from typing import Any, final
 from saesteer.errors import OutputError, PlanError
 from saesteer.files import path_of
 from saesteer.models import Model, as_model
-from saesteer.steer.checks import check_plan
+from saesteer.steer.checks import check_plan, common_stamp
 from saesteer.steer.compiled import CompiledPlan
 from saesteer.steer.control import Control
 from saesteer.steer.edit import Edit, finite_strength
@@ -24,7 +24,7 @@ from saesteer.steer.gate import Always, Gate
 from saesteer.steer.intervention import Intervention
 from saesteer.steer.prompts import PromptEdit
 from saesteer.steer.schedule import DialRow
-from saesteer.steer.scored import Lengths, refuse_compiled, scored_prompt
+from saesteer.steer.scored import Lengths, refuse_unsteerable, scored_prompt
 from saesteer.steer.session import session_of
 from saesteer.steer.trace import Trace
 from saesteer.steer.weights import WeightEdit
@@ -196,11 +196,16 @@ class Plan:
         """The same plan under another name."""
         return Plan(*self.acts, strength=self.strength, name=name, stamp=self.stamp)
 
-    def __add__(self, other: Plan) -> Plan:
-        """Both plans' acts in one plan, this one's first; strengths move into the edits."""
+    def __add__(self, other: Plan | object) -> Plan:
+        """Both plans' acts in one plan, this one's first; strengths move into the edits.
+
+        Raises:
+            PlanError: they were saved for different models.
+        """
+        if not isinstance(other, Plan):
+            return NotImplemented
         acts = [act for plan in (self, other) for act in plan._at_strength_one()]
-        name = f"{self.name} + {other.name}"
-        return Plan(*acts, name=name, stamp={**other.stamp, **self.stamp})
+        return Plan(*acts, name=f"{self.name} + {other.name}", stamp=common_stamp(self, other))
 
     def save(self, folder: str | Path, model: Any = None) -> None:
         """Write `manifest.json` and `tensors.safetensors` into `folder`.
@@ -255,7 +260,7 @@ class Plan:
         self, target: Any, prompt_lengths: Lengths | None, dials: Sequence[DialRow] | None
     ) -> Live:
         model = as_model(target)
-        refuse_compiled(model)
+        refuse_unsteerable(model)
         attachment = Attachment(self, model)
         acts = attachment.sites or attachment.weight_changes or self.controls or self.prompt_edits
         if not self.strength or not acts:
@@ -287,8 +292,7 @@ def _as_act(act: Any, where: Where | None, gate: Gate | None) -> Act:
         case _:
             raise PlanError(
                 "a plan is made of interventions, edits of activations, weights and prompts, and "
-                "controls of decoding; "
-                f"got a {type(act).__name__}."
+                f"controls of decoding; got a {type(act).__name__}."
             )
 
 

@@ -26,9 +26,12 @@ def scored_prompt(lengths: Lengths | None, dials: Sequence[DialRow] | None = Non
         if dials is not None:
             raise PlanError("dials are those of generated rows; give their prompt_lengths too.")
         return None
-    found = torch.atleast_1d(torch.as_tensor(lengths))
+    try:
+        found = torch.atleast_1d(torch.as_tensor(lengths))
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.zeros(0)
     if found.ndim != 1 or not len(found) or found.is_floating_point() or int(found.min()) < 1:
-        raise PlanError(f"prompt_lengths {lengths}: give tokens per row, 1 or more each.")
+        raise PlanError(f"prompt_lengths {lengths!r}: give tokens per row, 1 or more each.")
     prompt = Prompt(found.long())
     if dials is not None:
         if len(found) not in (1, len(dials)) or not dials:
@@ -40,13 +43,21 @@ def scored_prompt(lengths: Lengths | None, dials: Sequence[DialRow] | None = Non
     return prompt
 
 
-def refuse_compiled(model: Model) -> None:
-    """Compiled code ignores hooks that are added after it was made, in silence.
+def refuse_unsteerable(model: Model) -> None:
+    """Make sure that hooks run, and that passes hold the text's own positions.
+
+    Compiled code ignores hooks that are added after it was made, in silence; PEFT's prompt and
+    prefix tuning put virtual tokens in front, so that the prompt would end that much later.
 
     Raises:
-        PlanError: the model is compiled.
+        PlanError: the model is compiled, or its prompts are learned.
     """
     hf = model.hf
+    if getattr(getattr(hf, "active_peft_config", None), "is_prompt_learning", False):
+        raise PlanError(
+            f"{model.name} is tuned by learned prompts (prompt or prefix tuning), whose virtual "
+            "tokens shift all positions; steer it without that adapter, or with one such as LoRA."
+        )
     if hasattr(hf, "_orig_mod") or getattr(hf, "_compiled_call_impl", None) is not None:
         raise PlanError(
             f"{model.name} is compiled, and compiled code ignores hooks; "

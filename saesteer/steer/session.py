@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from saesteer.errors import PlanError
 from saesteer.models import Model, Site, Weights
 from saesteer.models.weights import Change
-from saesteer.steer.calls import unwrap_generate, wrap_generate
+from saesteer.steer.calls import SteeredGenerate
 from saesteer.steer.chats import Reader
 from saesteer.steer.control import Control
 from saesteer.steer.frame import Frame, Prompt, cache_in, read_frame
@@ -75,7 +75,7 @@ class Session:
         self.weights = Weights(model.hf)
         self._site_hooks: dict[Site, SiteHook] = {}
         self._handles: list[RemovableHandle] = []
-        self._owners: list[Any] = []
+        self._wrappers: list[SteeredGenerate] = []
         self._lengths: list[Prompt] = []
         self._local = threading.local()
         self._latest: Frame | None = None
@@ -163,9 +163,9 @@ class Session:
         if not self.visitors:
             for handle in self._handles:
                 handle.remove()
-            for owner in self._owners:
-                unwrap_generate(owner)
-            self._handles, self._owners, self._latest = [], [], None
+            for wrapper in self._wrappers:
+                wrapper.remove()
+            self._handles, self._wrappers, self._latest = [], [], None
             _SESSIONS.pop(self.model.hf, None)
 
     @contextmanager
@@ -180,9 +180,9 @@ class Session:
             local.prompt = None
 
     def _wrap(self, owner: Any) -> None:
-        if not any(known is owner for known in self._owners) and hasattr(owner, "generate"):
-            wrap_generate(owner, self)
-            self._owners.append(owner)
+        wrapped = any(known.owner is owner for known in self._wrappers)
+        if not wrapped and hasattr(owner, "generate"):
+            self._wrappers.append(SteeredGenerate(owner, self))
 
     def _install(self, *, ends: bool) -> None:
         base = self.model.layout.base

@@ -144,10 +144,28 @@ def test_names() -> None:
     assert (-plan).name == "calm"
 
 
+def test_plans_of_different_models_are_not_added() -> None:
+    push = steer.add("resid_post.1", vector(1))
+    one, other = (
+        Plan(push, name=name, stamp={"model": name, "weights": f"{name}0", "tokenizer": "t"})
+        for name in ("calm", "bold")
+    )
+    for add in (lambda: one + other, lambda: one - other, lambda: sum([one, other])):
+        with pytest.raises(
+            PlanError, match=r"calm and bold.* other weights \(calm, calm0, and bold"
+        ):
+            add()
+    renamed = Plan(push, stamp={**one.stamp, "model": "a folder"})
+    assert (
+        (one + renamed).stamp == (one + Plan(push)).stamp == (Plan(push) + one).stamp == one.stamp
+    )
+
+
 def test_what_has_no_meaning_is_refused() -> None:
     with pytest.raises(PlanError, match="can't be negated"):
         -Plan(PromptEdit(prefix="the "))
     with pytest.raises(PlanError, match="can't be negated"):
         Plan() - Plan(PromptEdit(prefix="the "))
-    with pytest.raises(TypeError):
-        1 + Plan()  # pyright: ignore[reportUnusedExpression]
+    for wrong in (lambda: 1 + Plan(), lambda: Plan() + 3, lambda: Plan() - 3):
+        with pytest.raises(TypeError):
+            wrong()

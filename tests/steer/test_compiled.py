@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from saesteer import steer
 from saesteer.errors import DimensionError, PlanError
-from saesteer.models import Model
+from saesteer.models import Model, layout_of
 from saesteer.steer import Edit, Plan, where
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +88,69 @@ def test_generating_tells_where_the_prompts_end(model: Model, texts: list[str]) 
     assert "generate" not in model.hf.__dict__
 
 
+def test_plans_go_in_any_order_and_leave_nothing(model: Model) -> None:
+    plan = Plan(steer.add(SITE, vector(model)), where=where.generated())
+    plain = model.generate(TEXTS, max_new_tokens=8)
+    with plan.on(model):
+        expected = model.generate(TEXTS, max_new_tokens=8)
+
+    def compiled() -> Callable[[], None]:
+        return plan.compiled(model).remove
+
+    def attached() -> Callable[[], None]:
+        plan.attach(model)
+        return plan.detach
+
+    for makers in ((compiled, compiled), (attached, compiled), (compiled, attached)):
+        (first, second), own = [make() for make in makers], model.hf.__dict__
+        first()
+        assert model.generate(TEXTS, max_new_tokens=8) == expected
+        second()
+        assert "generate" not in own
+        assert model.generate(TEXTS, max_new_tokens=8) == plain
+
+
+@pytest.mark.parametrize("form", ["on", "compiled"])
+def test_a_generate_of_the_user_s_own_comes_back(model: Model, form: str) -> None:
+    calls: list[str] = []
+
+    def wrapped(name: str) -> Callable[..., Any]:
+        inner = model.hf.generate
+
+        @functools.wraps(inner)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            return inner(*args, **kwargs)
+
+        model.hf.__dict__["generate"] = generate
+        return generate
+
+    plan = Plan(steer.add(SITE, vector(model)))
+    try:
+        own = wrapped("before")
+        with getattr(plan, form)(model):
+            model.generate("rain", max_new_tokens=1)
+        assert model.hf.__dict__["generate"] is own
+        with getattr(plan, form)(model):
+            on_top = wrapped("after")
+        assert model.hf.__dict__["generate"] is on_top
+        model.generate("rain", max_new_tokens=1)
+    finally:
+        del model.hf.__dict__["generate"]
+    assert calls == ["before", "after", "before"]
+
+
+def test_a_copy_made_under_a_compiled_plan_is_steered_as_long(model: Model) -> None:
+    plain = model.generate(TEXTS, max_new_tokens=8)
+    with Plan(steer.add(SITE, vector(model))).compiled(model):
+        expected, hf = model.generate(TEXTS, max_new_tokens=8), deepcopy(model.hf)
+        hf.__dict__.pop("_saesteer_model", None)
+        copied = Model(hf, model.tokenizer, "copied", layout_of(hf))
+        assert hf.generate.owner is hf
+        assert copied.generate(TEXTS, max_new_tokens=8) == expected
+    assert copied.generate(TEXTS, max_new_tokens=8) == plain
+
+
 def test_a_static_cache_is_counted_too(model: Model) -> None:
     plan = Plan(steer.add(SITE, vector(model)))
     options = {"max_new_tokens": 8, "cache_implementation": "static", "disable_compile": True}
@@ -96,10 +161,6 @@ def test_a_static_cache_is_counted_too(model: Model) -> None:
 
 
 def test_half_precision_is_rounded_once(tiny_model: Callable[[str], Model]) -> None:
-    from copy import deepcopy
-
-    from saesteer.models import layout_of
-
     whole = tiny_model("llama")
     hf = deepcopy(whole.hf).to(torch.bfloat16)
     hf.__dict__.pop("_saesteer_model", None)

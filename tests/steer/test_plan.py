@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -124,3 +125,17 @@ def test_decay_halves(tiny_model: Any) -> None:
     assert torch.allclose(sizes, expected)
     with pytest.raises(PlanError, match="half_life"):
         steer.decay(0)
+
+
+@pytest.mark.parametrize("form", ["on", "compiled"])
+def test_prompts_that_are_learned_are_refused(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """PEFT puts virtual tokens in front of a prompt, so it would end later than it is told to."""
+    model, adapter = tiny_model("llama"), SimpleNamespace(is_prompt_learning=True)
+    monkeypatch.setattr(model.hf, "active_peft_config", adapter, raising=False)
+    with pytest.raises(PlanError, match="virtual tokens"), getattr(Plan(ADD), form)(model):
+        pass
+    adapter.is_prompt_learning = False
+    with getattr(Plan(ADD), form)(model):
+        model.generate("rain", max_new_tokens=1)
