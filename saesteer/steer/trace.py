@@ -74,15 +74,18 @@ class Trace:
             counts[self.labels[deed.edit]] += int(deed.mask.sum())
         return counts
 
-    def dose(self, site: Site | None = None) -> float:
+    def dose(self, site: Site | str | None = None) -> float:
         """Relative dose: mean ‖Δh‖/‖h‖ over edited positions and sites, outliers out; 0 if none.
 
         Args:
             site: count this one alone.
+
+        Raises:
+            SiteError: its name can't be read.
         """
-        parts = []
+        parts, only = [], None if site is None else Site.parse(site)
         for p in self.passes:
-            moved = {s: size for s, size in p.moved.items() if site in (None, s)}
+            moved = {s: size for s, size in p.moved.items() if only in (None, s)}
             parts.append(self._ratios(moved, p.touched, p.norms))
         return _mean(parts)
 

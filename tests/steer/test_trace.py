@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from saesteer import steer
-from saesteer.errors import PlanError
+from saesteer.errors import PlanError, SiteError
 from saesteer.models import Model, Site
 from saesteer.steer import Edit, Frame, Plan, Trace, late_norms
 
@@ -107,6 +107,16 @@ def test_per_edit_figures(tiny_model: Any) -> None:
     h = record.norms[site][0]
     assert figures["edits"][1]["dose"] == pytest.approx(float(3 / h[2]), rel=1e-4)
     assert sum(trace.fired.values()) == 5
+
+
+def test_a_site_s_dose_is_asked_for_by_name(tiny_model: Any) -> None:
+    model = tiny_model("llama")
+    with Plan(steer.add("resid_post.1", UNIT), where=steer.all()).on(model) as trace:
+        model.hf(torch.tensor([[5, 6, 7, 8]]))
+    assert trace.dose("resid_post.1") == trace.dose(Site(1, "resid_post")) == trace.dose() > 0
+    assert trace.dose("resid_post.2") == 0.0
+    with pytest.raises(SiteError, match="is not a site"):
+        trace.dose("nonsense")
 
 
 def test_tracing_keeps_no_graph(tiny_model: Any) -> None:
