@@ -8,7 +8,7 @@ latent lives depends on all the others, so there the whole encoder runs.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import final
 
@@ -283,6 +283,8 @@ def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
             "written at another, so they can't be set; add what one writes, saesteer.add(SITE, "
             "coder.direction(...))."
         )
+    if not isinstance(features, int | Iterable):
+        raise PlanError(f"features {features!r}: give a whole number, or several of them.")
     chosen = sae.check_features([features] if isinstance(features, int) else list(features))
     check_once(chosen)
     if sae.activation == "topk":

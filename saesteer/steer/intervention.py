@@ -68,13 +68,26 @@ class Intervention(ABC):
         return replace(self, **moved)
 
 
-def as_vector(vector: Tensor, who: str) -> Float[Tensor, " width"]:
-    """`vector` as fp32, copied out of whatever it was a view of.
+def as_tensor(given: Tensor | Any, who: str) -> Tensor:
+    """A tensor, made of an array or of numbers if it is none.
+
+    Raises:
+        PlanError: none can be made of it.
+    """
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PlanError(f"{who}: got a {type(given).__name__}, expected a tensor.") from error
+
+
+def as_vector(vector: Tensor | Any, who: str) -> Float[Tensor, " width"]:
+    """`vector`, a tensor or an array, as fp32, copied out of whatever it was a view of.
 
     Raises:
         DimensionError: it has another shape than `[width]`.
-        PlanError: it holds NaN or infinity.
+        PlanError: it holds NaN or infinity, or is no array.
     """
+    vector = as_tensor(vector, who)
     if vector.ndim != 1 or not vector.numel():
         raise DimensionError(f"{who}: got shape {list(vector.shape)}, expected one vector [width].")
     return finite(vector, who)
@@ -205,7 +218,7 @@ class ProjectOut(Intervention):
         return -(resid.float() @ self.basis.T) @ self.basis
 
 
-def add(site: Site | str, vector: Tensor) -> Add:
+def add(site: Site | str, vector: Tensor | Any) -> Add:
     """Add `vector` `[width]`, in the model's own scale.
 
     Raises:
@@ -215,7 +228,7 @@ def add(site: Site | str, vector: Tensor) -> Add:
 
 
 def add_scaled(
-    site: Site | str, vector: Tensor, typical_norm: int | float | None = None
+    site: Site | str, vector: Tensor | Any, typical_norm: int | float | None = None
 ) -> AddScaled:
     """Add `vector` `[width]` in units of each token's ‖h‖; a unit vector makes strength the dose.
 
@@ -229,13 +242,14 @@ def add_scaled(
     return AddScaled(Site.parse(site), as_vector(vector, "add_scaled"), norm)
 
 
-def project_out(site: Site | str, vector: Tensor) -> ProjectOut:
+def project_out(site: Site | str, vector: Tensor | Any) -> ProjectOut:
     """Remove the direction `[width]`, or the span of the rows `[k, width]`.
 
     Raises:
         DimensionError: neither shape, or no rows.
         PlanError: the rows are zero or linearly dependent, or not finite.
     """
+    vector = as_tensor(vector, "project_out")
     if vector.ndim not in (1, 2) or not vector.numel():
         raise DimensionError(
             f"project_out: got shape {list(vector.shape)}, expected [width] or [k, width]."

@@ -139,6 +139,8 @@ def _hints(kind: type) -> dict[str, Any]:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value read from JSON and tensors is of an annotated type."""
     parts = get_args(hint)
+    if isinstance(value, Tensor) and value.is_floating_point() and value.itemsize == 1:
+        return False  # torch stores floats of 8 bits, and can do next to nothing with them
     match get_origin(hint):
         case origin if origin in (Union, UnionType):
             return any(_fits(value, part) for part in parts)

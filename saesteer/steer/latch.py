@@ -15,6 +15,7 @@ from saesteer.models.sites import Site
 from saesteer.steer.frame import Frame
 from saesteer.steer.gate import SINCE, ColumnHistory, Explains, FollowsRows, Gate
 from saesteer.steer.kinds import register_kind
+from saesteer.steer.where import is_count
 
 
 @final
@@ -44,15 +45,17 @@ class Latched:
         duration: None for the rest of the text.
 
     Raises:
-        PlanError: duration below 1.
+        PlanError: no gate, or a duration below 1.
     """
 
     gate: Gate
     duration: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the duration."""
-        if self.duration is not None and self.duration < 1:
+        """Check the parts."""
+        if not isinstance(self.gate, Gate):
+            raise PlanError(f"latched: got a {type(self.gate).__name__}, expected a gate.")
+        if self.duration is not None and not is_count(self.duration, 1):
             raise PlanError(f"latched: duration is {self.duration}, expected 1 token or more.")
 
     @property
@@ -98,6 +101,6 @@ def latched(gate: Gate, duration: int | None = None) -> Latched:
     """Hold a gate open once it has opened: for `duration` tokens, or for the rest of the text.
 
     Raises:
-        PlanError: duration below 1.
+        PlanError: no gate, or a duration below 1.
     """
     return Latched(gate, duration)

@@ -63,7 +63,9 @@ def _found(frame: Frame, key: object, who: str, find: Find) -> Tensor:
         if hits is None:
             hits = prompt.memo[key] = _search(prompt.input_ids, prompt.mask, find)
         return prompt.per_row(hits, batch)
-    if frame.input_ids is None or not frame.first_pass:
+    if frame.input_ids is None:
+        raise PlanError(f"{who} needs tokens, but this pass was given embeddings; pass input_ids.")
+    if not frame.first_pass:
         raise PlanError(
             f"{who} needs the whole prompt, but this pass continues a cache; "
             "pass the full prompt to generate."

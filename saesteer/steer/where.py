@@ -7,10 +7,12 @@ when `special` is set, or when they are the very position that was asked for.
 
 from __future__ import annotations
 
+import builtins
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, final
 
 import torch
@@ -20,6 +22,13 @@ from saesteer.errors import PlanError
 from saesteer.steer.chats import ROLES, Reader
 from saesteer.steer.frame import Frame
 from saesteer.steer.spans import found_mask, span_mask, tokens_of
+
+
+def is_count(value: object, least: int) -> bool:
+    """Whether it is a whole number of `least` or more that a tensor of positions can be held to."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        return False
+    return least <= int(value) < 2**31
 
 
 @dataclass(frozen=True)
@@ -112,10 +121,10 @@ class First(Where):
         """Check the number.
 
         Raises:
-            PlanError: it is less than 1.
+            PlanError: it is no whole number of 1 or more.
         """
-        if self.n < 1:
-            raise PlanError(f"first({self.n}) chooses nothing; n must be 1 or more.")
+        if not is_count(self.n, 1):
+            raise PlanError(f"first({self.n}) chooses nothing; n must be a number of 1 or more.")
 
     def _choose(self, frame: Frame) -> TokenMask:
         return self._plain(frame, frame.logical < self.n)
@@ -134,7 +143,7 @@ class Positions(Where):
         Raises:
             PlanError: none, or a negative one.
         """
-        if not self.indices or min(self.indices) < 0:
+        if not self.indices or not builtins.all(is_count(i, 0) for i in self.indices):
             raise PlanError(
                 f"positions({list(self.indices)}): give indices of 0 or more; "
                 "for the prompt's end use last() or generated()."
@@ -161,7 +170,8 @@ class Spans(Where):
         Raises:
             PlanError: no text, or `nth` below 0.
         """
-        if not self.text or (self.nth is not None and self.nth < 0):
+        text = isinstance(self.text, str) and self.text
+        if not text or (self.nth is not None and not is_count(self.nth, 0)):
             raise PlanError(
                 f"spans({self.text!r}, {self.nth}): give the text to look for, and nth of 0 or "
                 "more."

@@ -1,7 +1,7 @@
 """Bad input, in tables: one clear error each, nothing left hooked, nothing half-written.
 
-Values are held against the model. That a caller's types are right is the type checker's business;
-what files hold is checked for types too (`test_bad_files`).
+Values are held against the model. That a caller's types are right is mostly the type checker's
+business; what files hold is checked for types too (`test_bad_files`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ from saesteer.saes import SAE
 from saesteer.steer import Plan, WeightEdit
 
 AT_1, NAN, IDS = "resid_post.1", float("nan"), torch.tensor([[5, 6, 7, 8]])
+
+
+def any_of(value: Any) -> Any:
+    """A value of a type that the type checker would refuse."""
+    return value
 
 
 def attached(site: str, vector: torch.Tensor) -> Callable[[Place], Any]:
@@ -102,6 +107,12 @@ VALUES: list[tuple[str, Callable[[Place], Any], Error, str]] = [
         DimensionError,
         "made for width 64",
     ),
+    ("half a feature", lambda p: steer.clamp(p.sae, any_of(1.5), 6.0), PlanError, "whole number"),
+    ("a vector of words", lambda _: steer.add(AT_1, ["x"]), PlanError, "expected a tensor"),
+    ("half of the first", lambda _: steer.first(any_of(1.5)), PlanError, "1 or more"),
+    ("a number for a text", lambda _: steer.spans(any_of(3)), PlanError, "text to look for"),
+    ("no gate to hold", lambda _: steer.latched(any_of(None)), PlanError, "expected a gate"),
+    ("prompt lengths as text", read("3"), PlanError, "'3': give tokens per row"),
     ("first none", lambda _: steer.first(0), PlanError, "1 or more"),
     ("no positions", lambda _: steer.positions([]), PlanError, "0 or more"),
     ("negative position", lambda _: steer.positions([2, -1]), PlanError, r"use last\(\)"),

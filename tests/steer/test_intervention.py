@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,3 +102,11 @@ def test_a_map_of_each_coordinate_is_the_diagonal_map() -> None:
     )
     with pytest.raises(DimensionError, match="expected"):
         steer.affine(SITE, torch.ones(WIDTH + 1), VECTOR)
+
+
+def test_vectors_may_be_arrays_or_lists() -> None:
+    numbers = [0.5, -1.0, 2.0]
+    for given in (numbers, np.array(numbers)):
+        assert torch.equal(steer.add("resid_post.1", given).vector, torch.tensor(numbers))
+        expected = steer.project_out("resid_post.1", torch.tensor(numbers)).basis
+        assert torch.equal(steer.project_out("resid_post.1", given).basis, expected)

@@ -71,6 +71,8 @@ def test_what_can_t_be_searched_is_an_error() -> None:
         steer.spans("the").mask(read_frame((ids,), {}))
     with pytest.raises(PlanError, match="whole prompt"):
         steer.spans("the").mask(read_frame((ids,), {}, start=3, decode=decode))
+    with pytest.raises(PlanError, match="given embeddings; pass input_ids"):
+        steer.spans("the").mask(read_frame((), {"inputs_embeds": ids[..., None]}, decode=decode))
 
 
 def test_spans_in_a_model(tiny_model) -> None:

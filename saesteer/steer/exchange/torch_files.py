@@ -119,7 +119,9 @@ def _by_layer(vectors: Mapping[Any, Any], layer_type: str, path: Path) -> Plan:
         )
     sites: dict[Site, Tensor] = {}
     for layer, vector in vectors.items():
-        if not isinstance(layer, int) or not isinstance(vector, Tensor):
-            raise PlanError(f"{path}: expected vectors by layer, got {layer!r}: {type(vector)}.")
+        if type(layer) is not int or layer < 0 or not isinstance(vector, Tensor):
+            raise PlanError(
+                f"{path}: expected vectors by layer, from 0 on, got {layer!r}: {type(vector)}."
+            )
         sites[Site(layer, _KINDS[layer_type])] = vector
     return added_everywhere(sites, path.stem, str(path))
