@@ -85,6 +85,22 @@ def test_a_copied_prefix_carries_its_state(model: Model) -> None:
             assert torch.equal(copied, more(model, text, cache_for(model)))
 
 
+def test_copies_of_a_prefix_remember_each_for_itself(model: Model) -> None:
+    """A latch that one of them opens stays open there and shut in the other."""
+    tails = (torch.cat([torch.full((1, 1), KEY), TAIL], 1), torch.cat([TAIL + 9, TAIL], 1))
+    with token_plan(model, KEY).on(model):
+        shared = cache_for(model)
+        with torch.no_grad():
+            model.hf(input_ids=PLAIN, **{CACHE: shared}, use_cache=True)
+        caches = [deepcopy(shared), deepcopy(shared)]
+        turns = [torch.cat([PLAIN, tail], 1) for tail in tails]
+        for _ in range(2):
+            said = [more(model, t, c) for t, c in zip(turns, caches, strict=True)]
+            for text, got in zip(turns, said, strict=True):
+                assert torch.equal(got, more(model, text, cache_for(model)))
+            turns = [torch.cat([text, TAIL], 1) for text in said]
+
+
 def test_a_prefix_expanded_to_a_batch_carries_its_state(model: Model) -> None:
     prefix = torch.cat([FIRST, PLAIN])
     tails = torch.cat([TAIL, TAIL, TAIL + 9, TAIL + 9])
