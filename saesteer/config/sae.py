@@ -94,7 +94,8 @@ class TrainSAEConfig:
             and the SAE want the same cores.
         init: a trained SAE of any architecture to start from, as `load_sae` takes it by name (with
             an arch of the TopK family); its latents keep their numbers, and a larger d_sae adds new
-            ones behind them. It goes on as it was where k is its L0.
+            ones behind them. At its own width, with k its L0, it goes on as it was; abstopk only
+            from abstopk.
         variants: other SAEs over the same stream, by name: each changes some settings of this one,
             such as `{wide: {d_sae: 16384}, early: {site: resid_post.4}}`. With variants, they and
             not the settings above are what is trained.
