@@ -28,9 +28,8 @@ from saesteer.errors import ConfigError, ContrastError
 from saesteer.features.activations import TextBatch, text_batches
 from saesteer.methods.base import Family, Method, check_optional_site
 from saesteer.methods.settings import check_settings
-from saesteer.models import Model, as_model, record
+from saesteer.models import Model, Site, as_model, record
 from saesteer.models.limits import finite_rows
-from saesteer.models.sites import Site
 from saesteer.steer import Plan, add
 from saesteer.steer import all as everywhere
 

@@ -34,6 +34,7 @@ def test_the_buffer(tmp_path):
     assert result_of(tmp_path, "buffer", *shape)["ratio"]["median"] > 0
 
 
+@pytest.mark.full
 def test_rules_agree_with_a_loop_and_clingo(tmp_path):
     before = torch.get_num_threads()
     more = ("--threads", str(before + 1))

@@ -40,6 +40,7 @@ def compare(run, disk, tmp_path):
     return compare
 
 
+@pytest.mark.full
 def test_trains_are_fitted_answered_and_counted_by_kind(compare, monkeypatch, disk, tmp_path):
     monkeypatch.setattr(answer_trains, "FIT", {"meta": 16, "mono": 16})
     beside = f"task.names=[{disk / 'sae'}]"

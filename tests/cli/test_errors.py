@@ -180,15 +180,10 @@ def test_held_out_text_is_looked_at_before_training(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "said"),
-    [
-        *(("--tokens=nan", "--tokens is nan"), ("--tokens=inf", "--tokens is inf")),
-        *(("--tokens=-5", "n_tokens"), ("--gpus=0", "gpus is 0"), ("--gpus=-3", "gpus is -3")),
-    ],
-)
-def test_an_estimate_of_nonsense(run: Any, disk: Path, option: str, said: str) -> None:
-    fails(run("train", "estimate", disk / "train.yaml", option), said)
+@pytest.mark.parametrize("option", ["--tokens=nan", "--tokens=inf", "--tokens=-5", "--gpus=0"])
+def test_an_estimate_of_nonsense(run: Any, disk: Path, option: str) -> None:
+    done = run("train", "estimate", disk / "train.yaml", option)
+    fails(done, option.partition("=")[0], "whole number of 1 or more")
 
 
 def test_a_sweep_looks_for_its_text_before_anything_else(run: Any, disk: Path, tmp_path: Path):

@@ -89,7 +89,7 @@ def test_rules_over_fitted_concepts_name_their_folders(
 @pytest.mark.parametrize(
     ("extra", "fault"),
     [
-        (("--rules", "0"), "expected 1 or more of both"),
+        (("--rules", "0"), "--rules: give a whole number of 1 or more"),
         (("--concepts", "nowhere"), "nowhere holds no concept"),
     ],
 )

@@ -12,7 +12,7 @@ from refusals import Error, Place, refused
 from safetensors.torch import load_file, save_file
 
 from saesteer.config import CompareConfig, load_config
-from saesteer.data import Contrast
+from saesteer.data import Contrast, Example
 from saesteer.data.concept_data import read_concept_data
 from saesteer.data.label_sets import read_label_sets
 from saesteer.data.text import iterate_texts
@@ -62,11 +62,9 @@ def test_a_number_too_long_to_be_one(place: Place) -> None:
 
 
 def test_half_a_character(place: Place) -> None:
-    path = place.folder / "a.jsonl"
-    rows = [{"text": "\ud800 a", "label": 1}, {"text": "b", "label": 0}]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    examples = Example("\ud800 a", 1), Example("b", 0)
     words = r"'.ud800 a' holds half a character"
-    refused(place, lambda: Contrast.read(path), ContrastError, words)
+    refused(place, lambda: Contrast(examples), ContrastError, words)
     refused(place, lambda: place.model.generate("\ud800 a"), DataError, words)
     chat = [{"role": "user", "content": "\ud800 a"}]
     refused(place, lambda: place.model.generate(chat), DataError, "holds half a character")

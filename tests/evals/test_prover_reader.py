@@ -114,7 +114,9 @@ def renamed(claims) -> list[Claim]:
     return made
 
 
-@pytest.fixture(scope="module", params=["latents", "activations"])
+@pytest.fixture(
+    scope="module", params=["latents", pytest.param("activations", marks=pytest.mark.full)]
+)
 def reader(request):
     saes = (planted_sae(),) if request.param == "latents" else ()
     return fit_prover_reader([text(seed) for seed in range(40)], 36, 4, SITE, saes)

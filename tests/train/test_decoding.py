@@ -128,10 +128,12 @@ def said():
     return ran.stdout
 
 
+@pytest.mark.full
 def test_the_triton_kernels_agree_with_the_plain_functions(said):
     assert said.startswith("agree\n")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "fault", ["plain_attend attention at position 0 differs", "plain_draw a drawn token lies"]
 )

@@ -215,7 +215,7 @@ def test_two_runs_do_not_share_a_folder(run, settings, model, tmp_path):
 
 
 def test_a_full_disk_under_the_figures_is_one_error(run, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(json, "dumps", lambda *_: "x" * 6_000)
+    monkeypatch.setattr(json, "dumps", lambda *_, **__: "x" * 6_000)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limit[1]))
     try:
@@ -244,15 +244,15 @@ def test_a_folder_that_is_there_is_used(run, settings, tmp_path):
 def test_text_that_ends_early(run, settings, tmp_path, figures_of):
     out = tmp_path / "run"
     with pytest.raises(
-        TextEndedError, match=r"ended after ([\d,]+) of 19,200 tokens; resume"
+        TextEndedError, match=r"ended after ([\d,]+) of 10,880 tokens; resume"
     ) as end:
-        run(settings(n_tokens=19_200), out)
+        run(settings(n_tokens=10_880), out)
     done = int(str(end.value).split()[4].replace(",", "")) // 64
     assert names_in(out / "checkpoints")[-1] == f"step-{done:08d}", "no step is lost"
     assert not (out / "cfg.json").exists()
-    run(settings(n_tokens=19_200, passes=9), out, resume=True)
-    assert load_sae(out).metadata["n_tokens"] == 19_200
-    assert [line["step"] for line in figures_of(out)] == list(range(1, 301))
+    run(settings(n_tokens=10_880, passes=9), out, resume=True)
+    assert load_sae(out).metadata["n_tokens"] == 10_880
+    assert [line["step"] for line in figures_of(out)] == list(range(1, 171))
 
 
 @pytest.mark.parametrize("content", ["", '{"text": ""}\n', '{"text": "the rain"}\n'])
