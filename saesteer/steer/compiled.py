@@ -179,11 +179,8 @@ class CompiledPlan(nn.Module):
         total, touched = torch.zeros_like(wide), None
         for index, columns, intervention in self._acts[site]:
             dose = self._doses[index].to(resid.device)[..., None]
-            part = wide[..., columns]
-            move = torch.where(dose != 0, intervention.delta(part) * dose, 0.0)
-            before, _, _ = columns.indices(wide.shape[-1])
-            behind = wide.shape[-1] - before - part.shape[-1]
-            total = total + torch.nn.functional.pad(move, (before, behind))
+            moved = intervention.delta(wide[..., columns]) * dose
+            total[..., columns] += torch.where(dose != 0, moved, 0.0)
             touched = dose != 0 if touched is None else touched | (dose != 0)
         assert touched is not None
         return torch.where(touched, narrow(wide + total, wide, resid.dtype), resid)
