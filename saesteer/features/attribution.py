@@ -21,7 +21,7 @@ from saesteer.features.activations import check_count
 from saesteer.features.lens import token_text
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Prompt, TokenBatch, as_model, as_prompts, install, record
-from saesteer.models.limits import check_length
+from saesteer.models.limits import check_prompt
 from saesteer.saes.sae import SAE
 
 
@@ -86,8 +86,7 @@ def attribute_token(
     check_count("ablations", ablations, 0)
     model = as_model(model)
     batch = model.tokenize(as_prompts(prompt))
-    n_tokens = batch.input_ids.shape[1]
-    check_length(model, n_tokens, f"the prompt has {n_tokens} tokens", "Shorten it.")
+    check_prompt(model, batch.input_ids.shape[1])
     latents = _latents(model, sae, batch)
     logits, grad = _logits_and_gradient(model, sae, batch, _token_id(model, token))
     target = int(logits.argmax()) if token is None else _token_id(model, token)

@@ -55,6 +55,15 @@ def check_length(model: Model, n_tokens: int, what: str, advice: str) -> None:
         raise DataError(f"{what}; {model.name} reads at most {limit}. {advice}")
 
 
+def check_prompt(model: Model, n_tokens: int) -> None:
+    """Refuse a prompt that the model can't read whole.
+
+    Raises:
+        DataError: it has too many tokens.
+    """
+    check_length(model, n_tokens, f"the prompt has {n_tokens} tokens", "Shorten it.")
+
+
 def check_generation(model: Model, n_prompt: int, n_new: int) -> None:
     """Refuse to generate nothing, or beyond what the model can read.
 

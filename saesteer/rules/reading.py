@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
-from saesteer.models.limits import check_length
+from saesteer.models.limits import check_prompt
 from saesteer.models.record import record
 from saesteer.rules.evidence import Evidence
 from saesteer.rules.gate import RuleGate
@@ -133,8 +133,7 @@ def read_prompt(
         DataError: a text without tokens, or with more than the model can read.
     """
     batch = model.tokenize(text)
-    n_tokens = batch.input_ids.shape[1]
-    check_length(model, n_tokens, f"the prompt has {n_tokens} tokens", "Shorten it.")
+    check_prompt(model, batch.input_ids.shape[1])
     gate = RuleGate.of(book, sae, force)
     ids = batch.input_ids
     frame = Frame.of(
