@@ -86,9 +86,7 @@ def estimate(args: argparse.Namespace) -> None:
         rates = measure_rates(device, getattr(torch, config.dtype))
     else:
         rates = gpu_rates(args.gpu)
-    cost = cost_of(
-        config, load_skeleton(config.model), rates, 1 if args.gpus is None else args.gpus
-    )
+    cost = cost_of(config, load_skeleton(config.model), rates, args.gpus or 1)
     write_json(args, cost.to_dict())
     show_table(cost.table())
     if cost.shortage is not None:

@@ -7,13 +7,11 @@ validation prompts; only then are the test prompts read, over the whole grid, on
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from saesteer.errors import TaskError
 from saesteer.evals.entries import (
     check_methods,
     check_seeds,
@@ -29,6 +27,7 @@ from saesteer.evals.sweep import (
     KL_BUDGET,
     Entry,
     calibrate,
+    check_budget,
     check_doses,
     choose,
     curve_on_validation,
@@ -88,8 +87,7 @@ def compare(
     """
     started, steps = time.perf_counter(), _Steps(progress)
     model, task, grid = as_model(model), load_task(task), check_doses(doses)
-    if not 0 < kl_budget < math.inf:
-        raise TaskError(f"kl_budget is {kl_budget}; expected a number above 0.")
+    check_budget(kl_budget)
     check_methods(methods)
     used_seeds = check_seeds(seeds) if controls else ()
     sae, place = common_site(methods, sae, None if site is None else model.check_site(site))

@@ -67,6 +67,16 @@ class Swept:
         return self.entry.plans[index].with_strength(dose / self.units[index])
 
 
+def check_budget(kl_budget: float) -> None:
+    """Refuse a bound on KL that is none.
+
+    Raises:
+        TaskError: it is not positive and finite.
+    """
+    if not 0 < kl_budget < math.inf:
+        raise TaskError(f"kl_budget is {kl_budget}; expected a number above 0.")
+
+
 def check_doses(doses: Sequence[float]) -> tuple[float, ...]:
     """The grid in ascending order.
 
