@@ -90,6 +90,31 @@ def _named(text: str) -> str:
     return text
 
 
+def count_option(
+    parser: Parser,
+    name: str,
+    default: int | None,
+    told: str = "",
+    *,
+    least: int = 1,
+    more: str = "",
+) -> None:
+    """An option that counts something; its help ends in the default.
+
+    Args:
+        least: 1, or 0 where none of it may be asked for.
+        more: said behind the default.
+    """
+    said = "" if default is None else f"default {default}"
+    parser.add_argument(
+        name,
+        type=positive_int if least else whole_number,
+        default=default,
+        metavar="N",
+        help=(f"{told} ({said})" if told and said else told or said) + more,
+    )
+
+
 def model_option(parser: Parser) -> None:
     """`--model`."""
     parser.add_argument("--model", help="language model; default: the one the SAE was made for")
@@ -106,10 +131,4 @@ def text_option(parser: Parser, max_tokens: int = 20_000, each: str = "") -> Non
         help="files, folders or data set names",
     )
     parser.add_argument("--field", help="key of the text in JSON records")
-    parser.add_argument(
-        "--max-tokens",
-        type=positive_int,
-        default=max_tokens,
-        metavar="N",
-        help=f"default {max_tokens}{each}",
-    )
+    count_option(parser, "--max-tokens", max_tokens, more=each)

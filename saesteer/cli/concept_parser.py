@@ -7,11 +7,11 @@ import argparse
 from saesteer.cli.commands import (
     Parser,
     command,
+    count_option,
     group,
     later,
     model_option,
     out_option,
-    positive_int,
 )
 
 _KINDS = ("feature", "features", "tree", "cosine", "probe")
@@ -36,7 +36,7 @@ def concept_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
         default=list(_KINDS),
         help="kinds to try; the most readable of the best is kept (default: all)",
     )
-    fit.add_argument("--n-features", type=positive_int, default=16, metavar="N", help="default 16")
+    count_option(fit, "--n-features", 16)
     fit.add_argument(
         "--threshold",
         default="balanced_accuracy",

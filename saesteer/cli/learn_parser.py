@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from saesteer.cli.commands import Parser, command, later, model_option, out_option, positive_int
+from saesteer.cli.commands import Parser, command, count_option, later, model_option, out_option
 
 
 def learn_command(verbs: argparse._SubParsersAction[Parser]) -> None:
@@ -27,25 +27,15 @@ def learn_command(verbs: argparse._SubParsersAction[Parser]) -> None:
         help="what rules may be about: folders of saesteer concepts fit; default: single features "
         "that tell the train texts apart",
     )
-    learn.add_argument(
-        "--n-features",
-        type=positive_int,
-        default=16,
-        metavar="N",
-        help="of either side (default 16)",
-    )
+    count_option(learn, "--n-features", 16, "of either side")
     learn.add_argument(
         "--over",
         choices=("max", "mean", "last"),
         default="max",
         help="tokens of the prompt that a feature is taken over (default max)",
     )
-    learn.add_argument(
-        "--literals", type=positive_int, default=3, metavar="N", help="most in a body (default 3)"
-    )
-    learn.add_argument(
-        "--rules", type=positive_int, default=4, metavar="N", help="most for a label (default 4)"
-    )
+    count_option(learn, "--literals", 3, "most in a body")
+    count_option(learn, "--rules", 4, "most for a label")
     learn.add_argument("--seed", type=int, default=0)
     model_option(learn)
     out_option(learn)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from saesteer.cli.commands import SAE_HELP, positive_int, whole_number
+from saesteer.cli.commands import SAE_HELP, count_option
 from saesteer.cli.commands import Parser as _Parser
 from saesteer.cli.commands import command as _command
 from saesteer.cli.commands import group as _group
@@ -103,15 +103,9 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
         action="extend",
         help="held-out text; default: built-in prose",
     )
-    sweep.add_argument(
-        "--max-tokens", type=positive_int, default=20_000, metavar="N", help="default 20000"
-    )
-    cost.add_argument(
-        "--tokens", type=positive_int, metavar="N", help="instead of the config's n_tokens"
-    )
-    cost.add_argument(
-        "--gpus", type=positive_int, metavar="N", help="cards, instead of this machine"
-    )
+    count_option(sweep, "--max-tokens", 20_000)
+    count_option(cost, "--tokens", None, "instead of the config's n_tokens")
+    count_option(cost, "--gpus", None, "cards, instead of this machine")
     cost.add_argument("--gpu", default="h100", help="which card (default h100)")
 
 
@@ -129,13 +123,7 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     find.add_argument(
         "--contrast", required=True, metavar="FILE", help="JSON lines, or a built-in name"
     )
-    find.add_argument(
-        "--effects",
-        type=whole_number,
-        default=5,
-        metavar="N",
-        help="measure the steering effect of the N best (default 5)",
-    )
+    count_option(find, "--effects", 5, "measure the steering effect of the N best", least=0)
     show = _command(verbs, "show", _later("features", "show"), "Everything about one feature.")
     show.add_argument("sae", help=SAE_HELP)
     show.add_argument("feature", type=int)
@@ -152,18 +140,11 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     attribute.add_argument("sae", help=SAE_HELP)
     attribute.add_argument("--prompt", required=True)
     attribute.add_argument("--token", help="the next token to explain; default: the likeliest")
-    attribute.add_argument(
-        "--ablations",
-        type=whole_number,
-        default=0,
-        metavar="N",
-        help="also ablate each of the N largest, a pass each (default 0)",
-    )
+    told = "also ablate each of the N largest, a pass each"
+    count_option(attribute, "--ablations", 0, told, least=0)
     for parser in (top, find, show, attribute):
         _model(parser)
-        parser.add_argument(
-            "--top", type=positive_int, default=10, metavar="N", help="how many (default 10)"
-        )
+        count_option(parser, "--top", 10, "how many")
 
 
 def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
@@ -187,9 +168,7 @@ def _rules(nouns: argparse._SubParsersAction[_Parser]) -> None:
     explain.add_argument("--html", metavar="FILE", help="draw every conclusion's proof")
     for parser in (explain, whatif):
         parser.add_argument("--prompt", required=True)
-        parser.add_argument(
-            "--max-new-tokens", type=positive_int, default=40, metavar="N", help="default 40"
-        )
+        count_option(parser, "--max-new-tokens", 40)
     learn_command(verbs)
     for parser in (check, explain, whatif):
         parser.add_argument("rules", help="YAML file, such as configs/rules/mood.yaml")
@@ -219,9 +198,7 @@ def _localize(nouns: argparse._SubParsersAction[_Parser]) -> None:
         help="sites, such as head_out mlp_out",
     )
     parser.add_argument("--by", help="position, site, or unit where a gradient is read")
-    parser.add_argument(
-        "--top", type=positive_int, default=20, metavar="N", help="how many (default 20)"
-    )
+    count_option(parser, "--top", 20, "how many")
 
 
 def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:
@@ -236,23 +213,23 @@ def _compare(nouns: argparse._SubParsersAction[_Parser]) -> None:
 def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     verbs = _group(nouns, "bench", "Measure against other libraries (needs a source tree).")
 
-    def add(name: str, benchmark: str, help_text: str, shape: str | None) -> _Parser:
+    def add(
+        name: str, benchmark: str, help_text: str, shape: str | None, rounds: int = 5
+    ) -> _Parser:
         parser = _command(verbs, name, _later("bench", "run"), help_text)
         parser.set_defaults(benchmark=benchmark)
-        parser.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="default 5")
+        count_option(parser, "--rounds", rounds)
         parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-        parser.add_argument("--k", type=positive_int, default=32)
+        count_option(parser, "--k", 32)
         if shape:
             parser.add_argument("--shape", default=shape, help=f"default {shape}")
-            parser.add_argument("--batch", type=positive_int, default=4096, help="default 4096")
+            count_option(parser, "--batch", 4096)
             parser.add_argument("--against", choices=("sae-lens",), default="sae-lens")
         return parser
 
     archs = ("topk", "batchtopk", "matryoshka")
     step = add("train", "step", "One training step.", "768x24576")
-    step.add_argument(
-        "--steps", type=positive_int, default=50, help="steps whose losses are compared"
-    )
+    count_option(step, "--steps", 50, "steps whose losses are compared")
     step.add_argument("--arch", choices=archs, default="topk")
     step.add_argument(
         "--end-to-end",
@@ -268,25 +245,18 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     memory.set_defaults(tuned=False)
     add("buffer", "buffer", "The shuffle buffer.", "131072x768")
     multi = add("multi", "multi", "Several SAEs from one pass against runs of their own.", None)
-    multi.add_argument("--n", type=positive_int, default=8, help="SAEs (default 8)")
-    multi.add_argument(
-        "--d-sae", type=positive_int, default=2048, help="latents of each (default 2048)"
-    )
+    count_option(multi, "--n", 8, "SAEs")
+    count_option(multi, "--d-sae", 2048, "latents of each")
     cost = add("estimate", "estimate", "What `train estimate` says against a run.", None)
-    cost.add_argument("--d-sae", type=positive_int, default=8192, help="latents (default 8192)")
+    count_option(cost, "--d-sae", 8192, "latents")
     bench_steer(verbs)
     bench_methods(verbs)
     control = add("control", "control", "Methods that own the loop, against recomputing.", None)
-    control.add_argument(
-        "--tokens", type=positive_int, default=256, help="new tokens (default 256)"
-    )
+    count_option(control, "--tokens", 256, "new tokens")
     control.add_argument("--model", default="smollm2-135m-instruct")
-    rules = add("rules", "rules", "The rule engine against a loop and clingo.", None)
-    rules.add_argument("--threads", type=positive_int, default=2, help="default 2")
-    rules.add_argument(
-        "--steps", type=whole_number, default=250, help="decoding steps (default 250); 0: none"
-    )
-    rules.set_defaults(rounds=40)
+    rules = add("rules", "rules", "The rule engine against a loop and clingo.", None, rounds=40)
+    count_option(rules, "--threads", 2)
+    count_option(rules, "--steps", 250, "decoding steps", least=0, more="; 0: none")
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")

@@ -8,11 +8,11 @@ from saesteer.cli.commands import (
     SAE_HELP,
     Parser,
     command,
+    count_option,
     group,
     later,
     model_option,
     out_option,
-    positive_int,
     text_option,
 )
 
@@ -24,9 +24,7 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("sae", help=SAE_HELP)
     model_option(parser)
     text_option(parser)
-    parser.add_argument(
-        "--context", type=positive_int, default=256, help="tokens per row (default 256)"
-    )
+    count_option(parser, "--context", 256, "tokens per row")
     parser.add_argument(
         "--concepts",
         nargs="*",
@@ -49,9 +47,7 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("sae", help=SAE_HELP)
     model_option(parser)
     text_option(parser, 50_000, each=" of each path")
-    parser.add_argument(
-        "--context", type=positive_int, default=256, help="tokens per row (default 256)"
-    )
+    count_option(parser, "--context", 256, "tokens per row")
     parser.add_argument(
         "--l0",
         type=float,

@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TypeAlias
 
-from saesteer.cli.commands import Parser, command, group, later, out_option, positive_int
+from saesteer.cli.commands import (
+    Parser,
+    command,
+    count_option,
+    group,
+    later,
+    out_option,
+    positive_int,
+)
 
 Nouns: TypeAlias = "argparse._SubParsersAction[Parser]"
 _PLAN_HELP = "a saved plan's folder, hub:OWNER/NAME, or a .gguf, .pt or .csv of another library"
@@ -63,7 +71,7 @@ def steer_commands(nouns: Nouns) -> None:
         parser.add_argument("plan", metavar="PLAN", help=_PLAN_HELP)
         parser.add_argument("--model", help="default: the one that the plan was saved for")
         parser.add_argument("--strength", type=float, help="instead of the plan's own")
-        parser.add_argument("--max-new-tokens", type=positive_int, default=60, metavar="N")
+        count_option(parser, "--max-new-tokens", 60)
         parser.add_argument(
             "--plain", action="store_true", help="a text that goes on, without a chat template"
         )
@@ -85,21 +93,9 @@ def bench_steer(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = command(verbs, "steer", later("bench", "run"), "What plans add to a decoding step.")
     parser.set_defaults(benchmark="steer")
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument(
-        "--steps",
-        type=positive_int,
-        default=250,
-        metavar="N",
-        help="interleaved steps (default 250)",
-    )
-    parser.add_argument(
-        "--in-a-row",
-        type=positive_int,
-        default=5,
-        metavar="N",
-        help="steps that each takes in its turn, behind one that is not timed, as decoding goes; "
-        "1: that one alone (default 5)",
-    )
+    count_option(parser, "--steps", 250, "interleaved steps")
+    told = "steps that each takes in its turn, behind one that is not timed, as decoding goes; "
+    count_option(parser, "--in-a-row", 5, told + "1: that one alone")
     parser.add_argument(
         "--batches", type=positive_int, nargs="+", default=[1, 8], help="default 1 8"
     )
@@ -127,9 +123,7 @@ def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
     parser = command(verbs, "methods", later("bench", "run"), told)
     parser.set_defaults(benchmark="every_method")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all of them")
-    parser.add_argument(
-        "--prompts", type=positive_int, metavar="N", help="default: all of a task's"
-    )
+    count_option(parser, "--prompts", None, "default: all of a task's")
     parser.add_argument(
         "--dose", type=float, help="relative dose of methods with a strength; default: strength 1"
     )
