@@ -94,10 +94,8 @@ def attribute_token(
     values = latents * (grad.to(sae.dtype) @ sae.w_dec.T).float().cpu()
     if last is not None:
         values[: max(len(values) - last, 0)] = 0
-    order = values.abs().flatten().argsort(descending=True, stable=True)
     parts: list[Attribution] = []
-    for flat in order[: min(top, int((values != 0).sum()))].tolist():
-        position, feature = divmod(flat, sae.d_sae)
+    for position, feature in _largest(values, top):
         node = (feature, position, float(latents[position, feature]))
         measured = len(parts) < ablations
         drop = (
@@ -112,6 +110,13 @@ def attribute_token(
         float(logits.softmax(-1)[target]),
         tuple(parts),
     )
+
+
+def _largest(values: Float[Tensor, "pos d_sae"], top: int) -> list[tuple[int, int]]:
+    """Position and feature of the `top` largest, those of 0 left out."""
+    order = values.abs().flatten().argsort(descending=True, stable=True)
+    found = order[: min(top, int((values != 0).sum()))].tolist()
+    return [divmod(flat, values.shape[1]) for flat in found]
 
 
 def _token_id(model: Model, token: str | int | None) -> int | None:

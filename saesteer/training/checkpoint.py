@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +20,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from saesteer.errors import CheckpointError, OutputError
-from saesteer.files import save_tensors, sha256_of, sync
+from saesteer.files import put_in_place, save_tensors, sha256_of, sync
 from saesteer.training.distributed import ALONE, World
 
 _STATE = "state.json"
 _PLACE = "place"
+_WRITING = ".writing"
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def write_checkpoint(
         PeerError: another process could not write its part.
     """
     final = folder / f"step-{step:08d}"
-    scratch = folder / f".writing-{step:08d}"
-    with _written_whole(final, scratch):
+    scratch = folder / _WRITING / final.name
+    with _written_whole(final, scratch.parent):
         if world.leads:
-            for killed in folder.glob(".writing-*"):
+            for killed in (scratch.parent, *folder.glob(".step-*.old")):
                 shutil.rmtree(killed, ignore_errors=True)
             scratch.mkdir(parents=True)
         world.wait()
@@ -90,10 +90,7 @@ def write_checkpoint(
         files = world.gather([mine.name, sha256_of(mine)])
         if world.leads:
             _write_state(scratch / _STATE, {**state, "step": step, "files": files})
-            sync(scratch)
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(scratch, final)
-            sync(folder)
+            put_in_place([scratch], folder)
         world.wait()
     for old in list_checkpoints(folder)[:-keep] if world.leads else ():
         shutil.rmtree(old, ignore_errors=True)
@@ -140,7 +137,6 @@ def _written_whole(final: Path, scratch: Path) -> Iterator[None]:
 
 def _write_state(path: Path, state: dict[str, Any]) -> None:
     path.write_text(json.dumps({**state, "state_sha256": _sha256_of(state)}))
-    sync(path)
 
 
 def _sha256_of(state: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from saesteer import files
 from saesteer.errors import CheckpointError, OutputError
 from saesteer.training import checkpoint as checkpoint_module
 from saesteer.training.checkpoint import list_checkpoints, open_checkpoint, write_checkpoint
@@ -69,19 +70,20 @@ def test_a_step_can_be_saved_again(saved, tmp_path):
 
 def test_folders_without_a_state_are_no_checkpoints(saved, tmp_path):
     (tmp_path / "step-00000099").mkdir()
-    (tmp_path / ".writing-00000050").mkdir()
+    (tmp_path / ".writing" / "step-00000050").mkdir(parents=True)
     assert list_checkpoints(tmp_path) == [saved]
 
 
-def test_what_a_kill_left_is_cleared_by_the_next_one(saved, tmp_path):
-    left = tmp_path / ".writing-00000015"
-    left.mkdir()
+@pytest.mark.parametrize("where", [".writing/step-00000015", ".step-00000015.old"])
+def test_what_a_kill_left_is_cleared_by_the_next_one(saved, tmp_path, where):
+    left = tmp_path / where
+    left.mkdir(parents=True)
     (left / "rank-0.safetensors").write_bytes(b"half")
     write_checkpoint(tmp_path, 20, STATE, PLACE, TENSORS, keep=2)
     assert not left.exists()
 
 
-@pytest.mark.parametrize("failing", ["save_tensors", "os.replace", "sync"])
+@pytest.mark.parametrize("failing", ["save_tensors", "put_in_place", "sync"])
 def test_a_full_disk_leaves_the_older_ones(saved, tmp_path, monkeypatch, failing):
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")
@@ -94,7 +96,7 @@ def test_a_full_disk_leaves_the_older_ones(saved, tmp_path, monkeypatch, failing
 
 
 def test_all_of_it_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
-    done, put, sync = [], os.replace, checkpoint_module.sync
+    done, put, sync = [], os.replace, files.sync
 
     def syncing(path):
         done.append(("sync", path.name))
@@ -105,15 +107,28 @@ def test_all_of_it_is_on_disk_before_it_is_renamed(tmp_path, monkeypatch):
         put(source, target)
 
     monkeypatch.setattr(checkpoint_module, "sync", syncing)
+    monkeypatch.setattr(files, "sync", syncing)
     monkeypatch.setattr(os, "replace", replacing)
     write_checkpoint(tmp_path, 10, STATE, PLACE, TENSORS, keep=2)
-    assert done == [
-        ("sync", "rank-0.safetensors"),
-        ("sync", "state.json"),
-        ("sync", ".writing-00000010"),
-        ("replace", "step-00000010"),
-        ("sync", tmp_path.name),
-    ]
+    before, after = done[: done.index(("replace", "step-00000010"))], done[-1]
+    assert {name for _, name in before} == {"rank-0.safetensors", "state.json", "step-00000010"}
+    assert before[-1] == ("sync", "step-00000010")
+    assert after == ("sync", tmp_path.name)
+
+
+def test_a_failing_save_of_the_same_step_keeps_the_first(saved, tmp_path, monkeypatch):
+    put = os.replace
+
+    def failing(source, target):
+        if Path(source).parent.name == ".writing":
+            raise OSError(28, "No space left on device")
+        put(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError, match="step-00000010 can't be written"):
+        write_checkpoint(tmp_path, 10, {"second": True}, PLACE, TENSORS, keep=2)
+    assert "second" not in open_checkpoint(saved).state
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000010"]
 
 
 def test_a_place_that_cant_be_written(tmp_path):
