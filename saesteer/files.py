@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -84,6 +85,26 @@ def parse_json(line: str, where: str, error: type[SaesteerError]) -> Any:
     except (ValueError, RecursionError) as caught:
         reason = getattr(caught, "msg", caught)
         raise error(f"{where}: not valid JSON ({reason}); expected one record a line.") from caught
+
+
+def json_text(value: Any, indent: int | None = 1, *, ascii_only: bool = True) -> str:
+    """JSON that any reader takes: tuples and sets as lists, paths as texts, NaN and infinities as
+    null."""
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set():
+            return [_plain(item) for item in value]
+        case float():
+            return value if math.isfinite(value) else None
+        case None | bool() | int() | str():
+            return value
+        case _:
+            return _plain(value.item()) if hasattr(value, "item") else str(value)
 
 
 def sha256_of(path: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from safetensors.torch import load_file
 
 import saesteer
 from saesteer.errors import DataError
-from saesteer.files import parse_json, save_tensors
+from saesteer.files import json_text, parse_json, save_tensors
 
 
 @pytest.fixture
@@ -51,3 +53,21 @@ def test_all_tensors_are_written_so():
 )
 def test_half_a_character_is_replaced(line, record):
     assert parse_json(line, "here", DataError) == record
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ({"a": math.nan, "b": [math.inf, 1.5]}, {"a": None, "b": [None, 1.5]}),
+        ((1, True, None, "größer"), [1, True, None, "größer"]),
+        ({1: Path("a/b")}, {"1": "a/b"}),
+        (torch.tensor(2.0), 2.0),
+    ],
+)
+@pytest.mark.parametrize("ascii_only", [True, False])
+def test_json_is_strict(value, read, ascii_only):
+    def refuse(name):
+        raise AssertionError(name)
+
+    text = json_text(value, ascii_only=ascii_only)
+    assert json.loads(text, parse_constant=refuse) == read

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saesteer.errors import OutputError
-from saesteer.files import path_of, write_text
+from saesteer.files import json_text, path_of, write_text
 
 if TYPE_CHECKING:
     from saesteer.models import Model
@@ -78,7 +77,7 @@ def write_json(args: argparse.Namespace, result: Any) -> None:
     """Write the result to `--json FILE` if one was given: aside first, then renamed."""
     if args.json is None:
         return
-    write_text(Path(args.json), json.dumps(result, indent=1) + "\n")
+    write_text(Path(args.json), json_text(result) + "\n")
 
 
 def show_table(rows: Sequence[Mapping[str, Any]]) -> None:

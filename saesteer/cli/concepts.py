@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ def fit(args: argparse.Namespace) -> None:
     from saesteer.data.concept_data import read_concept_data
     from saesteer.features.concept_store import save_concept
     from saesteer.features.concept_train import best_of, fit_concepts
-    from saesteer.files import write_text
+    from saesteer.files import json_text, write_text
 
     check_json(args)
     settings = _settings(args)
@@ -33,7 +32,7 @@ def fit(args: argparse.Namespace) -> None:
     for folder, fitted in zip(folders, found.values(), strict=True):
         save_concept(best_of(fitted), folder, model, sae)
     result = {name: _results(fitted, best_of(fitted)) for name, fitted in found.items()}
-    write_text(Path(args.out) / "results.json", json.dumps(result, indent=1) + "\n")
+    write_text(Path(args.out) / "results.json", json_text(result) + "\n")
     write_json(args, result)
     show_table([_row(name, row) for name, rows in result.items() for row in rows])
     print(f"\n{args.out}")

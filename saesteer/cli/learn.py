@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 def learn(args: argparse.Namespace) -> None:
     """Learn rules for every label, and keep a rule file for each with its scores."""
     from saesteer.data.label_sets import read_label_sets
-    from saesteer.files import write_text
+    from saesteer.files import json_text, write_text
     from saesteer.rules.learn import Bounds
     from saesteer.rules.learned import folder_concepts
     from saesteer.rules.learned import learn as learn_label
@@ -45,7 +44,7 @@ def learn(args: argparse.Namespace) -> None:
             write_rules(found, out / f"{head}.yaml", ref, sae, folders)
             learned.append(found)
     result = {one.head: one.as_dict() for one in learned}
-    write_text(out / "results.json", json.dumps(result, indent=1) + "\n")
+    write_text(out / "results.json", json_text(result) + "\n")
     write_json(args, result)
     for one in learned:
         print(str(one.program))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +22,7 @@ def tune(args: argparse.Namespace) -> None:
 
     from saesteer.config import TuneConfig, dump_config, load_config
     from saesteer.evals.tune import tune as run
-    from saesteer.files import write_text
+    from saesteer.files import json_text, write_text
     from saesteer.tracking import WandbTracker
 
     check_json(args)
@@ -42,7 +41,7 @@ def tune(args: argparse.Namespace) -> None:
             stack.callback(tracker.finish)
         progress = stack.enter_context(Progress("tune", quiet=args.quiet))
         found = run(config, out, resume=args.resume, progress=progress, tracker=tracker)
-    write_text(out / "results.json", json.dumps(found.results, indent=1) + "\n")
+    write_text(out / "results.json", json_text(found.results) + "\n")
     write_json(args, found.results)
     show_table([_row(row) for row in found.results["tried"]])
     if found.plan is None:

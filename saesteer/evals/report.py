@@ -7,7 +7,6 @@ files appear whole or not at all.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from saesteer.evals.sections import (
     tasks_of,
     verdict_box,
 )
-from saesteer.files import write_text
+from saesteer.files import json_text, write_text
 
 Results = Mapping[str, Any]
 LISTS = ("compare", "curves", "equal_kl", "samples", "settings")
@@ -45,9 +44,8 @@ def write_report(
         OutputError: the folder can't be made or written to.
     """
     place = Path(folder)
-    plain = _plain(results)
-    content = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
-    html = (make_page or render)(plain)
+    content = json_text(results, 2, ascii_only=False)
+    html = (make_page or render)(json.loads(content))
     write_text(place / "results.json", content + "\n")
     write_text(place / "report.html", html)
     return place / "report.html"
@@ -91,18 +89,3 @@ def render(results: Results) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _plain(value: Any) -> Any:
-    """JSON values only: tuples as lists, paths as texts, NaN and infinities as null."""
-    match value:
-        case Mapping():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple() | set():
-            return [_plain(item) for item in value]
-        case float():
-            return value if math.isfinite(value) else None
-        case None | bool() | int() | str():
-            return value
-        case _:
-            return _plain(value.item()) if hasattr(value, "item") else str(value)

@@ -7,7 +7,6 @@ What is sparser and recovers more is better; the Pareto front holds those that n
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from saesteer.evals.page import number, page, table, text
 from saesteer.evals.rows import token_rows
 from saesteer.evals.sae_eval import evaluate_rows
 from saesteer.evals.watch import held_out_scorer
-from saesteer.files import path_of, write_text
+from saesteer.files import json_text, path_of, write_text
 from saesteer.models import Model, load_model
 from saesteer.saes import load_sae
 from saesteer.training.loop import Progress
@@ -132,7 +131,7 @@ def sweep_saes(
         if progress:
             progress(len(scored), len(config.variants), kept)
     scored = mark_front(scored)
-    write_text(out / "sweep.json", json.dumps([asdict(row) for row in scored], indent=1) + "\n")
+    write_text(out / "sweep.json", json_text([asdict(row) for row in scored]) + "\n")
     write_text(out / "sweep.html", render(scored, config))
     return scored
 

@@ -6,14 +6,13 @@ Code that measures is handed a `Tracker` and never knows which; wandb is importe
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from saesteer.errors import ConfigError, OutputError
-from saesteer.files import sha256_of, write_text
+from saesteer.files import json_text, sha256_of, write_text
 
 
 @runtime_checkable
@@ -86,7 +85,7 @@ class JsonlTracker:
     ) -> None:
         """Write `lineage.json` into the folder, with the checksums of its files."""
         files = {file.name: sha256_of(file) for file in _files_of(folder)}
-        text = json.dumps({"name": name, "kind": kind, "sha256": files, **lineage}, indent=1)
+        text = json_text({"name": name, "kind": kind, "sha256": files, **lineage})
         write_text(folder / "lineage.json", text + "\n")
 
     def finish(self) -> None:
@@ -98,7 +97,7 @@ class JsonlTracker:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         try:
-            self._file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+            self._file.write(json_text(record, None) + "\n")
             self._file.flush()
         except OSError as error:
             raise OutputError(f"{self._path} can't be written: {error.strerror}.") from error
@@ -210,19 +209,6 @@ def _files_of(folder: Path) -> list[Path]:
     """Config or manifest, and weights, without what else a run leaves in its folder."""
     named = [folder / "cfg.json", folder / "manifest.json"]
     return [*(p for p in named if p.is_file()), *sorted(folder.glob("*.safetensors"))]
-
-
-def _finite(value: Any) -> Any:
-    """The same with null for numbers that JSON has no form for: NaN and infinities."""
-    match value:
-        case Mapping():
-            return {key: _finite(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_finite(item) for item in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value
 
 
 def _cut_back(path: Path, step: int) -> None:
