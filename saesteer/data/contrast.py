@@ -20,6 +20,7 @@ from typing import Any, Literal, cast, get_args
 from saesteer.errors import ContrastError
 from saesteer.files import lines_of, parse_json, path_of
 from saesteer.models.limits import is_whole
+from saesteer.shown import shown
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -42,6 +43,7 @@ class Example:
     prompt: str | None = None
 
 
+@shown
 @dataclass(frozen=True)
 class Contrast:
     """Examples of both labels, in the order of their file.

@@ -17,6 +17,7 @@ from saesteer.evals.measure import Bench, measure
 from saesteer.evals.sweep import Entry, Swept
 from saesteer.evals.tasks import Task
 from saesteer.models.model import Model
+from saesteer.shown import shown
 from saesteer.tracking import Tracker
 
 RANDOM = "random direction"
@@ -25,6 +26,7 @@ N_SAMPLES = 8
 """Test prompts whose texts are kept in the report."""
 
 
+@shown
 @dataclass(frozen=True)
 class Report:
     """Everything one comparison found, as plain values; `write_report` makes the page.

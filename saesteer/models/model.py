@@ -70,6 +70,10 @@ class Model:
     known_fingerprint: str | None = None
     prompt_edits: list[Callable[[Prompt], Prompt]] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        kind, size = type(self.hf).__name__, f"{self.n_layers} layers of width {self.d_model}"
+        return f"<Model {self.name}: {kind}, {size}, {self.dtype} on {self.device}>"
+
     @property
     def device(self) -> torch.device:
         """Where token ids go: the device that the input embedding computes on."""

@@ -21,11 +21,13 @@ from torch.nn import functional
 from saesteer.errors import SaeError
 from saesteer.models.sites import Site
 from saesteer.saes.checks import check_features, check_shapes, check_width
+from saesteer.shown import shown
 
 Activation = Literal["relu", "jumprelu", "topk"]
 
 
 @final
+@shown
 @dataclass(frozen=True, eq=False)
 class FeatureSlice:
     """k features of an SAE: k encoder columns and k decoder rows, all that editing them needs.
@@ -94,6 +96,7 @@ class FeatureSlice:
 
 
 @final
+@shown
 @dataclass(frozen=True, eq=False)
 class SAE:
     """One sparse autoencoder at one site.

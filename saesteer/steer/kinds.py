@@ -21,6 +21,7 @@ from torch import Tensor
 from saesteer.errors import PlanError
 from saesteer.models import Site
 from saesteer.saes.sae import SAE, FeatureSlice
+from saesteer.shown import shown
 from saesteer.steer import affine_maps, feature_edits, intervention, sae_stamp, schedule, where
 from saesteer.steer.control import Backtrack, Refuse, Stop
 from saesteer.steer.edit import Edit
@@ -32,7 +33,7 @@ _OWN_MODULE = re.compile(r"saesteer(\.[a-z][a-z_]*)+")
 """Modules that a manifest may cause to be imported: this package's own, but not `__main__`."""
 
 _KINDS: dict[str, type] = {
-    kind.__name__: kind
+    kind.__name__: shown(kind)
     for kind in (
         intervention.Add,
         intervention.AddScaled,
@@ -81,7 +82,7 @@ def register_kind(kind: type) -> type:
     """
     if not dataclasses.is_dataclass(kind) or _KINDS.get(kind.__name__, kind) is not kind:
         raise PlanError(f"{kind.__name__} can't be registered: no dataclass, or its name is taken.")
-    _KINDS[kind.__name__] = kind
+    _KINDS[kind.__name__] = shown(kind)
     return kind
 
 

@@ -15,6 +15,7 @@ from typing import Any, final
 from saesteer.errors import OutputError, PlanError
 from saesteer.files import path_of
 from saesteer.models import Model, as_model
+from saesteer.shown import shown
 from saesteer.steer.checks import check_plan, common_stamp
 from saesteer.steer.compiled import CompiledPlan
 from saesteer.steer.control import Control
@@ -44,6 +45,7 @@ class Live:
 
 
 @final
+@shown
 @dataclass(frozen=True, eq=False, init=False)
 class Plan:
     """What to do to a model.
@@ -58,14 +60,14 @@ class Plan:
         stamp: fingerprints of the model it was saved for, if it was.
     """
 
-    edits: tuple[Edit, ...]
-    weight_edits: tuple[WeightEdit, ...]
-    controls: tuple[Control, ...]
-    prompt_edits: tuple[PromptEdit, ...]
-    strength: float
-    name: str
-    stamp: dict[str, str] = field(repr=False)
-    _live: list[Live] = field(repr=False)
+    edits: tuple[Edit, ...] = ()
+    weight_edits: tuple[WeightEdit, ...] = ()
+    controls: tuple[Control, ...] = ()
+    prompt_edits: tuple[PromptEdit, ...] = ()
+    strength: float = 1.0
+    name: str = "plan"
+    stamp: dict[str, str] = field(default_factory=dict, repr=False)
+    _live: list[Live] = field(default_factory=list, repr=False)
 
     def __init__(
         self,
@@ -278,7 +280,8 @@ class Plan:
         def undo() -> None:
             session.leave(attachment, prompt)
             attachment.close()
-            model.prompt_edits[:] = [e for e in model.prompt_edits if not _among(e, edits)]
+            left = [e for e in model.prompt_edits if not any(e is mine for mine in edits)]
+            model.prompt_edits[:] = left
 
         return Live(model, attachment.trace, undo)
 
@@ -294,7 +297,3 @@ def _as_act(act: Any, where: Where | None, gate: Gate | None) -> Act:
                 "a plan is made of interventions, edits of activations, weights and prompts, and "
                 f"controls of decoding; got a {type(act).__name__}."
             )
-
-
-def _among(edit: Any, edits: list[Any]) -> bool:
-    return any(edit is known for known in edits)

@@ -48,6 +48,9 @@ class Trace:
         self.late = LateNorms()
         self._decode = decode
 
+    def __repr__(self) -> str:
+        return f"<Trace: {self.n_edited} of {self.n_positions} positions edited>"
+
     def clear(self) -> None:
         """Forget everything so far."""
         self.late.settle()
