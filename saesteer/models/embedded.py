@@ -24,7 +24,7 @@ from saesteer.errors import ModelError, NetworkError, OutputError
 from saesteer.files import sha256_of
 from saesteer.models.fingerprint import weights_fingerprint
 from saesteer.models.layout import layout_of
-from saesteer.models.load import quiet_loading
+from saesteer.models.load import quiet_loading, unmark_gguf
 from saesteer.models.model import Model
 
 NAME = "smollm2-135m-instruct"
@@ -194,8 +194,7 @@ def _convert(scratch: Path, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(scratch, **source)
     except Exception as error:
         raise ModelError(f"the GGUF of {NAME} can't be read: {str(error)[:200]}") from error
-    hf.hf_quantizer = None  # dequantised by now, yet still marked as GGUF, which can't be saved
-    hf.config.__dict__.pop("quantization_config", None)
+    unmark_gguf(hf)
     hf.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     manifest = {

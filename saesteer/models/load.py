@@ -206,9 +206,18 @@ def _from_pretrained(
             f"{ref}: {len(missing)} weights are missing, which would be random ({missing[0]} "
             "first); fetch or save the model again."
         )
+    if "gguf_file" in options:
+        unmark_gguf(hf)
     model = Model(hf, tokenizer, ref, layout_of(hf))
     hf.__dict__["_saesteer_model"] = model
     return model
+
+
+def unmark_gguf(hf: Any) -> None:
+    """Make a model that was read from GGUF one that can be saved: its weights are plain by then,
+    yet it is still marked as quantised."""
+    hf.hf_quantizer = None
+    hf.config.__dict__.pop("quantization_config", None)
 
 
 def _source(ref: str) -> tuple[str, dict[str, Any]]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saesteer.models.hooks import installed
+from saesteer.models.load import as_model
+from saesteer.models.model import Model, Prompt, TokenBatch
 from saesteer.models.sites import Site
-
-if TYPE_CHECKING:
-    from saesteer.models.model import Model, TokenBatch
 
 
 class _AllSeen(Exception):
@@ -22,8 +20,8 @@ class _AllSeen(Exception):
 
 @torch.no_grad()
 def record(
-    model: Model,
-    batch: TokenBatch,
+    model: Model | nn.Module,
+    batch: TokenBatch | Prompt | Sequence[Prompt],
     sites: Sequence[Site | str],
     keep: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[Site, Tensor]:
@@ -33,12 +31,16 @@ def record(
     there: mask them with `batch.attention_mask`.
 
     Args:
+        batch: `model.tokenize(...)`, or what that takes: a text or a chat, or several.
         keep: what stays of an activation, worked out as it arrives, so that reading every layer
             takes the memory of one; all of it if left out.
 
     Raises:
         SiteError: the model has no such site.
+        DataError: a prompt without tokens.
     """
+    model = as_model(model)
+    batch = batch if isinstance(batch, TokenBatch) else model.tokenize(batch)
     wanted = [model.check_site(site) for site in sites]
     seen: dict[Site, Tensor] = {}
 

@@ -235,3 +235,10 @@ def test_only_what_is_kept_stays(one):
     kept = record(model, batch, sites, keep=lambda resid: resid.amax(1))
     for site, resid in whole.items():
         assert torch.equal(kept[site], resid.amax(1))
+
+
+@pytest.mark.parametrize("prompts", ["the rain", ["the rain", "in the town"]])
+def test_texts_are_tokenized_on_the_way(tiny_model, prompts):
+    model, site = tiny_model("llama"), Site.parse("resid_post.1")
+    got = record(model.hf, prompts, [site])[site]
+    assert torch.equal(got, record(model, model.tokenize(prompts), [site])[site])
