@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 from multi import settings, steps
-from timing import Progress, spread
+from timing import Progress, peak_resident, spread
 
 from saesteer.models import load_model, load_skeleton
 from saesteer.training.estimate import estimate
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             progress(turn + 1, args.rounds, f"{elapsed:.1f} s")
         checkpoint = trainer.save(Path(folder) / "run")
         size = sum(file.stat().st_size for file in checkpoint.iterdir())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = peak_resident()
     return {
         "time_ratio": spread(times),
         "disk_ratio": size * (config.keep_checkpoints + 1) / cost.disk["checkpoints"],

@@ -12,7 +12,6 @@ left to prefetch.
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import warnings
@@ -23,7 +22,7 @@ from itertools import cycle
 from typing import Any
 
 import torch
-from timing import Progress, interleave, ratios, spread
+from timing import Progress, interleave, peak_resident, ratios, spread
 
 from saesteer.config import TextConfig, TrainSAEConfig
 from saesteer.models.load import best_device
@@ -237,11 +236,11 @@ def _peak(side: str, args: argparse.Namespace) -> int:
     batches = activations(args)
     theirs = their_trainer(argparse.Namespace(**{**vars(args), "shape": "8x16", "k": 2}))
     theirs.step(torch.randn(args.batch, 8))  # what the library itself takes
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident()
     contender = our_learner(args) if side == "saesteer" else their_trainer(args)
     for batch in batches[:3]:
         contender.step(batch)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return peak_resident() - before
 
 
 if __name__ == "__main__":

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 Progress = Callable[[int, int, str], None]
@@ -24,6 +28,21 @@ def interleave(
                 seconds[name].append(elapsed)
             progress(turn, rounds, f"{name} {elapsed:.2f} s")
     return seconds
+
+
+def peak_resident() -> int:
+    """The most bytes of memory that this process has held at once.
+
+    Linux hands `ru_maxrss` down from a process to what it starts, so a large parent would hide all
+    that its child takes; `VmHWM` begins anew.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found:
+            return 1024 * int(found[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def spread(values: list[float]) -> dict[str, float]:
