@@ -30,6 +30,7 @@ from saesteer.errors import ContrastError, DataError
 from saesteer.features.activations import text_ids
 from saesteer.metrics.outliers import median_norm, norms, outlier_tokens
 from saesteer.models import Model, TokenBatch, as_model, install, pad_rows
+from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 
 EFFECT_DOSE = 0.1
@@ -65,7 +66,7 @@ def logit_effects(
     model: Model | nn.Module,
     sae: SAE,
     contrast: Contrast,
-    features: Sequence[int],
+    features: Features,
     *,
     dose: float = EFFECT_DOSE,
     max_pairs: int = EFFECT_PAIRS,
@@ -81,9 +82,9 @@ def logit_effects(
         DataError: no pair is long enough to be scored.
     """
     model = as_model(model)
-    sae.check_features(features)
+    chosen = sae.check_features(features)
     batches = _scored_batches(model, contrast, max_pairs, batch_size)
-    return _measured(model, batches, (_pushed(model, sae, f, dose, batches) for f in features))
+    return _measured(model, batches, (_pushed(model, sae, f, dose, batches) for f in chosen))
 
 
 def change_effects(

@@ -7,7 +7,6 @@ common to all tokens. Source: nostalgebraist 2020, interpreting GPT: the logit l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from saesteer.models import Model, as_model
 from saesteer.models.offload import weight_of
+from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 
 
@@ -48,7 +48,7 @@ class FeatureTokens:
 
 @torch.no_grad()
 def promoted_tokens(
-    model: Model | nn.Module, sae: SAE, indices: Sequence[int], n: int = 8
+    model: Model | nn.Module, sae: SAE, indices: Features, n: int = 8
 ) -> list[FeatureTokens]:
     """The `n` most promoted and most suppressed tokens of each feature; no forward pass is run.
 

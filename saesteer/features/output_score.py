@@ -14,8 +14,6 @@ and their code, from which the prompt, both constants and the product are taken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from saesteer.axes import Rows
 from saesteer.features.lens import lens_weights
 from saesteer.models import Model, TokenBatch, as_model, install, record
+from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 
 AMPLIFY = 10.0
@@ -36,7 +35,7 @@ NEUTRAL_PROMPT = "From my experience,"
 def output_scores(
     model: Model | nn.Module,
     sae: SAE,
-    features: Sequence[int],
+    features: Features,
     *,
     prompt: str = NEUTRAL_PROMPT,
     amplify: float = AMPLIFY,

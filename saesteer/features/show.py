@@ -22,6 +22,7 @@ from saesteer.features.histogram import GrowingHistogram, Histogram
 from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens, token_text
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, as_model, pad_rows, record
+from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 
 WINDOW = 128
@@ -91,7 +92,7 @@ def show_feature(
 def show_features(
     model: Model | nn.Module,
     sae: SAE,
-    indices: Sequence[int],
+    indices: Features,
     texts: Iterable[str],
     *,
     passages: int = 8,
@@ -134,7 +135,7 @@ def show_features(
 
 
 @torch.no_grad()
-def nearest_features(sae: SAE, indices: Sequence[int], n: int = 8) -> list[tuple[Neighbour, ...]]:
+def nearest_features(sae: SAE, indices: Features, n: int = 8) -> list[tuple[Neighbour, ...]]:
     """For each feature the `n` others whose decoder rows point most nearly the same way.
 
     Raises:

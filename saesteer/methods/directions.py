@@ -24,6 +24,7 @@ from saesteer.features.separation import cohens_d
 from saesteer.methods.base import ROUNDING, Method, dosed, site_or_default
 from saesteer.models import Model, as_model
 from saesteer.models.sites import Site
+from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 from saesteer.steer import Plan, add, generated
 
@@ -139,7 +140,7 @@ def principal_component(rows: Rows) -> Vector:
     return torch.linalg.svd(rows.double(), full_matrices=False).Vh[0].float()
 
 
-def unit_sum(sae: SAE, features: Sequence[int]) -> Tensor:
+def unit_sum(sae: SAE, features: Features) -> Tensor:
     """Unit vector `[d_model]` along the sum of the features' unit decoder rows, fp32 on the CPU."""
     rows = sae.w_dec[list(sae.check_features(features))].detach().float().cpu()
     return functional.normalize(functional.normalize(rows, dim=-1).sum(0), dim=0)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from operator import index
-from typing import Any
+from typing import Any, SupportsIndex
 
 from torch import Tensor
 
 from saesteer.errors import DimensionError, FeatureError, SaeError, SiteError
 from saesteer.models.sites import Site
+
+Features = SupportsIndex | Iterable[SupportsIndex]
 
 
 @contextmanager
@@ -87,18 +89,31 @@ def check_width(resid: Tensor, d_model: int, name: str) -> None:
         )
 
 
-def check_features(features: Sequence[int], d_sae: int, name: str) -> tuple[int, ...]:
-    """The same features as a tuple.
+def check_features(features: Features, d_sae: int, name: str) -> tuple[int, ...]:
+    """One feature or several, as a tuple.
 
     Raises:
-        FeatureError: one of them lies outside 0 to d_sae - 1.
+        FeatureError: no whole number, or it lies outside 0 to d_sae - 1.
     """
-    for feature in features:
+    try:
+        chosen = _indices(features)
+    except TypeError:
+        raise FeatureError(
+            f"features {features!r}: give a whole number, or several of them."
+        ) from None
+    for feature in chosen:
         if not 0 <= feature < d_sae:
             raise FeatureError(
                 f"feature {feature} does not exist; SAE {name} has features 0–{d_sae - 1}."
             )
-    return tuple(index(f) for f in features)
+    return chosen
+
+
+def _indices(features: Any) -> tuple[int, ...]:
+    try:
+        return (index(features),)
+    except TypeError:
+        return tuple(map(index, features))
 
 
 def site_of(hook: object, head: Any, name: str) -> Site:

@@ -9,7 +9,7 @@ cut. ReLU, JumpReLU and threshold-form BatchTopK are all the same cut, `z = pre 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, final
 
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from saesteer.errors import SaeError
 from saesteer.models.sites import Site
-from saesteer.saes.checks import check_features, check_shapes, check_width
+from saesteer.saes.checks import Features, check_features, check_shapes, check_width
 from saesteer.shown import shown
 
 Activation = Literal["relu", "jumprelu", "topk"]
@@ -193,15 +193,15 @@ class SAE:
         """Encode and decode, back in the dtype of `resid`."""
         return self.decode(self.encode(resid)).to(resid.dtype)
 
-    def check_features(self, features: Sequence[int]) -> tuple[int, ...]:
-        """The same features as a tuple.
+    def check_features(self, features: Features) -> tuple[int, ...]:
+        """One feature or several, as a tuple.
 
         Raises:
-            FeatureError: one of them lies outside 0 to d_sae - 1.
+            FeatureError: no whole number, or it lies outside 0 to d_sae - 1.
         """
         return check_features(features, self.d_sae, self.name)
 
-    def slice(self, features: Sequence[int]) -> FeatureSlice:
+    def slice(self, features: Features) -> FeatureSlice:
         """The columns and rows of some features, copied, in the order given.
 
         Raises:

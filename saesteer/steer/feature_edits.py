@@ -8,7 +8,7 @@ latent lives depends on all the others, so there the whole encoder runs.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import final
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from saesteer.axes import Resid
 from saesteer.errors import DimensionError, PlanError
 from saesteer.saes import Crosscoder, Transcoder
+from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer.amounts import Unit, Values, amounts
 from saesteer.steer.intervention import Intervention, check_typical, is_outlier
@@ -195,9 +196,6 @@ class Replace(Intervention):
         return torch.where(outlier, 0.0, self.sae(resid) - resid)
 
 
-Features = int | Sequence[int]
-
-
 def clamp(sae: SAE, features: Features, value: Values, *, unit: Unit = 1.0) -> Clamp:
     """Hold features at `value` (one for all, or one each), in latent units or in `unit`s.
 
@@ -283,9 +281,7 @@ def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
             "written at another, so they can't be set; add what one writes, saesteer.add(SITE, "
             "coder.direction(...))."
         )
-    if not isinstance(features, int | Iterable):
-        raise PlanError(f"features {features!r}: give a whole number, or several of them.")
-    chosen = sae.check_features([features] if isinstance(features, int) else list(features))
+    chosen = sae.check_features(features)
     check_once(chosen)
     if sae.activation == "topk":
         return TopKReader(sae.to(dtype=torch.float32), chosen)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+
+import numpy as np
 import pytest
 import torch
 
 from saesteer.errors import DimensionError, FeatureError, SaeError
 from saesteer.models.sites import Site
+from saesteer.saes.checks import check_features
 
 NEAR = 1e-4  # a pre-activation this near to its threshold may fall on either side
 
@@ -165,3 +169,29 @@ def test_the_fingerprint_sees_weights_and_reading_and_nothing_else(random_sae):
     ]
     prints = {sae.fingerprint(), *(other.fingerprint() for other in changed)}
     assert len(prints) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [
+        (5, (5,)),
+        ([5, 3], (5, 3)),
+        (np.int64(5), (5,)),
+        (np.array([5, 3]), (5, 3)),
+        (torch.tensor(5), (5,)),
+        (torch.tensor([5, 3]), (5, 3)),
+        (range(2), (0, 1)),
+        (iter([5]), (5,)),
+    ],
+)
+def test_one_feature_or_several(random_sae, given, chosen):
+    got = random_sae().slice(given).features
+    assert got == chosen
+    assert all(type(feature) is int for feature in got)
+
+
+@pytest.mark.parametrize("given", [1.5, "5", None, [1.5], torch.tensor([0.5, 1.5]), {"a": 1}])
+def test_what_is_no_feature(given):
+    check = inspect.unwrap(check_features)  # without the tests' own check of types
+    with pytest.raises(FeatureError, match="give a whole number, or several of them"):
+        check(given, 48, "some-sae")
