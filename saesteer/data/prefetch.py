@@ -20,7 +20,7 @@ class Prefetched:
     """A source that keeps up to `depth` chunks ready; same chunks, same order.
 
     The thread starts with the first chunk asked for and ends with the source or with `close`. An
-    error in it is raised where the chunk would have been.
+    error in it is raised where the chunk would have been, however often it is asked for.
     """
 
     def __init__(self, source: Source, depth: int = 2) -> None:
@@ -37,10 +37,10 @@ class Prefetched:
             self._thread = threading.Thread(target=self._read, daemon=True, name="prefetch")
             self._thread.start()
         item, state = self._queue.get()
+        if not isinstance(item, Chunk):
+            self._queue.put((item, state))  # the thread has ended: there will be no other
         if isinstance(item, BaseException):
             raise item
-        if item is None:
-            self._queue.put((None, state))
         self._state = state
         return item
 

@@ -32,14 +32,15 @@ def test_the_same_chunks_in_the_same_order_and_an_end_that_stays(depth):
     assert prefetch_threads() == []
 
 
-def test_it_reads_ahead():
-    inner = Counting()
+def test_it_reads_ahead_as_far_as_was_asked_and_no_further():
+    inner = Counting(end=10**6)
     source = Prefetched(inner, 3)
     source.next_chunk()
     deadline = time.monotonic() + 5
-    while inner.place < 4 and time.monotonic() < deadline:
+    while inner.place < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert inner.place >= 4
+    time.sleep(0.05)
+    assert inner.place == 5, "one taken, three ready, one in hand"
     source.close()
 
 
@@ -52,16 +53,19 @@ def test_the_place_is_the_consumers(taken):
     other = Prefetched(Counting(), 2)
     numbers(other, 3)
     other.restore(source.state())
+    assert other.state() == source.state()
     assert numbers(other) == list(range(taken, 10))
     for each in (source, other):
         each.close()
 
 
-def test_an_error_comes_where_the_chunk_would_have_been():
+@pytest.mark.timeout(10)
+def test_an_error_comes_where_the_chunk_would_have_been_and_stays():
     source = Prefetched(Counting(bad=3), 5)
     assert numbers(source, 3) == [0, 1, 2]
-    with pytest.raises(ValueError, match="chunk 3 is bad"):
-        source.next_chunk()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="chunk 3 is bad"):
+            source.next_chunk()
     source.close()
     assert prefetch_threads() == []
 
