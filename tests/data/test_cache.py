@@ -10,6 +10,7 @@ import torch
 from counting import Counting
 
 from saesteer.data.cache import ActivationCache, CachedSource
+from saesteer.data.sources import Chunk
 from saesteer.errors import DataError, OutputError
 
 IDENTITY = {"model": "tiny", "sites": ["resid_post.1"]}
@@ -17,13 +18,13 @@ IDENTITY = {"model": "tiny", "sites": ["resid_post.1"]}
 
 @pytest.fixture
 def open_cache(tmp_path):
-    def make(**identity):
+    def make(*, dtype=torch.float32, rows_per_shard=5, **identity):
         return ActivationCache(
             tmp_path / "cache",
             {**IDENTITY, **identity},
             width=3,
-            dtype=torch.float32,
-            rows_per_shard=5,
+            dtype=dtype,
+            rows_per_shard=rows_per_shard,
         )
 
     return make
@@ -71,13 +72,14 @@ def test_later_passes_are_the_same_shards_in_a_seeded_order(open_cache):
     twice = rows_of(CachedSource(cache, passes=3, seed=1))
     assert twice[:20] == WHOLE
     assert sorted(twice[20:40]) == sorted(twice[40:]) == WHOLE
+    assert twice[20:40] != twice[40:]
     assert twice == rows_of(CachedSource(cache, passes=3, seed=1))
     assert twice != rows_of(CachedSource(cache, passes=3, seed=2))
 
 
 def test_only_as_much_as_asked_for_is_written(open_cache):
     cache, inner = open_cache(), Counting()
-    fill(cache, inner, 7)
+    assert list(cache.fill(inner, 7)) == [(6, 7), (7, 7)]
     assert cache.n_rows == 12
     assert inner.place == 6
     seen = list(open_cache().fill(Counting(), 20))
@@ -120,6 +122,52 @@ def test_the_place_is_kept(open_cache):
     assert rows_of(again) == rows_of(source)
 
 
+@pytest.mark.parametrize("gone", [(0,), (1,), (0, 1)], ids=str)
+def test_shards_that_are_gone_are_made_again_and_writing_goes_on_behind_them(open_cache, gone):
+    fill(open_cache(), Counting(), 12)
+    for index in gone:
+        open_cache().path_of(index).unlink()
+    fill(open_cache(), Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+def test_a_last_shard_that_is_short_is_made_again(open_cache):
+    cache = open_cache()
+    fill(cache, Counting(), 20)
+    cache.path_of(3).unlink()
+    fill(open_cache(), Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+def test_what_was_read_and_left_out_is_counted_as_at_the_source(open_cache):
+    class Counted(Counting):
+        def next_chunk(self):
+            chunk = super().next_chunk()
+            return chunk and Chunk(chunk.rows, 7, 5)
+
+    cache = open_cache()
+    fill(cache, Counted(), 20)
+    assert CachedSource(open_cache()).next_chunk()[1:] == (21, 15)
+
+
+def test_rows_are_kept_in_the_caches_dtype(open_cache):
+    cache = open_cache(dtype=torch.bfloat16)
+    fill(cache, Counting(), 5)
+    assert cache.read(0, verify=True).dtype == torch.bfloat16
+
+
+def test_a_shard_that_is_first_read_in_a_later_pass_is_verified(open_cache):
+    cache = open_cache()
+    fill(cache, Counting(), 20)
+    for index in range(4):
+        path = cache.path_of(index)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    source = CachedSource(open_cache(), passes=2)
+    source.restore({"shards_read": 4})
+    with pytest.raises(DataError, match="is damaged"):
+        source.next_chunk()
+
+
 def test_a_damaged_shard_is_named_and_made_again(open_cache):
     cache = open_cache()
     fill(cache, Counting(), 20)
@@ -142,6 +190,8 @@ def test_a_cache_of_something_else_is_refused(open_cache):
         DataError, match=r"something else .identity: model 'tiny' there, 'big' here"
     ):
         open_cache(model="big")
+    with pytest.raises(DataError, match=r"something else .rows_per_shard: 5 there, 6 here"):
+        open_cache(rows_per_shard=6)
 
 
 class Changed(Counting):
@@ -207,6 +257,15 @@ def test_a_disk_too_small_is_said_before_anything_is_written(open_cache, monkeyp
     ):
         fill(open_cache(), Counting(), 20)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_is_asked_for_what_is_still_missing(open_cache, monkeypatch, tmp_path):
+    fill(open_cache(), Counting(), 12)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    fill(open_cache(), Counting(), 20)
+    fill(open_cache(), Counting(), 1000)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
 
 
 def test_a_disk_that_fills_up_leaves_whole_shards(open_cache, monkeypatch):
