@@ -9,6 +9,7 @@ from saesteer.config import CacheConfig, SupervisedConfig
 from saesteer.errors import ConfigError
 from saesteer.models import installed
 from saesteer.training.distributed import World
+from saesteer.training.learner import Learner
 from saesteer.training.passages import PassageStream
 from saesteer.training.sae import open_trainer
 from saesteer.training.streams import columns_of, open_stream
@@ -70,6 +71,15 @@ def test_steps_end_to_end_leave_less_divergence_than_steps_on_the_error_alone(se
         with torch.no_grad():
             costs.append(sum(stream.divergence(sae(stream.next_batch())).item() for _ in range(8)))
     assert costs[1] < 0.9 * costs[0]
+
+
+def test_a_reconstruction_that_costs_nothing_leaves_the_loss_a_number(settings):
+    config = settings(kl=1.0)
+    learner = Learner.create(config, [32], "cpu")
+    learner.downstream = lambda recon: 0 * recon.sum()
+    result = learner.step(torch.randn(config.batch_size, 32))
+    assert result.loss.isfinite()
+    assert result.extra["kl"] == 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -45,6 +45,15 @@ def test_warm_up_and_tail_can_be_left_out(settings):
     assert {learning_rate(config, step) for step in range(30)} == {1.0}
     whole = settings(lr=1.0, warmup_steps=0, decay_share=1.0)
     assert learning_rate(whole, 15) == pytest.approx(0.5)
+
+
+def test_a_step_is_taken_at_the_rate_that_is_logged(trainer):
+    one = trainer(n_tokens=64 * 8, warmup_steps=3, decay_share=0.5)
+    learner = only(one)
+    for step in range(8):
+        figures = learner.figures(one.step()[""])
+        assert learner.optimizer.param_groups[0]["lr"] == learning_rate(learner.config, step)
+        assert figures["lr"] == learning_rate(learner.config, step)
 
 
 @pytest.mark.parametrize("arch", ["batchtopk", "topk"])
@@ -138,6 +147,7 @@ def test_a_latent_that_stays_quiet_is_dead(trainer):
     assert set(range(5)) <= set(only(one).dead().tolist())
     assert [result.aux.item() > 0 for result in results] == [False] * 4 + [True] * 2
     assert only(one).dead_fraction(200) == len(only(one).dead()) / 64
+    assert only(one).dead_fraction() == len(only(one).dead(3 * 64)) / 64 > 0, "of half the run"
 
 
 def test_the_auxiliary_loss_moves_dead_latents_towards_the_error(trainer):
@@ -167,12 +177,21 @@ def test_a_latent_counts_as_firing_only_above_zero(trainer):
     assert torch.equal(learner.firing.last > 0, alive)
 
 
-def test_weights_that_are_no_numbers_are_not_saved(trainer, tmp_path):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_loss_that_is_no_number_is_refused(trainer, bad):
+    one = trainer()
+    result = replace(one.step()[""], loss=torch.tensor(bad))
+    with pytest.raises(DataError, match=f"the loss is {bad} at step 1; lower lr"):
+        only(one).figures(result)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_not_saved(trainer, tmp_path, bad):
     one = trainer()
     one.step()[""]
     good = one.save(tmp_path)
     with torch.no_grad():
-        only(one).coder.w_enc[0, 0] = float("nan")
+        only(one).coder.w_enc[0, 0] = bad
     only(one).step_count += 1
     with pytest.raises(DataError, match=r"a weight is NaN or infinite at step 2; lower lr"):
         one.save(tmp_path)
