@@ -111,3 +111,23 @@ def test_a_cache_from_before_the_plan_counts_as_nothing(tiny_model: Callable[...
     condition.open({SITE: RESID[:, 3:]}, frame, condition.new_state())
     expected = written_out(RESID[0, 3])
     assert float(frame.evidence["condition"][0, -1]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("over", ["mean", "last"])
+def test_padding_behind_a_prompt_is_neither_counted_nor_open(over: Literal["mean", "last"]) -> None:
+    condition = replace(gate(over), threshold=2.0, above=False)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 1, 1]])
+    frame = Frame.of(IDS[:1], mask, prompt_lengths=[3])
+    opened = condition.open({SITE: RESID[:1]}, frame, condition.new_state())
+    assert opened.tolist() == [[False, False, True, False, False, True, True]]
+    expected = written_out(RESID[0, :3].mean(0) if over == "mean" else RESID[0, 2])
+    assert float(frame.evidence["condition"][0, -1]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_prompt_of_special_tokens_alone_is_of_no_kind() -> None:
+    condition = replace(gate(), threshold=2.0, above=False)
+    special = [int(each) for each in IDS[0, :4]]
+    frame = Frame.of(IDS, MASK, prompt_lengths=LENGTHS, special_ids=special)
+    opened = condition.open({SITE: RESID}, frame, condition.new_state())
+    assert opened.any(1).tolist() == [False, True]
+    assert frame.evidence["condition"].isfinite().all()
