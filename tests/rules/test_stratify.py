@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from saesteer.errors import RuleError
 from saesteer.rules.stratify import downstream, stratify
-from saesteer.rules.syntax import Atom, parse
+from saesteer.rules.syntax import Atom, Origin, parse
 
 
 def _heads(text: str) -> list[tuple[str, ...]]:
@@ -35,14 +35,22 @@ def test_only_positive_cycles_cost_passes() -> None:
         ("a :- not b.\nb :- a.", "a needs not b (line 1), b needs a (line 2)"),
         ("a :- b.\nb :- c.\nc :- not a.\nb :- d.", "c needs not a (line 3), a needs b (line 1)"),
         ("a :- not not a.", "a needs not not a (line 1)"),
+        (
+            "a :- not b.\nb :- x.\nb :- y.\nx :- a.\ny :- z.\nz :- a.",
+            "a needs not b (line 1), b needs x (line 2), x needs a (line 4).",
+        ),
+        (
+            "p(X) :- q(X).\nq(X) :- r(X), not p(X).",
+            "line 2: cycle through negation: q(_) needs not p(_) (line 2), p(_) needs q(_)",
+        ),
         ("a :- x, not -b.\n-b :- not a.", "-b needs not a (line 2), a needs not -b (line 1)"),
     ],
 )
 def test_a_cycle_through_negation_is_refused_and_named(text: str, cycle: str) -> None:
     with pytest.raises(RuleError, match="cycle through negation") as caught:
-        stratify(parse(text))
+        stratify(parse(text, Origin("written")))
     assert cycle in str(caught.value)
-    assert str(caught.value).startswith("rules line ")
+    assert str(caught.value).startswith("written line ")
 
 
 def test_a_cycle_through_negation_elsewhere_does_not_hide_behind_long_chains() -> None:
