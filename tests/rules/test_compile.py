@@ -138,3 +138,15 @@ def test_a_cycle_through_a_wide_head_is_named_as_it_was_written() -> None:
     bodies = "\n".join(f"a :- c{i}." for i in range(40))
     with pytest.raises(RuleError, match="line 41: cycle through negation: a needs not a"):
         compile_program(parse(f"{bodies}\na :- not a."))
+
+
+def test_a_program_goes_to_another_device_whole() -> None:
+    sliced = RuleBook.parse("b :- not a. c :- b, d.").compile().to("meta").sliced
+    tensors = [sliced.bits, sliced.columns, sliced.rows, *(each.literals for each in sliced.levels)]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+@pytest.mark.parametrize("form", ["run", "run_tensors"])
+def test_a_program_of_nothing_is_run(form: str) -> None:
+    nothing = torch.zeros(3, 0, dtype=torch.bool)
+    assert getattr(SlicedProgram.of((), 0), form)(nothing).shape == (3, 0)
