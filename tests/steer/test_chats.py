@@ -12,6 +12,9 @@ from saesteer import steer
 from saesteer.errors import PlanError
 from saesteer.models import Model
 from saesteer.steer import Plan
+from saesteer.steer.chats import Reader
+from saesteer.steer.frame import Prompt, read_frame
+from saesteer.steer.ids import Ids
 
 CHAT = [
     {"role": "system", "content": "the sea"},
@@ -69,6 +72,23 @@ def test_a_role_is_its_messages_and_nothing_around_them(
         assert got == [text.replace(" ", "") for text in texts]
 
 
+def test_roles_are_told_apart_in_one_pass_and_special_tokens_left_out(model: Model) -> None:
+    ids = model.tokenize([CHAT]).input_ids
+    whole = torch.ones_like(ids, dtype=torch.bool)
+    prompt, reader = Prompt(whole.sum(-1), ids, whole), Reader(model.tokenizer)
+    frame = read_frame((ids,), {}, prompt=prompt, decode=reader)
+    masks = {role: steer.chat(role).mask(frame) for role in ("system", "user", "assistant")}
+    texts = [reader(ids[mask].tolist()).replace(" ", "") for mask in masks.values()]
+    assert texts == ["thesea", "raininthetownxy", "asun"]
+    special = Ids([int(ids[masks["system"]][0])])
+    frame = read_frame((ids,), {}, prompt=prompt, decode=reader, special=special)
+    assert frame.special is not None
+    left = masks["system"] & ~frame.special
+    assert left.sum() < masks["system"].sum()
+    assert torch.equal(steer.chat("system").mask(frame), left)
+    assert torch.equal(steer.chat("system", special=True).mask(frame), masks["system"])
+
+
 def test_what_has_no_template_or_role_is_refused(model: Model) -> None:
     with pytest.raises(PlanError, match="expected one of system, user, assistant"):
         steer.chat("tool")
@@ -79,6 +99,17 @@ def test_what_has_no_template_or_role_is_refused(model: Model) -> None:
             generate(model, ["hello"])
     finally:
         model.tokenizer.chat_template = template
+
+
+def test_a_role_that_the_template_refuses_is_said_with_those_it_has(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = model.tokenize([CHAT]).input_ids
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    monkeypatch.setattr(model.tokenizer, "chat_template", refuses + model.tokenizer.chat_template)
+    frame = read_frame((ids,), {}, decode=Reader(model.tokenizer))
+    with pytest.raises(PlanError, match=r"has no such role; it has user, assistant\.$"):
+        steer.chat("system").mask(frame)
 
 
 @pytest.mark.full

@@ -11,6 +11,7 @@ from saesteer import steer
 from saesteer.errors import PlanError
 from saesteer.steer import Plan
 from saesteer.steer.frame import Prompt, read_frame
+from saesteer.steer.ids import Ids
 from saesteer.steer.spans import token_spans
 
 WORDS = ["", "the", " rain", " in", " the", " town", "!", "ra"]
@@ -63,6 +64,12 @@ def test_a_scored_text_is_searched_up_to_its_prompt_s_end() -> None:
         prompt = None if length is None else Prompt(torch.tensor([length]))
         frame = read_frame((ids,), {}, prompt=prompt, decode=decode)
         assert steer.spans("the").mask(frame).nonzero()[:, 1].tolist() == hits
+
+
+def test_special_tokens_of_a_span_are_taken_where_they_are_asked_for() -> None:
+    frame = read_frame((torch.tensor([[1, 2, 3]]),), {}, special=Ids([2]), decode=decode)
+    assert steer.spans("the rain in").mask(frame).tolist() == [[True, False, True]]
+    assert steer.spans("the rain in", special=True).mask(frame).all()
 
 
 def test_what_can_t_be_searched_is_an_error() -> None:

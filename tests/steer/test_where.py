@@ -10,6 +10,7 @@ from saesteer.errors import PlanError
 from saesteer.steer import Frame, Where
 from saesteer.steer.frame import Prompt, read_frame
 from saesteer.steer.ids import Ids
+from saesteer.steer.where import is_count
 
 SPECIAL = (1, 2, 9)  # BOS, EOS, a chat marker
 IDS = torch.tensor([[0, 0, 1, 5, 6, 9, 7, 9, 8], [1, 5, 5, 5, 6, 6, 7, 8, 8]])
@@ -55,6 +56,22 @@ def test_what_is_chosen(where: Where, expected: list[list[int]]) -> None:
 @pytest.mark.parametrize("cuts", [(5,), (2, 6), (1, 2, 3, 4, 5, 6, 7, 8)])
 def test_cutting_a_text_into_passes_changes_nothing(where: Where, cuts: tuple[int, ...]) -> None:
     assert chosen(where, cuts) == chosen(where)
+
+
+def test_choices_of_one_kind_are_told_apart_in_one_pass() -> None:
+    frame = Frame.of(IDS, MASK, prompt_lengths=LENGTHS, special_ids=SPECIAL)
+    for where in (*(case[0] for case in CASES), steer.first(5), steer.positions([1])):
+        assert torch.equal(where.mask(frame), where.chosen(frame))
+
+
+@pytest.mark.parametrize(
+    ("value", "counts"),
+    [(1, True), (2**31 - 1, True), (2**31, False), (0, False), (True, False), (1.0, False)],
+)
+def test_a_count_is_a_whole_number_that_a_tensor_of_positions_can_hold(
+    value: object, counts: bool
+) -> None:
+    assert is_count(value, 1) is counts
 
 
 def test_equal_choices_are_equal_values() -> None:
