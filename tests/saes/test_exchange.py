@@ -169,6 +169,12 @@ def test_save_then_load_is_exact(random_sae, resid, tmp_path, activation):
     assert again.metadata["dataset_path"] == "prose"
 
 
+@pytest.mark.parametrize("name", ["head_out.1", "head_out.1.2", "mlp_out.0", "resid_pre.3"])
+def test_a_saved_sae_knows_its_site(random_sae, tmp_path, name):
+    save_sae(random_sae(site=Site.parse(name)), tmp_path)
+    assert load_sae(tmp_path).site == Site.parse(name)
+
+
 def test_bf16_storage_rounds_the_matrices_only(random_sae, tmp_path):
     sae = random_sae()
     save_sae(sae, tmp_path, dtype=torch.bfloat16)

@@ -14,6 +14,8 @@ from saesteer.saes import check_width, load_sae, sae_path, save_sae, shipped_sae
 from saesteer.saes import load as loading
 from saesteer.saes.lens_format import cfg_of, tensors_of
 
+SCALED = {"normalize_activations": "expected_average_only_in"}
+
 
 @pytest.fixture
 def folder(random_sae, tmp_path):
@@ -139,7 +141,10 @@ def test_a_missing_tensor_is_named(folder, name):
     [
         ({"architecture": "temporal"}, "architecture 'temporal' has no threshold form"),
         ({"normalize_activations": "layer_norm"}, "'layer_norm' depends on each token"),
-        ({"normalize_activations": "expected_average_only_in"}, "norm_scaling_factor"),
+        (SCALED, "norm_scaling_factor"),
+        ({**SCALED, "norm_scaling_factor": float("inf")}, "norm_scaling_factor"),
+        ({**SCALED, "norm_scaling_factor": -0.5}, "norm_scaling_factor"),
+        ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input is 'yes', expected true or false"),
         ({"reshape_activations": "odd"}, "'odd' is unknown; expected none or hook_z"),
         ({"metadata": {"model_name": "tiny"}}, "names no hook_name"),
         ({"metadata": {"hook_name": "somewhere"}}, "'somewhere' is not a site"),
@@ -154,6 +159,39 @@ def test_what_a_threshold_form_cannot_hold_is_refused(folder, changes, message):
     with pytest.raises(SaeError, match=message) as caught:
         load_sae(folder)
     one_line(caught)
+
+
+def test_a_fine_tuning_factor_is_refused_unless_it_is_one(folder):
+    edit_weights(folder, scaling_factor=torch.ones(48))
+    load_sae(folder)
+    edit_weights(folder, scaling_factor=torch.full((48,), 2.0))
+    with pytest.raises(SaeError, match="scaling_factor other than 1 is no longer part") as caught:
+        load_sae(folder)
+    one_line(caught)
+
+
+def test_a_latent_that_writes_nothing_writes_nothing_in_units_of_its_norm(folder, resid):
+    w_dec = load_file(folder / "sae_weights.safetensors")["W_dec"]
+    w_dec[3] = 0
+    edit_weights(folder, W_dec=w_dec)
+    edit_cfg(folder, rescale_acts_by_decoder_norm=True)
+    sae = load_sae(folder)
+    assert sae.decode(sae.encode(resid)).isfinite().all()
+    assert (sae.w_dec[3] == 0).all()
+
+
+@pytest.mark.parametrize("value", [-0.4, 0.4])
+def test_one_threshold_for_all_latents_is_that_of_each_and_never_negative(folder, value):
+    edit_cfg(folder, architecture="batchtopk")
+    edit_weights(folder, threshold=None, topk_threshold=torch.tensor(value))
+    assert torch.equal(load_sae(folder).threshold, torch.full((48,), max(value, 0.0)))
+
+
+def test_a_threshold_of_each_latent_comes_before_one_for_all(folder):
+    expected = load_sae(folder).threshold
+    edit_cfg(folder, architecture="batchtopk")
+    edit_weights(folder, topk_threshold=torch.tensor(0.4))
+    assert torch.equal(load_sae(folder).threshold, expected)
 
 
 @pytest.mark.parametrize(
