@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -89,6 +90,21 @@ def test_prompts_stretch_over_their_beams() -> None:
         prompt.per_row(prompt.lengths, 3)
 
 
+def test_prompts_are_read_by_passes_of_several_sizes() -> None:
+    prompt = Prompt(torch.tensor([2, 3]), mask=torch.ones(2, 4))
+    cpu = torch.device("cpu")
+    for rows in (2, 4, 2):
+        assert prompt.lengths_of(rows, cpu).tolist() == [2] * (rows // 2) + [3] * (rows // 2)
+        assert prompt.pads_of(rows, cpu).tolist() == [2] * (rows // 2) + [1] * (rows // 2)
+
+
+def test_what_is_noted_holds_no_graph() -> None:
+    frame, scores = Frame.of(IDS, MASK), torch.ones(2, requires_grad=True) * 2
+    frame.note("scores", scores)
+    assert torch.equal(frame.evidence["scores"], scores)
+    assert not frame.evidence["scores"].requires_grad
+
+
 def test_embeddings_have_positions_but_no_tokens() -> None:
     frame = read_frame((), {"inputs_embeds": torch.zeros(2, 5, 8), "attention_mask": MASK})
     assert frame.input_ids is None
@@ -100,6 +116,8 @@ def test_embeddings_have_positions_but_no_tokens() -> None:
     ("kwargs", "words"),
     [
         ({}, "without input_ids"),
+        ({"input_ids": IDS[0]}, r"a pass over \[5\] can't be steered; expected ids \[batch, pos\]"),
+        ({"inputs_embeds": torch.zeros(5, 8)}, r"a pass over \[5, 8\] can't be steered"),
         ({"input_ids": IDS, "cu_seq_lens_q": torch.tensor([0, 5])}, "packed"),
         ({"input_ids": IDS, "position_ids": torch.tensor([[0, 1, 2, 0, 1]])}, "restart"),
         ({"input_ids": IDS, "attention_mask": MASK[:, :3]}, "covers 3 columns"),
@@ -109,6 +127,10 @@ def test_embeddings_have_positions_but_no_tokens() -> None:
 def test_what_cannot_be_steered_is_refused(kwargs: dict[str, Any], words: str) -> None:
     with pytest.raises(PlanError, match=words):
         read_frame((), kwargs)
+
+
+def test_arguments_of_packed_rows_that_are_none_are_taken() -> None:
+    assert read_frame((IDS,), {"cu_seq_lens_q": None, "block_table": None}).valid.all()
 
 
 def test_ids_outside_the_set_are_not_in_it() -> None:
@@ -165,6 +187,17 @@ def test_a_step_that_follows_one_is_read_as_any_other(
     assert torch.equal(frame.logical[:, -1:], anew.logical)
     assert frame.memo == {}
     assert frame.memo is not first.memo
+    assert frame.evidence is not first.evidence
+
+
+def test_an_answer_is_plain_where_nothing_is_padding_special_or_finished() -> None:
+    prompt = Prompt(torch.tensor([4, 4]), mask=torch.ones(2, 4))
+    plain = read_frame((IDS[:, 4:],), {"past_key_values": Cache(4)}, prompt=prompt)
+    assert plain.plain_answer
+    marks, padded = torch.tensor([[True], [False]]), Frame.of(IDS, MASK).places
+    for changes in ({"special": marks}, {"finished": marks}, {"answered": False}):
+        assert not replace(plain, **changes).plain_answer
+    assert not replace(plain, places=padded).plain_answer
 
 
 def test_what_is_no_such_step_is_not_read_as_one() -> None:
