@@ -13,6 +13,7 @@ import torch
 from saesteer.errors import OutputError
 from saesteer.models.sites import Site
 from saesteer.saes import load_sae, save_sae
+from saesteer.saes.lens_format import FORMAT_VERSION
 
 D_IN, D_SAE = 16, 48
 
@@ -167,6 +168,14 @@ def test_save_then_load_is_exact(random_sae, resid, tmp_path, activation):
     assert torch.equal(again.encode(resid), sae.encode(resid))
     assert (again.activation, again.k, again.model_name) == (activation, sae.k, "tiny")
     assert again.metadata["dataset_path"] == "prose"
+
+
+@pytest.mark.parametrize("trained", [{}, {"sae_lens_training_version": "6.1.0"}])
+def test_a_file_says_which_format_it_is_in_and_what_trained_it(random_sae, tmp_path, trained):
+    save_sae(random_sae(metadata={**trained, "sae_lens_version": "6.1.0"}), tmp_path)
+    metadata = json.loads((tmp_path / "cfg.json").read_text())["metadata"]
+    assert metadata["sae_lens_version"] == FORMAT_VERSION
+    assert metadata["sae_lens_training_version"] == trained.get("sae_lens_training_version")
 
 
 @pytest.mark.parametrize("name", ["head_out.1", "head_out.1.2", "mlp_out.0", "resid_pre.3"])
