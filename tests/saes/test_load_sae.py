@@ -187,6 +187,12 @@ def test_one_threshold_for_all_latents_is_that_of_each_and_never_negative(folder
     assert torch.equal(load_sae(folder).threshold, torch.full((48,), max(value, 0.0)))
 
 
+@pytest.mark.parametrize(("said", "expected"), [(None, True), (True, True), (False, False)])
+def test_inputs_lose_the_decoders_bias_unless_a_file_says_otherwise(folder, said, expected):
+    edit_cfg(folder, apply_b_dec_to_input=said)
+    assert load_sae(folder).apply_b_dec_to_input is expected
+
+
 def test_a_threshold_of_each_latent_comes_before_one_for_all(folder):
     expected = load_sae(folder).threshold
     edit_cfg(folder, architecture="batchtopk")
