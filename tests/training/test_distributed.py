@@ -145,6 +145,8 @@ def test_parts_of_a_batch_teach_what_the_whole_batch_does(two, settings, model):
     moved = (whole["coder.w_dec"] - start).norm()
     assert (together["coder.w_dec"] - whole["coder.w_dec"]).norm() < 0.1 * moved
     assert (together["firing.last"] == whole["firing.last"]).float().mean() > 0.9
+    counts = [float(state["firing.counts"].sum()) for state in (together, whole)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.05)
 
 
 def test_two_processes_learn_as_well_as_one(two, run, settings, tmp_path, figures_of):
