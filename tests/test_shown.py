@@ -73,6 +73,15 @@ def test_models_saes_and_traces_are_a_line(tiny_model: Any, tiny_sae: Any) -> No
     assert repr(trace) == "<Trace: 3 of 3 positions edited>"
 
 
+def test_a_trace_names_acts_that_have_no_position(tiny_model: Any) -> None:
+    model, name = tiny_model("llama"), "model.layers.1.mlp.down_proj.weight"
+    change = torch.ones_like(model.hf.get_parameter(name))
+    with ss.Plan(ss.WeightEdit(name, change)).on(model) as trace:
+        model.hf(torch.tensor([[5, 6]]))
+    told = f"throughout: change {name} by a full matrix, strength 1"
+    assert repr(trace) == f"<Trace: 0 of 2 positions edited; {told}>"
+
+
 def test_a_contrast_shows_its_first_examples() -> None:
     contrast = ss.Contrast.read("politeness")
     assert len(repr(contrast)) < 1500

@@ -53,7 +53,7 @@ class AffineEach(Intervention):
     def describe(self) -> str:
         """`affine map of 64 coordinates`, those that it leaves alone not counted."""
         n_moved = int(((self.weight != 1) | (self.bias != 0)).sum())
-        return f"affine map of {n_moved} coordinates"
+        return f"affine map of {n_moved} coordinate{'s'[: n_moved != 1]}"
 
     def delta(self, resid: Resid) -> Resid:
         """(ω - 1) ⊙ h + β."""

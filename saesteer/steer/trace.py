@@ -49,7 +49,8 @@ class Trace:
         self._decode = decode
 
     def __repr__(self) -> str:
-        return f"<Trace: {self.n_edited} of {self.n_positions} positions edited>"
+        told = "".join(f"; throughout: {act}" for act in self.throughout)
+        return f"<Trace: {self.n_edited} of {self.n_positions} positions edited{told}>"
 
     def clear(self) -> None:
         """Forget everything so far."""

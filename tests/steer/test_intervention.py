@@ -97,9 +97,10 @@ def test_a_map_of_each_coordinate_is_the_diagonal_map() -> None:
     assert torch.allclose(each.delta(RESID), whole.delta(RESID), atol=1e-5)
     same = steer.affine(SITE, torch.ones(WIDTH), torch.zeros(WIDTH))
     assert torch.equal(same.delta(RESID), torch.zeros_like(RESID))
-    assert (
-        steer.affine(SITE, weight, torch.zeros(WIDTH)).describe() == "affine map of 8 coordinates"
-    )
+    for n in (1, WIDTH):
+        some = torch.where(torch.arange(WIDTH) < n, 2.0, 1.0)
+        told = f"affine map of {n} coordinate" + "s" * (n > 1)
+        assert steer.affine(SITE, some, torch.zeros(WIDTH)).describe() == told
     with pytest.raises(DimensionError, match="expected"):
         steer.affine(SITE, torch.ones(WIDTH + 1), VECTOR)
 
