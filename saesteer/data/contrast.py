@@ -65,6 +65,11 @@ class Contrast:
                 "a contrast needs both 1 and 0."
             )
         for example in self.examples:
+            if example.label not in (0, 1) or example.split not in get_args(Split):
+                raise ContrastError(
+                    f"{self.name}: an example of label {example.label!r} in split "
+                    f"{example.split!r}; labels are 1 and 0, splits {', '.join(get_args(Split))}."
+                )
             if not is_whole((example.prompt or "") + example.text):
                 raise ContrastError(f"{self.name}: {example.text[:40]!a} holds half a character.")
         sides = [{(e.prompt, e.text) for e in side} for side in (self.positives, self.negatives)]
@@ -99,7 +104,13 @@ class Contrast:
         name: str = "contrast",
         seed: int = 0,
     ) -> Contrast:
-        """Build a contrast from two lists of texts, paired by order and split by `seed`."""
+        """Build a contrast from two lists of texts, paired by order and split by `seed`.
+
+        Raises:
+            ContrastError: a text in the place of a list, or lists that make no contrast.
+        """
+        if isinstance(positives, str) or isinstance(negatives, str):
+            raise ContrastError(f"{name}: give a list of positive texts and one of negative ones.")
         sides: tuple[tuple[int, Iterable[str]], ...] = ((1, positives), (0, negatives))
         rows = [(Example(t, label, prompt=prompt), False) for label, side in sides for t in side]
         return cls(_with_splits(rows, seed, name), name=name)

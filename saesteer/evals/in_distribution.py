@@ -71,7 +71,7 @@ def in_distribution(
         DataError: fewer than two texts, or texts whose tokens no edit reaches.
     """
     model = as_model(model)
-    if len(examples) < 2:
+    if isinstance(examples, str) or len(examples) < 2:
         raise DataError("in_distribution: neighbours come from other texts; give two or more.")
     sites = list(dict.fromkeys(plan_sites(plan)))
     natural: dict[Site, list[Tensor]] = {site: [] for site in sites}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from saesteer.evals.page import page, text
+from saesteer.evals.results import Report
 from saesteer.evals.sections import (
     features_section,
     navigation,
@@ -30,37 +31,41 @@ LISTS = ("compare", "curves", "equal_kl", "samples", "settings")
 
 
 def write_report(
-    results: Results, folder: str | Path, make_page: Callable[[Results], str] | None = None
+    results: Report | Results, folder: str | Path, make_page: Callable[[Results], str] | None = None
 ) -> Path:
     """Write `results.json` and `report.html` into `folder`, and return the page's path.
 
     Args:
-        results: `Report.to_dict()`, or several joined by `join_results`; `sae` (scores), `features`
-            (each `index`, `gloss`, `promoted`, `suppressed`), `rules` (`fired`, `explained`,
-            `source`), `seconds` and `reproduce` (a command) are printed where they are given.
+        results: a `Report`, its `to_dict()`, or several joined by `join_results`; `sae` (scores),
+            `features` (each `index`, `gloss`, `promoted`, `suppressed`), `rules` (`fired`,
+            `explained`, `source`), `seconds` and `reproduce` (a command) are printed where given.
         make_page: makes the page of results of another form.
 
     Raises:
         OutputError: the folder can't be made or written to.
     """
     place = Path(folder)
-    content = json_text(results, 2, ascii_only=False)
+    content = json_text(_plain(results), 2, ascii_only=False)
     html = (make_page or render)(json.loads(content))
     write_text(place / "results.json", content + "\n")
     write_text(place / "report.html", html)
     return place / "report.html"
 
 
-def join_results(*results: Results, **extra: Any) -> dict[str, Any]:
+def join_results(*results: Report | Results, **extra: Any) -> dict[str, Any]:
     """Results of several tasks as one; other keys come from the first that has them, or `extra`."""
     joined: dict[str, Any] = {}
-    for result in results:
+    for result in map(_plain, results):
         for key, value in result.items():
             if key in LISTS:
                 joined[key] = [*joined.get(key, []), *value]
             elif joined.get(key) is None:
                 joined[key] = value
     return {**joined, **extra}
+
+
+def _plain(results: Report | Results) -> Results:
+    return results.to_dict() if isinstance(results, Report) else results
 
 
 def render(results: Results) -> str:

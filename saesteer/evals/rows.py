@@ -23,7 +23,7 @@ def token_rows(
         raise DataError(f"context {context} leaves nothing to predict; give 2 or more.")
     rows: list[list[int]] = []
     left = max_tokens
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         ids = list(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         ids = ids[:left]
         left -= len(ids)

@@ -83,6 +83,8 @@ def check_doses(doses: Sequence[float]) -> tuple[float, ...]:
     Raises:
         TaskError: an empty grid, or a dose that is not positive and finite.
     """
+    if isinstance(doses, int | float):
+        raise TaskError(f"doses is {doses}; give a list of them, the grid that is tried.")
     if not doses or not all(0 < dose < math.inf for dose in doses):
         raise TaskError(f"doses are {list(doses)}; expected one or more numbers above 0.")
     return tuple(sorted({float(dose) for dose in doses}))

@@ -95,7 +95,7 @@ def change_effects(
     max_pairs: int = EFFECT_PAIRS,
     batch_size: int = 16,
 ) -> list[LogitEffect]:
-    """The same effect of anything that changes the model while it is entered, such as a plan.
+    """The same effect of anything that changes the model while it is entered: `plan.on(model)`.
 
     Args:
         changes: entered one after the other, each for one pass over the pairs.

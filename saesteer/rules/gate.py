@@ -81,7 +81,9 @@ class RuleGate:
         """
         names = [Atom.parse(concept.name) for concept in self.concepts]
         known = list(map(str, names))
-        for name, _ in self.forced:
+        for name, said in self.forced:
+            if not isinstance(said, bool):
+                raise RuleError(f"{name} is forced to be {said!r}; expected True or False.")
             if name not in known:
                 hint = nearest(name, known)
                 raise RuleError(f"{name!r} can't be forced: it is no concept{hint or '.'}")
@@ -106,7 +108,10 @@ class RuleGate:
 
         Raises:
             SaeError, FeatureError, DimensionError: concepts that `sae` can't give.
+            RuleError: `force` says neither True nor False of a concept, or there is none of it.
         """
+        if force is not None and not isinstance(force, Mapping):
+            raise RuleError(f"force is {force!r}; expected concepts with True or False for each.")
         readers = tuple(concept_readers(book.concepts, sae))
         program = spell_out(book.program, [Atom.parse(c.name) for c in book.concepts])
         return cls(program, book.concepts, readers, tuple((force or {}).items()))

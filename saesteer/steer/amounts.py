@@ -8,6 +8,7 @@ says what 1 means; `saesteer.features.max_activations` measures it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, SupportsFloat
 
 import torch
 from jaxtyping import Float
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from saesteer.errors import PlanError
 
-Values = int | float | Sequence[int | float]
-Unit = int | float | Sequence[int | float] | Tensor
+Values = SupportsFloat | Sequence[SupportsFloat]
+Unit = SupportsFloat | Sequence[SupportsFloat] | Tensor
 """Latent units that 1 stands for: for all, one each, or every feature's in a tensor `[d_sae]`."""
 
 
@@ -49,7 +50,10 @@ def amounts(
 
 
 def _each(values: Values, k: int, what: str, who: str) -> Float[Tensor, " k"]:
-    given = [values] * k if isinstance(values, int | float) else list(values)
+    if isinstance(values, str):
+        raise PlanError(f"{who}: {what} are the text {values!r}; give numbers.")
+    single = isinstance(values, int | float) or getattr(values, "ndim", None) == 0
+    given: Any = [values] * k if single else values
     if len(given) != k:
         raise PlanError(
             f"{who}: {len(given)} {what} for {k} features; give one for all or one each."

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -203,3 +205,16 @@ def test_built_ins_are_paired_and_split(name: str) -> None:
     assert contrast.name == name
     for split in SPLITS:
         assert contrast.split(split).pairs()
+
+
+@pytest.mark.parametrize(("label", "split"), [(2, "train"), ("1", "train"), (1, "dev")])
+def test_labels_and_splits_are_those_that_exist(label: Any, split: Any) -> None:
+    odd = SimpleNamespace(text="a", label=label, split=split, pair=None, prompt=None)
+    check = inspect.unwrap(Contrast.__post_init__)
+    with pytest.raises(ContrastError, match=f"label {label!r} in split '{split}'; labels are 1"):
+        check(SimpleNamespace(name="odd", examples=(odd, Example("b", 0))))
+
+
+def test_a_text_in_the_place_of_a_list() -> None:
+    with pytest.raises(ContrastError, match="give a list of positive texts and one of negative"):
+        Contrast.from_texts("nice", ["bad"])

@@ -16,7 +16,7 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import DimensionError, SiteError, TaskError
 from saesteer.evals import compare as compare_task
 from saesteer.evals.entries import check_methods
-from saesteer.evals.report import write_report
+from saesteer.evals.report import join_results, write_report
 from saesteer.evals.results import Report
 from saesteer.evals.scorers import LexiconRate
 from saesteer.evals.tasks import Task
@@ -264,3 +264,11 @@ def test_a_budget_that_is_none_and_an_sae_of_another_width_are_refused_before_an
     with pytest.raises(DimensionError, match="reads activations of width"):
         compare_task(model, vowels, [methods.CAA()], sae=wide, progress=tell)
     assert not told
+
+
+def test_a_report_is_written_as_it_is(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "one")
+    write_report(report.to_dict(), tmp_path / "two")
+    one, two = (tmp_path / name / "results.json" for name in ("one", "two"))
+    assert one.read_text() == two.read_text()
+    assert join_results(report, report)["compare"] == [*report.to_dict()["compare"]] * 2

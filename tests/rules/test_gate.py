@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -154,6 +155,21 @@ def test_forced_concepts_hold_everywhere_or_nowhere_and_are_told_as_given(eye_sa
     assert "given" in str(rules.prove(Evidence.noted(frame.evidence), 1, 4, Atom("pain")))
     with pytest.raises(RuleError, match="'pian' can't be forced.*did you mean 'pain'"):
         RuleGate.of(RuleBook.from_dict(BOOK), eye_sae, {"pian": True})
+
+
+@pytest.mark.parametrize(
+    ("force", "told"),
+    [
+        ({"pain": 1}, "pain is forced to be 1; expected True or False"),
+        ({"pain": "yes"}, "pain is forced to be 'yes'"),
+        (["pain"], "expected concepts with True or False for each"),
+        ("pain", "expected concepts with True or False for each"),
+    ],
+)
+def test_what_forces_nothing_is_refused(eye_sae: SAE, force: Any, told: str) -> None:
+    of = inspect.unwrap(RuleGate.of.__func__)
+    with pytest.raises(RuleError, match=told):
+        of(RuleGate, RuleBook.from_dict(BOOK), eye_sae, force)
 
 
 def test_a_rolled_back_column_is_forgotten(eye_sae: SAE) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from saesteer.errors import DataError, PlanError
 from saesteer.features import max_activations, read_activations
 from saesteer.models import Model
 from saesteer.saes import SAE
+from saesteer.steer.amounts import amounts
 
 TEXTS = ["the rain in the town", "and the sea"]
 
@@ -59,3 +63,13 @@ def test_a_unit_that_can_t_be_one_is_refused(sae: SAE) -> None:
 def test_maxima_need_texts(model: Model, sae: SAE) -> None:
     with pytest.raises(DataError, match="max_activations: no texts"):
         max_activations(model, sae, [])
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.float32(3), torch.tensor(3.0), [3, np.int64(3)]])
+def test_a_number_is_one_for_all_whatever_library_it_is_of(sae: SAE, value: Any) -> None:
+    assert steer.clamp(sae, [1, 2], value).value.tolist() == [3.0, 3.0]
+
+
+def test_a_text_is_no_value(sae: SAE) -> None:
+    with pytest.raises(PlanError, match="clamp: values are the text '66'; give numbers"):
+        inspect.unwrap(amounts)("66", 1.0, (1, 2), sae.d_sae, "clamp")
