@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 
@@ -286,3 +287,9 @@ def test_a_context_that_can_predict_nothing_is_refused(model):
 def test_an_sae_of_another_width_is_refused(model):
     with pytest.raises(DimensionError, match="width 8, but tiny has width 16"):
         evaluate_sae(model, sae_of(torch.zeros(8, 4), torch.zeros(4, 8)), TEXTS)
+
+
+def test_one_text_is_read_as_one(tiny_model):
+    model = tiny_model("llama")
+    rows = inspect.unwrap(token_rows)(model, "the rain in the town", 100, 16)
+    assert rows == token_rows(model, ["the rain in the town"], 100, 16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -136,3 +137,8 @@ def test_a_method_without_a_strength_is_one_point_as_fitted(
         assert found.swept == has_strength
         assert runs[: len(measured)] == measured
         assert has_strength or len(runs) == 1
+
+
+def test_one_dose_is_no_grid() -> None:
+    with pytest.raises(TaskError, match="doses is 0.1; give a list of them"):
+        inspect.unwrap(check_doses)(0.1)
