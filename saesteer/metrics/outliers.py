@@ -7,7 +7,7 @@ in Large Language Models.
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 OUTLIER_FACTOR = 4.0
@@ -20,25 +20,29 @@ def norms(resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
 
 
 def median_norm(
-    resid: Float[Tensor, "*batch d_model"], valid: Bool[Tensor, "*batch"] | None = None
+    resid: Float[Tensor, "*batch d_model"],
+    valid: Bool[Tensor, "*batch"] | Int[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Median of the valid tokens' norms, outliers included; NaN if there is none."""
+    """Median of the valid tokens' norms, outliers included; NaN if there is none.
+
+    `valid` may be of 0s and 1s, as tokenizers return it.
+    """
     lengths = norms(resid)
-    chosen = lengths.flatten() if valid is None else lengths[valid]
+    chosen = lengths.flatten() if valid is None else lengths[valid.bool()]
     return chosen.nanmedian() if chosen.numel() else lengths.new_tensor(float("nan"))
 
 
 def outlier_tokens(
     resid: Float[Tensor, "*batch d_model"],
-    valid: Bool[Tensor, "*batch"] | None = None,
+    valid: Bool[Tensor, "*batch"] | Int[Tensor, "*batch"] | None = None,
     factor: float = OUTLIER_FACTOR,
 ) -> Bool[Tensor, "*batch"]:
     """True where ‖h‖ > factor × the median norm of the batch's valid tokens.
 
     Args:
         resid: activations at one site, any leading axes.
-        valid: tokens that count (no padding); the others are never outliers.
+        valid: tokens that count (no padding); the others are never outliers. 0s and 1s will do.
         factor: 4 everywhere in this library; another value is for studies.
     """
     outlier = norms(resid) > factor * median_norm(resid, valid)
-    return outlier if valid is None else outlier & valid
+    return outlier if valid is None else outlier & valid.bool()

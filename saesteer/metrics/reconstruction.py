@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saesteer.errors import DataError
@@ -52,15 +52,17 @@ class ReconstructionSums:
         resid: Float[Tensor, "*batch d_model"],
         recon: Float[Tensor, "*batch d_model"],
         latents: Float[Tensor, "*batch d_sae"],
-        keep: Bool[Tensor, "*batch"] | None = None,
+        keep: Bool[Tensor, "*batch"] | Int[Tensor, "*batch"] | None = None,
     ) -> None:
         """Take in a batch: activations, their reconstruction, the latents, and what counts.
 
         Args:
             keep: True for tokens that count: no padding, no special tokens, no outliers.
+                0s and 1s will do, as tokenizers return them.
         """
         if keep is None:
             keep = torch.ones(resid.shape[:-1], dtype=torch.bool, device=resid.device)
+        keep = keep.bool()
         kept = resid[keep].float()
         self._resid.append(kept.cpu())
         self._error.append((kept - recon[keep].float()).square().sum(-1).cpu())

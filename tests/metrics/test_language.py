@@ -46,6 +46,14 @@ def test_what_stands_in_padding_does_not_matter(batch):
     assert torch.equal(token_kl(logits, logits * 2, mask), before[1])
 
 
+def test_a_mask_of_zeros_and_ones_is_a_mask(batch):
+    logits, ids, mask = batch
+    ones = mask.long()
+    assert torch.equal(token_ce(logits, ids, ones), token_ce(logits, ids, mask))
+    other = logits.flip(-1)
+    assert torch.equal(token_kl(logits, other, ones), token_kl(logits, other, mask))
+
+
 def test_uniform_logits_cost_the_log_of_the_vocabulary(batch):
     _, ids, mask = batch
     ce = token_ce(torch.zeros(3, 6, VOCAB), ids, mask)

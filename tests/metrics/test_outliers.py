@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from saesteer.metrics import median_norm, norms, outlier_tokens
@@ -27,10 +28,13 @@ def test_scale_does_not_matter():
     assert torch.equal(outlier_tokens(resid * 1e3), flags)
 
 
-def test_padding_neither_counts_nor_is_flagged():
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long])
+def test_padding_neither_counts_nor_is_flagged(dtype):
     resid = tokens(1, 1, 1, 9, 500, 500, 500, 500)
-    valid = torch.tensor([[True] * 4 + [False] * 4])
-    assert outlier_tokens(resid, valid).tolist() == [[False] * 3 + [True] + [False] * 4]
+    valid = torch.tensor([[True] * 4 + [False] * 4]).to(dtype)
+    flags = outlier_tokens(resid, valid)
+    assert flags.dtype == torch.bool
+    assert flags.tolist() == [[False] * 3 + [True] + [False] * 4]
     assert median_norm(resid, valid) == 1
 
 

@@ -39,6 +39,14 @@ def test_scores_are_the_definitions(sample):
     torch.testing.assert_close(sums.mean(), h.mean(0).float())
 
 
+def test_a_mask_of_zeros_and_ones_is_a_mask(sample):
+    resid, recon, latents, keep = sample
+    plain, ones = ReconstructionSums(D_SAE), ReconstructionSums(D_SAE)
+    plain.add(resid, recon, latents, keep)
+    ones.add(resid, recon, latents, keep.long())
+    assert ones.scores() == plain.scores()
+
+
 def test_batches_make_no_difference(sample):
     resid, recon, latents, keep = sample
     whole, parts = ReconstructionSums(D_SAE), ReconstructionSums(D_SAE)
