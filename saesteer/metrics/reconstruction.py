@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saesteer.errors import DataError
+from saesteer.errors import DataError, DimensionError
 from saesteer.metrics.density import Density, density_of
 
 
@@ -59,14 +59,33 @@ class ReconstructionSums:
         Args:
             keep: True for tokens that count: no padding, no special tokens, no outliers.
                 0s and 1s will do, as tokenizers return them.
+
+        Raises:
+            DimensionError: the shapes don't fit each other or an earlier batch; nothing is added.
         """
         if keep is None:
             keep = torch.ones(resid.shape[:-1], dtype=torch.bool, device=resid.device)
+        self._check_shapes(resid, recon, latents, keep)
         keep = keep.bool()
         kept = resid[keep].float()
         self._resid.append(kept.cpu())
         self._error.append((kept - recon[keep].float()).square().sum(-1).cpu())
         self._fired += (latents[keep] > 0).sum(0).cpu()
+
+    def _check_shapes(self, resid: Tensor, recon: Tensor, latents: Tensor, keep: Tensor) -> None:
+        width = self._resid[0].shape[-1] if self._resid else resid.shape[-1]
+        tokens = resid.shape[:-1]
+        for name, tensor, expected in (
+            ("resid", resid, (*tokens, width)),
+            ("recon", recon, (*tokens, width)),
+            ("latents", latents, (*tokens, len(self._fired))),
+            ("keep", keep, tuple(tokens)),
+        ):
+            if tuple(tensor.shape) != expected:
+                raise DimensionError(
+                    f"{name} has shape {tuple(tensor.shape)}, expected {expected}, "
+                    "as the activations and the batches before have it."
+                )
 
     @property
     def n_tokens(self) -> int:

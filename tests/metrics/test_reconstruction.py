@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
-from saesteer.errors import DataError
+from saesteer.errors import DataError, DimensionError
 from saesteer.metrics import ReconstructionSums, density_of
 
 D_SAE = 6
@@ -76,6 +78,28 @@ def test_tokens_left_out_leave_no_trace(sample):
     resid[~keep], latents[~keep] = 1e6, 1.0
     spiked.add(resid, recon, latents, keep)
     assert spiked.scores() == clean.scores()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("recon", (4, 9, 8)),
+        ("latents", (4, 10, D_SAE + 1)),
+        ("latents", (4, 9, D_SAE)),
+        ("keep", (4,)),
+        ("resid", (4, 10, 7)),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused_whole(sample, name, shape):
+    sums = ReconstructionSums(D_SAE)
+    sums.add(*sample)
+    before = sums.scores()
+    batch = dict(zip(("resid", "recon", "latents", "keep"), sample, strict=True))
+    batch[name] = torch.ones(shape)
+    add = inspect.unwrap(ReconstructionSums.add)  # without the tests' own check of types
+    with pytest.raises(DimensionError, match=rf"{name} has shape \({shape[0]},"):
+        add(sums, **batch)
+    assert sums.scores() == before
 
 
 def test_no_tokens_is_an_error():
