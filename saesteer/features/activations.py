@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -85,9 +85,13 @@ def pooled_activations(
         n_last: pool over this many of a text's last tokens only, or all it has if it has fewer.
 
     Raises:
+        ConfigError: no such pool, or `n_last` below 1.
         SiteError: the model has no such site.
         DataError: a text without tokens, or longer than the model can read; or NaN comes back.
     """
+    check_pool(pool)
+    if n_last is not None:
+        check_count("n_last", n_last)
     model = as_model(model)
     places = [model.check_site(site) for site in sites]
     found = {place: torch.empty(len(examples), model.layout.width(place)) for place in places}
@@ -160,6 +164,16 @@ def check_count(name: str, n: int, least: int = 1) -> None:
     """
     if n < least:
         raise ConfigError(f"{name} is {n}, expected {least} or more.")
+
+
+def check_pool(pool: str) -> None:
+    """Refuse a way of pooling that doesn't exist.
+
+    Raises:
+        ConfigError: naming those that do.
+    """
+    if pool not in get_args(Pool):
+        raise ConfigError(f"pool {pool!r} does not exist; expected {', '.join(get_args(Pool))}.")
 
 
 def prefix_ids(model: Model, prompt: str = "") -> list[int]:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError
+from saesteer.features.activations import Pool
 from saesteer.features.concepts import Concept, FeatureReadout
-from saesteer.features.find import Pool, latent_stats
+from saesteer.features.find import latent_stats
 from saesteer.features.thresholds import share_above
 from saesteer.models import Model
 from saesteer.saes.sae import SAE

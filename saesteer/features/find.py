@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,14 +23,13 @@ from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import DataError
-from saesteer.features.activations import check_count, kept_tokens, text_batches
+from saesteer.features.activations import Pool, check_count, check_pool, kept_tokens, text_batches
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
 from saesteer.models import Model, as_model, record
 from saesteer.models.limits import finite_rows
 from saesteer.saes.sae import SAE
 
-Pool = Literal["mean", "max"]
 MIN_EXAMPLES = 3
 """A feature that fires in fewer examples is not ranked: one text can't show what it stands for."""
 
@@ -102,7 +101,7 @@ def find_features(
         pool: how the tokens' latents become one value per example.
 
     Raises:
-        ConfigError: `top` below 1, or fewer than 0 effects.
+        ConfigError: `top` below 1, fewer than 0 effects, or no such pool.
         ContrastError: `split` is empty or one-sided.
         DimensionError: model and SAE have different widths.
         SiteError: the model has no such layer.
@@ -142,8 +141,10 @@ def latent_stats(
     A text whose tokens are all outliers pools to zeros.
 
     Raises:
+        ConfigError: no such pool.
         DataError: a text that can't be read, or NaN comes back.
     """
+    check_pool(pool)
     pooled = torch.zeros(len(examples), sae.d_sae)
     fired, peak = torch.zeros(sae.d_sae), torch.zeros(sae.d_sae)
     n_tokens = 0
@@ -155,12 +156,23 @@ def latent_stats(
                 continue
             rows = finite_rows(resid[line][kept[line]], model, sae.site)
             latents = sae.encode(rows.to(sae.device)).float().cpu()
-            highest = latents.amax(0)
-            pooled[row] = highest if pool == "max" else latents.mean(0)
+            pooled[row] = _pooled(latents, pool)
             fired += (latents > 0).sum(0)
-            peak = torch.maximum(peak, highest)
+            peak = torch.maximum(peak, latents.amax(0))
             n_tokens += len(latents)
     return LatentStats(pooled, fired, peak, n_tokens)
+
+
+def _pooled(latents: Float[Tensor, "n d_sae"], pool: Pool) -> Float[Tensor, " d_sae"]:
+    match pool:
+        case "mean":
+            return latents.mean(0)
+        case "max":
+            return latents.amax(0)
+        case "last":
+            return latents[-1]
+        case "rate":
+            return (latents > 0).float().mean(0)
 
 
 def max_activations(

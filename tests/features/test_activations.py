@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from saesteer.data.contrast import Example
-from saesteer.errors import DataError, SiteError
+from saesteer.errors import ConfigError, DataError, SiteError
 from saesteer.features.activations import (
     kept_tokens,
     pooled_activations,
@@ -159,6 +160,19 @@ def test_pooling_may_keep_to_the_last_tokens_and_count_positive_ones(
     ):
         got = pooled_activations(model, TEXTS, [SITE], pool, n_last=n_last)[SITE]
         torch.testing.assert_close(got, torch.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"pool": "avg"}, "pool 'avg' does not exist; expected mean, max, last, rate"),
+        ({"n_last": 0}, "n_last is 0, expected 1 or more"),
+    ],
+)
+def test_a_way_of_pooling_that_does_not_exist(tiny_model: Any, options: Any, why: str) -> None:
+    pool = inspect.unwrap(pooled_activations)  # without the tests' own check of types
+    with pytest.raises(ConfigError, match=why):
+        pool(tiny_model("llama"), TEXTS, [SITE], **options)
 
 
 def test_a_text_of_outliers_alone_is_pooled_all_the_same(tiny_model: Any) -> None:

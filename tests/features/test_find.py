@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import ContrastError, DimensionError
+from saesteer.errors import ConfigError, ContrastError, DimensionError
 from saesteer.features.activations import read_activations
 from saesteer.features.find import LatentStats, find_features, latent_stats, rank_features
 from saesteer.models.sites import Site
@@ -53,6 +54,28 @@ def test_a_planted_feature_comes_first(planted: tuple[Any, Any], pool: Any) -> N
     assert found[0].auroc > 0.9
     assert found[0].mean_pos > found[0].mean_neg
     assert [f.score for f in found] == sorted((f.score for f in found), reverse=True)
+
+
+@pytest.mark.parametrize("pool", ["mean", "max", "last", "rate"])
+def test_latents_are_pooled_as_asked(planted: tuple[Any, Any], pool: Any) -> None:
+    model, sae = planted
+    ways = {
+        "mean": lambda z: z.mean(0),
+        "max": lambda z: z.amax(0),
+        "last": lambda z: z[-1],
+        "rate": lambda z: (z > 0).float().mean(0),
+    }
+    texts = CONTRAST.examples
+    rows = read_activations(model, texts, SITE, drop_outliers=True)
+    expected = torch.stack([ways[pool](sae.encode(h)) for h in rows])
+    got = latent_stats(model, sae, texts, pool=pool).pooled
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_pool_that_does_not_exist_is_refused(planted: tuple[Any, Any]) -> None:
+    stats = inspect.unwrap(latent_stats)  # without the tests' own check of types
+    with pytest.raises(ConfigError, match="pool 'avg' does not exist; expected mean, max, last"):
+        stats(*planted, CONTRAST.examples, pool="avg")
 
 
 def test_the_figures_are_those_of_plain_arithmetic(planted: tuple[Any, Any]) -> None:
