@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import index
 from typing import Literal, get_args
 
 import torch
@@ -53,6 +54,7 @@ def read_activations(
             nothing else comes back with no rows.
 
     Raises:
+        ConfigError: `batch_size` below 1.
         SiteError: the model has no such site.
         DataError: a text without tokens, or longer than the model can read; or NaN comes back.
     """
@@ -85,7 +87,7 @@ def pooled_activations(
         n_last: pool over this many of a text's last tokens only, or all it has if it has fewer.
 
     Raises:
-        ConfigError: no such pool, or `n_last` below 1.
+        ConfigError: no such pool, or `n_last` or `batch_size` below 1.
         SiteError: the model has no such site.
         DataError: a text without tokens, or longer than the model can read; or NaN comes back.
     """
@@ -141,8 +143,10 @@ def text_batches(
     """Batches of similar length, longest first so that memory runs out at once or not at all.
 
     Raises:
+        ConfigError: `batch_size` below 1.
         DataError: a text without tokens, or longer than the model can read.
     """
+    check_count("batch_size", batch_size)
     rows = [text_ids(model, example, row) for row, example in enumerate(examples)]
     order = sorted(range(len(rows)), key=lambda row: -len(rows[row][0]))
     for start in range(0, len(order), batch_size):
@@ -157,12 +161,16 @@ def text_batches(
 
 
 def check_count(name: str, n: int, least: int = 1) -> None:
-    """Refuse a number of results that means nothing.
+    """Refuse a count that means nothing.
 
     Raises:
-        ConfigError: it is below `least`.
+        ConfigError: it is no whole number, or below `least`.
     """
-    if n < least:
+    try:
+        enough = index(n) >= least
+    except TypeError:
+        raise ConfigError(f"{name} is {n!r}, expected a whole number.") from None
+    if not enough:
         raise ConfigError(f"{name} is {n}, expected {least} or more.")
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ContrastError, DataError
-from saesteer.features.activations import text_ids
+from saesteer.features.activations import check_count, text_ids
 from saesteer.metrics.outliers import median_norm, norms, outlier_tokens
 from saesteer.models import Model, TokenBatch, as_model, install, pad_rows
 from saesteer.saes.checks import Features
@@ -78,6 +78,7 @@ def logit_effects(
     Counterparts are the contrast's pairs, or the nth of either label where no ids match.
 
     Raises:
+        ConfigError: `batch_size` below 1.
         FeatureError: a feature outside the SAE.
         DataError: no pair is long enough to be scored.
     """
@@ -101,6 +102,7 @@ def change_effects(
         changes: entered one after the other, each for one pass over the pairs.
 
     Raises:
+        ConfigError: `batch_size` below 1.
         DataError: no pair is long enough to be scored.
     """
     model = as_model(model)
@@ -192,6 +194,7 @@ def common_length(left: Sequence[int], right: Sequence[int]) -> int:
 
 def _scored_batches(model: Model, contrast: Contrast, max_pairs: int, size: int) -> list[_Rows]:
     """Padded batches, longest texts first; texts 2n and 2n + 1 are a pair."""
+    check_count("batch_size", size)
     texts = _cut_texts(model, _counterparts(contrast)[:max_pairs])
     order = sorted(range(len(texts)), key=lambda text: -len(texts[text][0]))
     batches: list[_Rows] = []

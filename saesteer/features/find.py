@@ -101,7 +101,7 @@ def find_features(
         pool: how the tokens' latents become one value per example.
 
     Raises:
-        ConfigError: `top` below 1, fewer than 0 effects, or no such pool.
+        ConfigError: `top` or `batch_size` below 1, fewer than 0 effects, or no such pool.
         ContrastError: `split` is empty or one-sided.
         DimensionError: model and SAE have different widths.
         SiteError: the model has no such layer.
@@ -141,7 +141,7 @@ def latent_stats(
     A text whose tokens are all outliers pools to zeros.
 
     Raises:
-        ConfigError: no such pool.
+        ConfigError: no such pool, or `batch_size` below 1.
         DataError: a text that can't be read, or NaN comes back.
     """
     check_pool(pool)
@@ -183,6 +183,7 @@ def max_activations(
     0 for a feature that never fires there. Outlier tokens are left out.
 
     Raises:
+        ConfigError: `batch_size` below 1.
         DataError: no texts, or one without tokens.
     """
     if not texts:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saesteer.axes import Rows
+from saesteer.features.activations import check_count
 from saesteer.features.lens import lens_weights
 from saesteer.models import Model, TokenBatch, as_model, install, record
 from saesteer.saes.checks import Features
@@ -44,9 +45,11 @@ def output_scores(
     """The output score of each feature, 0 to 1; one row of a forward pass each.
 
     Raises:
+        ConfigError: `batch_size` below 1.
         FeatureError: a feature outside the SAE.
         DataError: a prompt without tokens.
     """
+    check_count("batch_size", batch_size)
     model = as_model(model)
     chosen = list(sae.check_features(features))
     batch = model.tokenize(prompt)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saesteer.errors import DataError
-from saesteer.features.activations import prefix_ids
+from saesteer.features.activations import check_count, prefix_ids
 from saesteer.features.histogram import GrowingHistogram, Histogram
 from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens, token_text
 from saesteer.metrics.outliers import outlier_tokens
@@ -108,10 +108,12 @@ def show_features(
         max_tokens: stop reading the stream after about this many.
 
     Raises:
+        ConfigError: `batch_size` below 1.
         FeatureError: an index outside the SAE.
         DataError: the texts have no tokens.
         DimensionError: model and SAE have different widths.
     """
+    check_count("batch_size", batch_size)
     model = as_model(model)
     features = sae.check_features(indices)
     model.check_site(sae.site)

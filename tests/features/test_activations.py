@@ -10,9 +10,17 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from saesteer.data.contrast import Example
+from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, DataError, SiteError
+from saesteer.features import (
+    find_features,
+    logit_effects,
+    max_activations,
+    output_scores,
+    show_feature,
+)
 from saesteer.features.activations import (
+    check_count,
     kept_tokens,
     pooled_activations,
     prefix_ids,
@@ -198,3 +206,29 @@ def test_nan_is_an_error_and_not_a_statistic(tiny_model: Any) -> None:
                 read(model, TEXTS, SITE)
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_batch_of_no_texts_is_refused_everywhere(
+    tiny_model: Any, tiny_sae: Any, size: int
+) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, SITE)
+    contrast = Contrast.from_texts(TEXTS[:2], TEXTS[2:])
+    for call in (
+        lambda: read_activations(model, TEXTS, SITE, size),
+        lambda: pooled_activations(model, TEXTS, [SITE], batch_size=size),
+        lambda: find_features(model, sae, contrast, batch_size=size),
+        lambda: max_activations(model, sae, TEXTS, batch_size=size),
+        lambda: logit_effects(model, sae, contrast, [0], batch_size=size),
+        lambda: output_scores(model, sae, [0], batch_size=size),
+        lambda: show_feature(model, sae, 0, TEXTS, batch_size=size),
+    ):
+        with pytest.raises(ConfigError, match=f"batch_size is {size}, expected 1 or more"):
+            call()
+
+
+@pytest.mark.parametrize("count", ["4", None, 2.5])
+def test_a_count_is_a_whole_number(count: Any) -> None:
+    with pytest.raises(ConfigError, match=f"top is {count!r}, expected a whole number"):
+        inspect.unwrap(check_count)("top", count)  # without the tests' own check of types
