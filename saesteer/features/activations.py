@@ -28,6 +28,10 @@ Pool = Literal["mean", "max", "last", "rate"]
 share of them at which each coordinate is above zero."""
 
 
+Examples = Example | str | Sequence[Example | str]
+"""One text, or several."""
+
+
 @dataclass(frozen=True)
 class TextBatch:
     """A padded batch of texts: the rows of the input they are, and which tokens are the texts'."""
@@ -39,7 +43,7 @@ class TextBatch:
 
 def read_activations(
     model: Model | nn.Module,
-    examples: Sequence[Example | str],
+    examples: Examples,
     site: Site | str,
     batch_size: int = 16,
     *,
@@ -60,6 +64,7 @@ def read_activations(
     """
     model = as_model(model)
     place = model.check_site(site)
+    examples = as_examples(examples)
     found: dict[int, Tensor] = {}
     for batch in text_batches(model, examples, batch_size):
         resid = record(model, batch.tokens, [place])[place]
@@ -71,7 +76,7 @@ def read_activations(
 
 def pooled_activations(
     model: Model | nn.Module,
-    examples: Sequence[Example | str],
+    examples: Examples,
     sites: Sequence[Site | str],
     pool: Pool = "mean",
     batch_size: int = 16,
@@ -96,6 +101,7 @@ def pooled_activations(
         check_count("n_last", n_last)
     model = as_model(model)
     places = [model.check_site(site) for site in sites]
+    examples = as_examples(examples)
     found = {place: torch.empty(len(examples), model.layout.width(place)) for place in places}
     for batch in text_batches(model, examples, batch_size):
         keep = partial(pooled, batch=batch, pool=pool, n_last=n_last)
@@ -158,6 +164,11 @@ def text_batches(
             own[line, n_prefix : len(ids)] = True
         own &= ~torch.isin(tokens.input_ids, model.special_ids)
         yield TextBatch(tuple(chosen), tokens.to(model.device), own)
+
+
+def as_examples(examples: Examples) -> list[Example | str]:
+    """One text or many, as a list."""
+    return [examples] if isinstance(examples, Example | str) else list(examples)
 
 
 def check_count(name: str, n: int, least: int = 1) -> None:

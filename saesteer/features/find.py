@@ -13,7 +13,6 @@ politeness none did better than chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,9 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.data.contrast import Contrast, Example
+from saesteer.data.contrast import Contrast
 from saesteer.errors import DataError
-from saesteer.features.activations import Pool, check_count, check_pool, kept_tokens, text_batches
+from saesteer.features.activations import (
+    Examples,
+    Pool,
+    as_examples,
+    check_count,
+    check_pool,
+    kept_tokens,
+    text_batches,
+)
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
 from saesteer.models import Model, as_model, record
@@ -131,7 +138,7 @@ def find_features(
 def latent_stats(
     model: Model,
     sae: SAE,
-    examples: Sequence[Example | str],
+    examples: Examples,
     *,
     pool: Pool = "mean",
     batch_size: int = 16,
@@ -145,6 +152,7 @@ def latent_stats(
         DataError: a text that can't be read, or NaN comes back.
     """
     check_pool(pool)
+    examples = as_examples(examples)
     pooled = torch.zeros(len(examples), sae.d_sae)
     fired, peak = torch.zeros(sae.d_sae), torch.zeros(sae.d_sae)
     n_tokens = 0
@@ -176,7 +184,7 @@ def _pooled(latents: Float[Tensor, "n d_sae"], pool: Pool) -> Float[Tensor, " d_
 
 
 def max_activations(
-    model: Model | nn.Module, sae: SAE, texts: Sequence[Example | str], *, batch_size: int = 16
+    model: Model | nn.Module, sae: SAE, texts: Examples, *, batch_size: int = 16
 ) -> Float[Tensor, " d_sae"]:
     """Largest activation of every feature on some texts, in latent units: the unit of strengths.
 

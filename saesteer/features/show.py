@@ -206,7 +206,7 @@ class _Tally:
 def _windows(model: Model, texts: Iterable[str]) -> Iterator[_Window]:
     """Texts as token windows, each behind the tokenizer's own BOS if it sets one."""
     prefix = tuple(prefix_ids(model))
-    for number, text in enumerate(texts):
+    for number, text in enumerate([texts] if isinstance(texts, str) else texts):
         ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
         for start in range(0, len(ids), WINDOW):
             yield _Window(number, prefix, tuple(ids[start : start + WINDOW]))

@@ -208,6 +208,20 @@ def test_nan_is_an_error_and_not_a_statistic(tiny_model: Any) -> None:
         handle.remove()
 
 
+def test_one_text_may_stand_for_a_list_of_one(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, SITE)
+    for one in (TEXTS[0], Example(TEXTS[0], 1)):
+        for read in (
+            lambda texts: read_activations(model, texts, SITE),
+            lambda texts: [pooled_activations(model, texts, [SITE])[SITE]],
+            lambda texts: [max_activations(model, sae, texts)],
+        ):
+            for got, expected in zip(read(one), read([one]), strict=True):
+                assert torch.equal(got, expected)
+    assert show_feature(model, sae, 0, TEXTS[0]) == show_feature(model, sae, 0, TEXTS[:1])
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_batch_of_no_texts_is_refused_everywhere(
     tiny_model: Any, tiny_sae: Any, size: int
