@@ -15,6 +15,7 @@ from saesteer.files import path_of
 from saesteer.models.fastest import fastest_dtype
 from saesteer.models.layout import layout_of
 from saesteer.models.model import Model
+from saesteer.models.placing import as_device, as_dtype
 
 
 @contextmanager
@@ -43,14 +44,17 @@ def load_model(
 ) -> Model:
     """Load a causal language model, or wrap one that is loaded already.
 
+    One that is wrapped is the caller's own: it stays where and as it is, and a `device` or `dtype`
+    given here moves or casts it in place.
+
     Args:
         ref: `smollm2-135m-instruct` (ships through the package registry), any Hugging Face name
             or folder, a `.gguf` file, a Hugging Face module, or a TransformerBridge.
         tokenizer: overrides the one found beside the model; needed for a bare module that does not
             name where it came from.
-        device: "cuda", "mps", "cpu" ...; default is the best one present.
-        dtype: default float32 on CPU, the checkpoint's own dtype ("auto") elsewhere; "fastest" is
-            bfloat16 where the device has units for it.
+        device: "cuda", "mps", "cpu" ...; default, by name, is the best one present.
+        dtype: default, by name, is float32 on CPU and the checkpoint's own dtype ("auto")
+            elsewhere; "fastest" is bfloat16 where the device has units for it.
         cache_dir: where fetched models are kept; default `SAESTEER_CACHE` or the user's cache.
         device_map: passed on to `transformers` to spread a model over several devices.
         offload_folder: where the parts go that `device_map` puts on "disk".
@@ -110,23 +114,20 @@ def best_device() -> str:
 def _dtype(dtype: torch.dtype | str | None, device: str | torch.device) -> torch.dtype | str:
     if dtype is None:
         return torch.float32 if torch.device(device).type == "cpu" else "auto"
-    if isinstance(dtype, torch.dtype) or dtype == "auto":
+    if dtype == "auto":
         return dtype
     if dtype == "fastest":
         return fastest_dtype(device)
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ModelError(
-            f"{dtype!r} is not a dtype; use float32, bfloat16, float16, auto or fastest."
-        )
-    return found
+    return as_dtype(dtype, ModelError, also=("auto", "fastest"))
 
 
 def _prepare(model: Model, device: Any, dtype: Any) -> Model:
-    if isinstance(dtype, str):
+    if dtype is not None:
         dtype = _dtype(dtype, model.device)
     if device is not None or isinstance(dtype, torch.dtype):
         wanted = dtype if isinstance(dtype, torch.dtype) else None
+        if wanted not in (None, model.dtype):
+            model.__dict__.pop("_weights_fingerprint", None)
         try:
             model.hf.to(device=device, dtype=wanted)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
@@ -136,11 +137,8 @@ def _prepare(model: Model, device: Any, dtype: Any) -> Model:
 
 
 def _device(device: str | torch.device | None) -> str | torch.device:
-    """The device asked for, read now so that a misspelt one fails before anything is loaded."""
-    try:
-        return best_device() if device is None else torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"{device!r} is not a device; use cpu, cuda, cuda:1 or mps.") from error
+    """The device asked for, looked for now: one that is not there fails before weights are read."""
+    return best_device() if device is None else as_device(device, ModelError)
 
 
 def _line(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import re
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import nn
 
 from saesteer.errors import ModelError, NetworkError, SaesteerError
 from saesteer.models import Model, as_model, load_model, logits
+from saesteer.models.fingerprint import weights_fingerprint
+from saesteer.models.placing import as_dtype
 
 
 @pytest.fixture
@@ -165,15 +169,40 @@ def test_a_damaged_config(saved):
     one_line(error)
 
 
-@pytest.mark.parametrize("dtype", ["banana", "nn", "int"])
-def test_a_text_that_is_no_dtype(dtype):
-    with pytest.raises(ModelError, match=f"'{dtype}' is not a dtype; use float32"):
-        load_model("smollm2-135m-instruct", dtype=dtype)
+@pytest.mark.parametrize("dtype", ["banana", "nn", "int", torch.int8])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_what_is_no_dtype_of_floats(tiny_model, dtype, wrapped):
+    ref = tiny_model("gpt2").hf if wrapped else "smollm2-135m-instruct"
+    text = f"{dtype!r} is not a dtype of floats; use float32, bfloat16, float16, auto or fastest."
+    with pytest.raises(ModelError, match=re.escape(text)):
+        load_model(ref, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [16, None, float])
+def test_what_is_no_dtype_at_all(dtype):
+    read = inspect.unwrap(as_dtype)  # without the tests' own check of types
+    with pytest.raises(ModelError, match="is not a dtype of floats; use float32"):
+        read(dtype, ModelError)
+
+
+def test_a_cast_model_has_the_fingerprint_of_its_own_weights(tiny_model):
+    hf = copy.deepcopy(tiny_model("llama").hf)
+    with torch.no_grad():
+        hf.model.layers[0].mlp.up_proj.weight[0, 0] = 1e-9  # nothing in float16
+    before = as_model(hf).fingerprint()
+    cast = load_model(hf, dtype="float16")
+    assert cast.hf is hf
+    assert cast.fingerprint() == weights_fingerprint(hf) != before
 
 
 def test_a_text_that_is_no_device():
     with pytest.raises(ModelError, match="'banana' is not a device; use cpu, cuda"):
         load_model("smollm2-135m-instruct", device="banana")
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ModelError, match=r"there is no device 'cuda:57' here \(.*\); use cpu"):
+        load_model(tmp_path, device="cuda:57")
 
 
 def test_a_device_that_is_not_there(tiny_model):
