@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from operator import index
 from typing import Any, SupportsIndex
 
+import torch
 from torch import Tensor
 
 from saesteer.errors import DimensionError, FeatureError, SaeError, SiteError
+from saesteer.models.placing import as_device, as_dtype
 from saesteer.models.sites import Site
 
 Features = SupportsIndex | Iterable[SupportsIndex]
@@ -87,6 +89,18 @@ def check_width(resid: Tensor, d_model: int, name: str) -> None:
             f"SAE {name} reads activations of width {d_model}, got width {resid.shape[-1]}. "
             "Use an SAE trained on this model and site."
         )
+
+
+def placed(device: torch.device | str | None, dtype: torch.dtype | str | None) -> dict[str, Any]:
+    """What `Tensor.to` takes to put a tensor there; None leaves it as it is.
+
+    Raises:
+        SaeError: there is no such device, or it is no dtype of floats.
+    """
+    return {
+        "device": None if device is None else as_device(device, SaeError),
+        "dtype": None if dtype is None else as_dtype(dtype, SaeError),
+    }
 
 
 def check_features(features: Features, d_sae: int, name: str) -> tuple[int, ...]:

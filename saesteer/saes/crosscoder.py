@@ -18,7 +18,15 @@ from torch import Tensor
 from saesteer.axes import Vector
 from saesteer.errors import SaeError, SiteError
 from saesteer.models.sites import Site
-from saesteer.saes.checks import building, check_features, check_finite, check_shapes, need, site_of
+from saesteer.saes.checks import (
+    building,
+    check_features,
+    check_finite,
+    check_shapes,
+    need,
+    placed,
+    site_of,
+)
 from saesteer.saes.checks import check_width as check_input
 from saesteer.saes.load import SaeRef, read_files
 
@@ -129,21 +137,27 @@ class Crosscoder:
         return stacked / stacked.sum(-1, keepdim=True)
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> Crosscoder:
-        """The same crosscoder on another device or in another dtype."""
+        """The same crosscoder on another device or in another dtype.
+
+        Raises:
+            SaeError: there is no such device, or it is no dtype of floats.
+        """
+        there = placed(device, dtype)
         by_site = {
-            name: {
-                site: t.to(device=device, dtype=dtype) for site, t in getattr(self, name).items()
-            }
+            name: {site: t.to(**there) for site, t in getattr(self, name).items()}
             for name in ("w_enc", "w_dec", "b_dec")
         }
-        whole = {n: getattr(self, n).to(device=device, dtype=dtype) for n in ("b_enc", "threshold")}
+        whole = {n: getattr(self, n).to(**there) for n in ("b_enc", "threshold")}
         return replace(self, **by_site, **whole)
 
 
 def load_crosscoder(
-    folder: SaeRef, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: SaeRef,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str = torch.float32,
 ) -> Crosscoder:
     """Load a crosscoder from its folder.
 

@@ -40,7 +40,7 @@ def load_sae(
     sae_id: str | None = None,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
 ) -> SAE:
     """Load an SAE for reading and steering.
 
@@ -70,7 +70,7 @@ def read_files(
     """
     match _resolve(ref, sae_id):
         case Path() as folder:
-            name = str(ref)
+            name = next((n for n, place in shipped_saes().items() if place == folder), str(ref))
             return (
                 _read_cfg(folder / CFG_NAME, name),
                 _read_weights(folder / WEIGHTS_NAME, name),
@@ -120,9 +120,12 @@ def check_width(sae: SAE, model: Model) -> None:
 def _resolve(ref: SaeRef, sae_id: str | None) -> Path | tuple[str, str]:
     """Decide what a reference means, without reading weights."""
     if isinstance(ref, tuple):
-        return str(ref[0]), str(ref[1])
+        if len(ref) != 2 or sae_id is not None:
+            told = ref if sae_id is None else (*ref, sae_id)
+            raise SaeError(f"{told} is no SAE's name: give (release, id), a pair.")
+        return _named(str(ref[0]), str(ref[1]))
     if sae_id is not None:
-        return str(ref), sae_id
+        return _named(str(ref), sae_id)
     path = path_of(ref, SaeError)
     if path.is_dir():
         return path
@@ -131,11 +134,16 @@ def _resolve(ref: SaeRef, sae_id: str | None) -> Path | tuple[str, str]:
         return shipped[str(ref)]
     release, colon, identity = str(ref).partition(":")
     if isinstance(ref, str) and colon and release and identity:
-        return release, identity
+        return _named(release, identity)
     raise SaeError(
         f"no SAE {str(ref)!r}: it is not a folder and not shipped "
         f"({_nearest(str(ref), shipped)}). Give a folder, a shipped name or release:id."
     )
+
+
+def _named(release: str, identity: str) -> Path | tuple[str, str]:
+    """The folder of an SAE that ships, else what the registry is asked for."""
+    return shipped_saes().get(f"{release}/{identity}", (release, identity))
 
 
 def _nearest(wanted: str, known: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from saesteer.errors import SaeError
 from saesteer.models.sites import Site
-from saesteer.saes.checks import Features, check_features, check_shapes, check_width
+from saesteer.saes.checks import Features, check_features, check_shapes, check_width, placed
 from saesteer.shown import shown
 
 Activation = Literal["relu", "jumprelu", "topk"]
@@ -88,11 +88,16 @@ class FeatureSlice:
         return change @ self.w_dec
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> FeatureSlice:
-        """The same slice on another device or in another dtype."""
+        """The same slice on another device or in another dtype.
+
+        Raises:
+            SaeError: there is no such device, or it is no dtype of floats.
+        """
+        there = placed(device, dtype)
         names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
-        return replace(self, **{n: getattr(self, n).to(device=device, dtype=dtype) for n in names})
+        return replace(self, **{n: getattr(self, n).to(**there) for n in names})
 
 
 @final
@@ -226,10 +231,17 @@ class SAE:
             site=self.site,
         )
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SAE:
-        """The same SAE on another device or in another dtype."""
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
+    ) -> SAE:
+        """The same SAE on another device or in another dtype.
+
+        Raises:
+            SaeError: there is no such device, or it is no dtype of floats.
+        """
+        there = placed(device, dtype)
         names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
-        return replace(self, **{n: getattr(self, n).to(device=device, dtype=dtype) for n in names})
+        return replace(self, **{n: getattr(self, n).to(**there) for n in names})
 
     def fainter(self, share: float) -> SAE:
         """The same SAE with each latent on from this share of its threshold on.

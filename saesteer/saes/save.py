@@ -18,6 +18,7 @@ from torch import Tensor
 
 from saesteer.errors import OutputError
 from saesteer.files import path_of, put_in_place, save_tensors
+from saesteer.saes.checks import placed
 from saesteer.saes.crosscoder import Crosscoder, crosscoder_cfg, crosscoder_tensors
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, cfg_of, tensors_of
 from saesteer.saes.sae import SAE
@@ -32,7 +33,7 @@ def save_sae(
     folder: str | Path,
     *,
     extra_metadata: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
 ) -> Path:
     """Write `cfg.json` and `sae_weights.safetensors`; returns the folder.
 
@@ -46,7 +47,9 @@ def save_sae(
 
     Raises:
         OutputError: the folder can't be written, or the metadata is not JSON.
+        SaeError: no dtype of floats.
     """
+    stored: torch.dtype | None = placed(None, dtype)["dtype"]
     folder = path_of(folder, OutputError)
     made = not folder.exists()
     try:
@@ -56,7 +59,7 @@ def save_sae(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as scratch:
             weights, config = Path(scratch) / WEIGHTS_NAME, Path(scratch) / CFG_NAME
-            save_tensors(_stored(tensors, dtype), weights)
+            save_tensors(_stored(tensors, stored), weights)
             config.write_text(text + "\n", encoding="utf-8")
             put_in_place([weights, config], folder)
     except (OSError, TypeError) as error:

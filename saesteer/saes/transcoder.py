@@ -25,6 +25,7 @@ from saesteer.saes.checks import (
     check_shapes,
     check_width,
     need,
+    placed,
     site_of,
 )
 from saesteer.saes.lens_format import FORMAT_VERSION
@@ -116,12 +117,17 @@ class Transcoder:
         return self.w_dec[check_features([feature], self.d_sae, self.name)[0]]
 
     def to(
-        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None
     ) -> Transcoder:
-        """The same transcoder on another device or in another dtype."""
+        """The same transcoder on another device or in another dtype.
+
+        Raises:
+            SaeError: there is no such device, or it is no dtype of floats.
+        """
+        there = placed(device, dtype)
         names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold", "w_skip")
-        there = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        return replace(self, **{n: t.to(device=device, dtype=dtype) for n, t in there.items()})
+        tensors = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        return replace(self, **{n: t.to(**there) for n, t in tensors.items()})
 
 
 def load_transcoder(
@@ -129,7 +135,7 @@ def load_transcoder(
     sae_id: str | None = None,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
 ) -> Transcoder:
     """Load a transcoder; references are those of `load_sae`.
 

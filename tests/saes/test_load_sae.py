@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -52,6 +53,7 @@ def test_a_folder_is_its_own_path(folder):
 def test_dtype_and_device_are_what_was_asked_for(folder):
     sae = load_sae(folder, device="cpu", dtype=torch.float64)
     assert (sae.dtype, str(sae.device)) == (torch.float64, "cpu")
+    assert load_sae(folder, dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_shipped_saes_load_by_name():
@@ -61,6 +63,26 @@ def test_shipped_saes_load_by_name():
         assert sae_path(name) == path
         assert sae.name == name
         assert sae.activation == "jumprelu"
+
+
+@pytest.mark.parametrize("form", [(("{0}", "{1}"),), ("{0}", "{1}"), ("{0}:{1}",)])
+def test_shipped_saes_load_by_release_and_id(form):
+    name = "smollm2-135m-instruct/resid_post.9"
+    filled = [
+        tuple(part.format(*name.split("/")) for part in each)
+        if isinstance(each, tuple)
+        else each.format(*name.split("/"))
+        for each in form
+    ]
+    assert sae_path(*filled) == shipped_saes()[name]
+    assert load_sae(*filled).name == name
+
+
+@pytest.mark.parametrize("ref", [(("a",),), (("a", "b", "c"),), (("a", "b"), "c"), ((),)])
+def test_what_is_no_pair_of_release_and_id(ref):
+    resolve = inspect.unwrap(loading._resolve)  # without the tests' own check of types
+    with pytest.raises(SaeError, match=r"is no SAE's name: give \(release, id\), a pair"):
+        resolve(*ref, *[None] * (2 - len(ref)))
 
 
 def test_an_unknown_name_says_what_would_do():

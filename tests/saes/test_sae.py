@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from saesteer.errors import DimensionError, FeatureError, SaeError
 from saesteer.models.sites import Site
+from saesteer.saes import save_sae
 from saesteer.saes.checks import check_features
 
 NEAR = 1e-4  # a pre-activation this near to its threshold may fall on either side
@@ -195,3 +198,28 @@ def test_what_is_no_feature(given):
     check = inspect.unwrap(check_features)  # without the tests' own check of types
     with pytest.raises(FeatureError, match="give a whole number, or several of them"):
         check(given, 48, "some-sae")
+
+
+def test_a_dtype_may_be_named(random_sae, tmp_path):
+    sae = random_sae()
+    assert sae.to("cpu", "bfloat16").dtype == torch.bfloat16
+    assert sae.slice([0]).to(dtype="bfloat16").w_dec.dtype == torch.bfloat16
+    save_sae(sae, tmp_path, dtype="bfloat16")
+    assert load_file(tmp_path / "sae_weights.safetensors")["W_dec"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["banana", torch.int8])
+def test_what_is_no_dtype_of_floats(random_sae, tmp_path, dtype):
+    sae = random_sae()
+    for use in (sae.to, sae.slice([0]).to, partial(save_sae, sae, tmp_path / "sae")):
+        with pytest.raises(SaeError, match=r"is not a dtype of floats; use float32.* or float16"):
+            use(dtype=dtype)
+    assert not (tmp_path / "sae").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "told"), [("gpu", "'gpu' is not a device"), ("cuda:57", "no device 'cuda:57' here")]
+)
+def test_a_device_that_is_not_there(random_sae, device, told):
+    with pytest.raises(SaeError, match=told):
+        random_sae().to(device)
