@@ -4,7 +4,8 @@ from saesteer.models.fastest import fastest_dtype
 from saesteer.models.hooks import HookPoint, install, installed, remove
 from saesteer.models.layout import Layout, layout_of
 from saesteer.models.load import as_model, best_device, load_model, load_skeleton
-from saesteer.models.model import Chat, Model, Prompt, TokenBatch, as_prompts, is_single, pad_rows
+from saesteer.models.model import Model, TokenBatch, pad_rows
+from saesteer.models.prompts import Chat, Prompt, as_prompts, is_single
 from saesteer.models.record import logits, record
 from saesteer.models.sites import KINDS, Site
 from saesteer.models.weights import Weights, check_change

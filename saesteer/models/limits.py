@@ -64,14 +64,23 @@ def check_prompt(model: Model, n_tokens: int) -> None:
     check_length(model, n_tokens, f"the prompt has {n_tokens} tokens", "Shorten it.")
 
 
+def check_count(name: str, value: int) -> None:
+    """Refuse what has to be 1 or more and is not.
+
+    Raises:
+        DataError: naming it.
+    """
+    if value < 1:
+        raise DataError(f"{name} is {value}, expected 1 or more.")
+
+
 def check_generation(model: Model, n_prompt: int, n_new: int) -> None:
     """Refuse to generate nothing, or beyond what the model can read.
 
     Raises:
         DataError: too few new tokens, or too many with the prompt.
     """
-    if n_new < 1:
-        raise DataError(f"max_new_tokens is {n_new}, expected 1 or more.")
+    check_count("max_new_tokens", n_new)
     what = f"a prompt of {n_prompt} tokens with max_new_tokens {n_new} has {n_prompt + n_new}"
     check_length(model, n_prompt + n_new, what, "Shorten the prompt, or generate less.")
 

@@ -5,7 +5,7 @@ Everything in saesteer that takes a `Model` takes a bare Hugging Face model too 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
@@ -16,12 +16,10 @@ from torch import Tensor
 from saesteer.errors import DataError, ModelError, SiteError
 from saesteer.models.fingerprint import weights_fingerprint
 from saesteer.models.layout import Layout
-from saesteer.models.limits import check_generation, is_whole
+from saesteer.models.limits import check_count, check_generation, is_whole
 from saesteer.models.offload import device_of
+from saesteer.models.prompts import Chat, Prompt, as_prompts, is_single
 from saesteer.models.sites import Site
-
-Chat = Sequence[Mapping[str, str]]
-Prompt = str | Chat
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Model:
         """Token ids of texts or chats; the chat template is applied to chats and only to them.
 
         Raises:
-            DataError: nothing to tokenize, half a character, or no chat template.
+            DataError: no prompt, nothing to tokenize, half a character, or no chat template.
         """
         rows = [self._ids(prompt) for prompt in as_prompts(prompts)]
         if not rows or any(not row for row in rows):
@@ -227,8 +225,10 @@ class Model:
                 `[rows, new, vocab]`, before any sampling rule.
 
         Raises:
-            DataError: no new tokens, or more with the prompt than the model can read.
+            DataError: no prompt, nothing to a batch, no new tokens, or more with the prompt than
+                the model can read.
         """
+        check_count("batch_size", batch_size)
         options = {"do_sample": False, "pad_token_id": self.pad_id, **options}
         if logits is not None:
             options |= {"return_dict_in_generate": True, "output_logits": True}
@@ -275,16 +275,6 @@ class Model:
         if not is_whole(text):
             raise DataError(f"{text[:40]!a} holds half a character, which no tokenizer can read.")
         return list(tokenizer(text, add_special_tokens=plain)["input_ids"])
-
-
-def is_single(prompts: Prompt | Sequence[Prompt]) -> bool:
-    """Whether this is one prompt (a str, or one chat) rather than a list of prompts."""
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], Mapping))
-
-
-def as_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    """One prompt or many, as a list."""
-    return [cast(Prompt, prompts)] if is_single(prompts) else list(cast(Sequence[Prompt], prompts))
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "left") -> TokenBatch:

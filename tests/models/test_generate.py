@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AddedToken
 
 from saesteer.errors import DataError, ModelError
 from saesteer.models import Model, as_prompts, is_single, pad_rows
+from saesteer.models import prompts as prompt_forms
 
 CHAT = [{"role": "user", "content": "the rain"}]
 OTHER_CHAT = [{"role": "system", "content": "the sea"}, {"role": "user", "content": "the sun in"}]
@@ -188,3 +190,29 @@ def test_what_counts_as_one_prompt():
     assert not is_single([])
     assert as_prompts(CHAT) == [CHAT]
     assert as_prompts([CHAT, "a"]) == [CHAT, "a"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [CHAT[0], None, 3, b"Hi", ["Hi", 3], [None], [[]], [{"role": "user"}], [{"content": "Hi"}]]
+    + [[*CHAT, "Hi"], [["Hi"]]],
+)
+def test_what_is_no_prompt(given, monkeypatch):
+    read = inspect.unwrap(as_prompts)  # without the tests' own check of types
+    single = inspect.unwrap(is_single)
+    monkeypatch.setattr(prompt_forms, "is_single", single)
+    monkeypatch.setattr(prompt_forms, "_is_chat", inspect.unwrap(prompt_forms._is_chat))
+    with pytest.raises(DataError, match="is no prompt: give a text, or a chat, which is a list of"):
+        read(given)
+
+
+def test_a_message_that_calls_a_tool_needs_no_content():
+    chat = [{"role": "assistant", "tool_calls": "f()"}]
+    assert as_prompts([chat]) == [chat]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize("prompts", [["the rain"], []])
+def test_batches_of_nothing_are_refused(model, prompts, batch_size):
+    with pytest.raises(DataError, match=f"batch_size is {batch_size}, expected 1 or more"):
+        model.generate(prompts, batch_size=batch_size)
