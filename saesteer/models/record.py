@@ -22,7 +22,7 @@ class _AllSeen(Exception):
 def record(
     model: Model | nn.Module,
     batch: TokenBatch | Prompt | Sequence[Prompt],
-    sites: Sequence[Site | str],
+    sites: Sequence[Site | str] | Site | str,
     keep: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[Site, Tensor]:
     """Activations at `sites`, each `[batch, pos, width]` in the model's dtype.
@@ -32,15 +32,17 @@ def record(
 
     Args:
         batch: `model.tokenize(...)`, or what that takes: a text or a chat, or several.
+        sites: one of them, or several.
         keep: what stays of an activation, worked out as it arrives, so that reading every layer
             takes the memory of one; all of it if left out.
 
     Raises:
         SiteError: the model has no such site.
-        DataError: a prompt without tokens.
+        DataError: no prompt, or one without tokens.
     """
     model = as_model(model)
     batch = batch if isinstance(batch, TokenBatch) else model.tokenize(batch)
+    sites = [sites] if isinstance(sites, (str, Site)) else sites
     wanted = [model.check_site(site) for site in sites]
     seen: dict[Site, Tensor] = {}
 

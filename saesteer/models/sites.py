@@ -82,10 +82,12 @@ class Site:
         """Read `resid_post.9`, `head_out.9.3` or a TransformerLens name.
 
         Raises:
-            SiteError: the text is none of these.
+            SiteError: it is none of these.
         """
         if isinstance(ref, Site):
             return ref
+        if not isinstance(ref, str):
+            raise SiteError(f"{ref!r} is not a site; {_FORM}.")
         if (lens := _LENS.fullmatch(ref)) and lens[2] in _LENS_KINDS:
             return Site(int(lens[1]), _LENS_KINDS[lens[2]])
         own = _OWN.fullmatch(ref)

@@ -37,6 +37,12 @@ def one(tiny_model):
     return make
 
 
+@pytest.mark.parametrize("site", ["resid_post.2", Site(2, "resid_post")])
+def test_one_site_stands_for_a_list_of_one(one, site):
+    got = record(*one("llama"), site)
+    assert list(got) == [Site(2, "resid_post")]
+
+
 def test_the_residual_is_the_models_own_hidden_states(one, arch):
     model, batch = one(arch)
     with torch.no_grad():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +57,13 @@ def test_a_head_is_the_third_part():
 def test_other_texts_are_refused_with_the_kinds_that_exist(text):
     with pytest.raises(SiteError, match=r"is not a site; write KIND\.LAYER .* resid_pre, head_out"):
         Site.parse(text)
+
+
+@pytest.mark.parametrize("thing", [9, None, ("resid_post", 9)])
+def test_what_is_no_text_is_refused_likewise(thing):
+    parse = inspect.unwrap(Site.parse)  # without the tests' own check of types
+    with pytest.raises(SiteError, match=r"is not a site; write KIND\.LAYER"):
+        parse(thing)
 
 
 def test_order_is_that_of_a_forward_pass():
