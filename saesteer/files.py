@@ -33,12 +33,14 @@ def path_of(ref: str | Path, error: type[SaesteerError]) -> Path:
     `Path.exists` and its like raise for other names, and opening them gives errors of no tree.
 
     Raises:
-        SaesteerError: of the kind `error`, where a name is empty, too long or holds a null
-            character.
+        SaesteerError: of the kind `error`, where it is neither text nor path, or a name is empty,
+            too long or holds a null character.
     """
     if ref == "":
         raise error("an empty name is no file or folder; '.' is the current folder.")
     shown = f"{str(ref)[:60]}..." if len(str(ref)) > 60 else str(ref)
+    if not isinstance(ref, (str, os.PathLike)):
+        raise error(f"{shown} is no path; give a text or a Path.")
     try:
         os.lstat(os.path.join(ref, _ROOM))
     except ValueError:

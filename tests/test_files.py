@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 import saesteer
 from saesteer.errors import DataError
-from saesteer.files import json_text, parse_json, save_tensors
+from saesteer.files import json_text, parse_json, path_of, save_tensors
 
 
 @pytest.fixture
@@ -42,6 +43,13 @@ def test_all_tensors_are_written_so():
     package = Path(saesteer.__file__).parent
     users = [p.name for p in package.rglob("*.py") if "import save_file" in p.read_text()]
     assert users == ["files.py"]
+
+
+@pytest.mark.parametrize("ref", [None, 5, ["a"], b"a"])
+def test_what_is_no_path(ref):
+    read = inspect.unwrap(path_of)  # without the tests' own check of types
+    with pytest.raises(DataError, match="is no path; give a text or a Path"):
+        read(ref, DataError)
 
 
 @pytest.mark.parametrize(
