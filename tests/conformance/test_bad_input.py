@@ -107,7 +107,6 @@ VALUES: list[tuple[str, Callable[[Place], Any], Error, str]] = [
         DimensionError,
         "made for width 64",
     ),
-    ("half a feature", lambda p: steer.clamp(p.sae, any_of(1.5), 6.0), PlanError, "whole number"),
     ("a vector of words", lambda _: steer.add(AT_1, ["x"]), PlanError, "expected a tensor"),
     ("half of the first", lambda _: steer.first(any_of(1.5)), PlanError, "1 or more"),
     ("a number for a text", lambda _: steer.spans(any_of(3)), PlanError, "text to look for"),
