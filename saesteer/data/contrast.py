@@ -65,10 +65,10 @@ class Contrast:
                 "a contrast needs both 1 and 0."
             )
         for example in self.examples:
-            if example.label not in (0, 1) or example.split not in get_args(Split):
+            if example.label not in (0, 1) or example.split not in SPLITS:
                 raise ContrastError(
                     f"{self.name}: an example of label {example.label!r} in split "
-                    f"{example.split!r}; labels are 1 and 0, splits {', '.join(get_args(Split))}."
+                    f"{example.split!r}; labels are 1 and 0, splits {', '.join(SPLITS)}."
                 )
             if not is_whole((example.prompt or "") + example.text):
                 raise ContrastError(f"{self.name}: {example.text[:40]!a} holds half a character.")

@@ -88,9 +88,9 @@ def attribute_token(
     batch = model.tokenize(as_prompts(prompt))
     check_prompt(model, batch.input_ids.shape[1])
     latents = _latents(model, sae, batch)
-    logits, grad = _logits_and_gradient(model, sae, batch, _token_id(model, token))
-    target = int(logits.argmax()) if token is None else _token_id(model, token)
-    assert target is not None
+    asked = _token_id(model, token)
+    logits, grad = _logits_and_gradient(model, sae, batch, asked)
+    target = int(logits.argmax()) if asked is None else asked
     values = latents * (grad.to(sae.dtype) @ sae.w_dec.T).float().cpu()
     if last is not None:
         values[: max(len(values) - last, 0)] = 0

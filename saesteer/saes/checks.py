@@ -91,16 +91,26 @@ def check_width(resid: Tensor, d_model: int, name: str) -> None:
         )
 
 
-def placed(device: torch.device | str | None, dtype: torch.dtype | str | None) -> dict[str, Any]:
-    """What `Tensor.to` takes to put a tensor there; None leaves it as it is.
+def moved(
+    coder: object,
+    names: Iterable[str],
+    device: torch.device | str | None,
+    dtype: torch.dtype | str | None,
+) -> dict[str, Any]:
+    """A coder's tensors of these names elsewhere, also those by site; None leaves what it is.
 
     Raises:
         SaeError: there is no such device, or it is no dtype of floats.
     """
-    return {
-        "device": None if device is None else as_device(device, SaeError),
-        "dtype": None if dtype is None else as_dtype(dtype, SaeError),
-    }
+    device = None if device is None else as_device(device, SaeError)
+    dtype = None if dtype is None else as_dtype(dtype, SaeError)
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: move(one) for key, one in value.items()}
+        return None if value is None else value.to(device=device, dtype=dtype)
+
+    return {name: move(getattr(coder, name)) for name in names}
 
 
 def check_features(features: Features, d_sae: int, name: str) -> tuple[int, ...]:

@@ -23,8 +23,8 @@ from saesteer.saes.checks import (
     check_features,
     check_finite,
     check_shapes,
+    moved,
     need,
-    placed,
     site_of,
 )
 from saesteer.saes.checks import check_width as check_input
@@ -144,13 +144,8 @@ class Crosscoder:
         Raises:
             SaeError: there is no such device, or it is no dtype of floats.
         """
-        there = placed(device, dtype)
-        by_site = {
-            name: {site: t.to(**there) for site, t in getattr(self, name).items()}
-            for name in ("w_enc", "w_dec", "b_dec")
-        }
-        whole = {n: getattr(self, n).to(**there) for n in ("b_enc", "threshold")}
-        return replace(self, **by_site, **whole)
+        names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
+        return replace(self, **moved(self, names, device, dtype))
 
 
 def load_crosscoder(

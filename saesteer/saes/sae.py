@@ -20,10 +20,11 @@ from torch.nn import functional
 
 from saesteer.errors import SaeError
 from saesteer.models.sites import Site
-from saesteer.saes.checks import Features, check_features, check_shapes, check_width, placed
+from saesteer.saes.checks import Features, check_features, check_shapes, check_width, moved
 from saesteer.shown import shown
 
 Activation = Literal["relu", "jumprelu", "topk"]
+_TENSORS = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
 
 
 @final
@@ -95,9 +96,7 @@ class FeatureSlice:
         Raises:
             SaeError: there is no such device, or it is no dtype of floats.
         """
-        there = placed(device, dtype)
-        names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
-        return replace(self, **{n: getattr(self, n).to(**there) for n in names})
+        return replace(self, **moved(self, _TENSORS, device, dtype))
 
 
 @final
@@ -239,9 +238,7 @@ class SAE:
         Raises:
             SaeError: there is no such device, or it is no dtype of floats.
         """
-        there = placed(device, dtype)
-        names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
-        return replace(self, **{n: getattr(self, n).to(**there) for n in names})
+        return replace(self, **moved(self, _TENSORS, device, dtype))
 
     def fainter(self, share: float) -> SAE:
         """The same SAE with each latent on from this share of its threshold on.

@@ -16,9 +16,9 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from saesteer.errors import OutputError
+from saesteer.errors import OutputError, SaeError
 from saesteer.files import path_of, put_in_place, save_tensors
-from saesteer.saes.checks import placed
+from saesteer.models.placing import as_dtype
 from saesteer.saes.crosscoder import Crosscoder, crosscoder_cfg, crosscoder_tensors
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, cfg_of, tensors_of
 from saesteer.saes.sae import SAE
@@ -49,7 +49,7 @@ def save_sae(
         OutputError: the folder can't be written, or the metadata is not JSON.
         SaeError: no dtype of floats.
     """
-    stored: torch.dtype | None = placed(None, dtype)["dtype"]
+    stored = None if dtype is None else as_dtype(dtype, SaeError)
     folder = path_of(folder, OutputError)
     made = not folder.exists()
     try:

@@ -24,8 +24,8 @@ from saesteer.saes.checks import (
     check_finite,
     check_shapes,
     check_width,
+    moved,
     need,
-    placed,
     site_of,
 )
 from saesteer.saes.lens_format import FORMAT_VERSION
@@ -124,10 +124,8 @@ class Transcoder:
         Raises:
             SaeError: there is no such device, or it is no dtype of floats.
         """
-        there = placed(device, dtype)
         names = ("w_enc", "b_enc", "w_dec", "b_dec", "threshold", "w_skip")
-        tensors = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
-        return replace(self, **{n: t.to(**there) for n, t in tensors.items()})
+        return replace(self, **moved(self, names, device, dtype))
 
 
 def load_transcoder(
