@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from operator import index
 from typing import Literal, get_args
 
 import torch
@@ -21,7 +20,7 @@ from saesteer.data.contrast import Example
 from saesteer.errors import ConfigError, DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, TokenBatch, as_model, pad_rows, record
-from saesteer.models.limits import check_length, finite_rows
+from saesteer.models.limits import check_count, check_length, finite_rows
 
 Pool = Literal["mean", "max", "last", "rate"]
 """How a text's tokens become one row: their mean, each coordinate's maximum, the last one, or the
@@ -169,20 +168,6 @@ def text_batches(
 def as_examples(examples: Examples) -> list[Example | str]:
     """One text or many, as a list."""
     return [examples] if isinstance(examples, Example | str) else list(examples)
-
-
-def check_count(name: str, n: int, least: int = 1) -> None:
-    """Refuse a count that means nothing.
-
-    Raises:
-        ConfigError: it is no whole number, or below `least`.
-    """
-    try:
-        enough = index(n) >= least
-    except TypeError:
-        raise ConfigError(f"{name} is {n!r}, expected a whole number.") from None
-    if not enough:
-        raise ConfigError(f"{name} is {n}, expected {least} or more.")
 
 
 def check_pool(pool: str) -> None:

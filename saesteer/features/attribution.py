@@ -17,11 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.errors import DataError
-from saesteer.features.activations import check_count
 from saesteer.features.lens import token_text
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Prompt, TokenBatch, as_model, as_prompts, install, record
-from saesteer.models.limits import check_prompt
+from saesteer.models.limits import check_count, check_prompt
 from saesteer.saes.sae import SAE
 
 

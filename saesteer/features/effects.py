@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ContrastError, DataError
-from saesteer.features.activations import check_count, text_ids
+from saesteer.features.activations import text_ids
 from saesteer.metrics.outliers import median_norm, norms, outlier_tokens
 from saesteer.models import Model, TokenBatch, as_model, install, pad_rows
+from saesteer.models.limits import check_count
 from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 

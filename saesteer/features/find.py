@@ -26,7 +26,6 @@ from saesteer.features.activations import (
     Examples,
     Pool,
     as_examples,
-    check_count,
     check_pool,
     kept_tokens,
     text_batches,
@@ -34,7 +33,7 @@ from saesteer.features.activations import (
 from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
 from saesteer.models import Model, as_model, record
-from saesteer.models.limits import finite_rows
+from saesteer.models.limits import check_count, finite_rows
 from saesteer.saes.sae import SAE
 
 MIN_EXAMPLES = 3

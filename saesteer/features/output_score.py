@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saesteer.axes import Rows
-from saesteer.features.activations import check_count
 from saesteer.features.lens import lens_weights
 from saesteer.models import Model, TokenBatch, as_model, install, record
+from saesteer.models.limits import check_count
 from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 

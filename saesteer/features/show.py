@@ -17,11 +17,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from saesteer.errors import DataError
-from saesteer.features.activations import check_count, prefix_ids
+from saesteer.features.activations import prefix_ids
 from saesteer.features.histogram import GrowingHistogram, Histogram
 from saesteer.features.lens import FeatureTokens, TokenWeight, promoted_tokens, token_text
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, as_model, pad_rows, record
+from saesteer.models.limits import check_count
 from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saesteer.features.activations import check_count, kept_tokens, text_batches
+from saesteer.features.activations import kept_tokens, text_batches
 from saesteer.features.lens import token_text
 from saesteer.models import Model, as_model, record
+from saesteer.models.limits import check_count
 from saesteer.saes.sae import SAE
 
 

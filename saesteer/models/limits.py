@@ -3,13 +3,14 @@ must be."""
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.errors import ConfigError, DataError
+from saesteer.errors import ConfigError, DataError, SaesteerError
 from saesteer.models.sites import Site
 
 if TYPE_CHECKING:
@@ -64,14 +65,20 @@ def check_prompt(model: Model, n_tokens: int) -> None:
     check_length(model, n_tokens, f"the prompt has {n_tokens} tokens", "Shorten it.")
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuse what has to be 1 or more and is not.
+def check_count(
+    name: str, n: int, least: int = 1, error: type[SaesteerError] = ConfigError
+) -> None:
+    """Refuse a count that means nothing.
 
     Raises:
-        DataError: naming it.
+        SaesteerError: of the kind `error`: it is no whole number, or below `least`.
     """
-    if value < 1:
-        raise DataError(f"{name} is {value}, expected 1 or more.")
+    try:
+        enough = index(n) >= least
+    except TypeError:
+        raise error(f"{name} is {n!r}, expected a whole number.") from None
+    if not enough:
+        raise error(f"{name} is {n}, expected {least} or more.")
 
 
 def check_generation(model: Model, n_prompt: int, n_new: int) -> None:
@@ -80,7 +87,7 @@ def check_generation(model: Model, n_prompt: int, n_new: int) -> None:
     Raises:
         DataError: too few new tokens, or too many with the prompt.
     """
-    check_count("max_new_tokens", n_new)
+    check_count("max_new_tokens", n_new, error=DataError)
     what = f"a prompt of {n_prompt} tokens with max_new_tokens {n_new} has {n_prompt + n_new}"
     check_length(model, n_prompt + n_new, what, "Shorten the prompt, or generate less.")
 

@@ -228,7 +228,7 @@ class Model:
             DataError: no prompt, nothing to a batch, no new tokens, or more with the prompt than
                 the model can read.
         """
-        check_count("batch_size", batch_size)
+        check_count("batch_size", batch_size, error=DataError)
         options = {"do_sample": False, "pad_token_id": self.pad_id, **options}
         if logits is not None:
             options |= {"return_dict_in_generate": True, "output_logits": True}

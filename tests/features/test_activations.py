@@ -20,7 +20,6 @@ from saesteer.features import (
     show_feature,
 )
 from saesteer.features.activations import (
-    check_count,
     kept_tokens,
     pooled_activations,
     prefix_ids,
@@ -28,6 +27,7 @@ from saesteer.features.activations import (
     text_batches,
 )
 from saesteer.models import TokenBatch, install, record
+from saesteer.models.limits import check_count
 from saesteer.models.sites import Site
 
 SITE = Site(1, "resid_post")
