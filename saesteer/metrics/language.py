@@ -7,6 +7,7 @@ words are 400 MB, and four passes would hold several of them.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,9 @@ from torch.nn import functional
 
 from saesteer.axes import Logits, TokenIds, TokenMask
 from saesteer.errors import DataError
+
+_CHUNK = 16
+"""Tokens at a time whose probabilities are held."""
 
 
 def token_ce(logits: Logits, ids: TokenIds, mask: TokenMask | TokenIds) -> Float[Tensor, " n"]:
@@ -46,6 +50,41 @@ def token_kl(logits_p: Logits, logits_q: Logits, mask: TokenMask | TokenIds) -> 
         log_q = row_q[row_mask].float().log_softmax(-1)
         rows.append((log_p.exp() * (log_p - log_q)).sum(-1))
     return torch.cat(rows)
+
+
+def mean_kl(
+    clean: Float[Tensor, "*batch vocab"], changed: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, ""]:
+    """Mean KL(clean ‖ changed) over all tokens, in nats, to be lowered by training.
+
+    Gradients go to `changed` alone. They are worked out with it, a few tokens at a time, so that
+    nothing of the size of a vocabulary is kept beside them or leaves the processor's caches.
+    """
+    vocab = clean.shape[-1]
+    return _MeanKL.apply(clean.reshape(-1, vocab), changed.reshape(-1, vocab))  # pyright: ignore
+
+
+class _MeanKL(torch.autograd.Function):
+    """softmax(changed) - softmax(clean) is the slope in the logits, token by token."""
+
+    @staticmethod
+    def forward(ctx: Any, clean: Tensor, changed: Tensor) -> Tensor:
+        """The mean, and what `backward` multiplies."""
+        slope, total = torch.empty_like(changed), clean.new_zeros((), dtype=torch.float32)
+        chunks = (part.split(_CHUNK) for part in (clean, changed, slope))
+        for a, b, to in zip(*chunks, strict=True):
+            log_p, log_q = a.float().log_softmax(-1), b.float().log_softmax(-1)
+            p = log_p.exp()
+            total += torch.linalg.vecdot(p, log_p.sub_(log_q)).sum()
+            to.copy_(log_q.exp_().sub_(p).div_(len(changed)))
+        ctx.save_for_backward(slope)
+        return total / len(changed)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        """To `changed` alone."""
+        (slope,) = ctx.saved_tensors
+        return None, slope * grads[0].to(slope.dtype)
 
 
 def perplexity(ce: Float[Tensor, " n"]) -> float:

@@ -19,7 +19,7 @@ from saesteer.data.activations import COUNTS
 from saesteer.data.sources import ModelSource
 from saesteer.errors import ConfigError
 from saesteer.methods.learned import frozen
-from saesteer.metrics.language import token_kl
+from saesteer.metrics.language import mean_kl
 from saesteer.models import TokenBatch
 from saesteer.models.replay import Replay
 
@@ -78,7 +78,7 @@ class PassageStream:
         tokens, resid, keep, clean = self._passage
         with frozen(self.source.model):
             changed = self._replay(tokens, resid.index_put((keep,), recon.to(resid.dtype)))
-        return token_kl(clean, changed, tokens.attention_mask).mean()
+        return mean_kl(clean, changed)
 
     def close(self) -> None:
         """Nothing is read ahead."""

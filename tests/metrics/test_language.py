@@ -9,6 +9,7 @@ import torch
 
 from saesteer.errors import DataError
 from saesteer.metrics import perplexity, token_ce, token_kl
+from saesteer.metrics.language import mean_kl
 
 VOCAB = 11
 
@@ -82,6 +83,28 @@ def test_half_precision_logits_are_scored_in_fp32(batch):
     rough = logits.bfloat16()
     for score in (lambda p: token_ce(p, ids, mask), lambda p: token_kl(p, p.flip(-1), mask)):
         torch.testing.assert_close(score(rough), score(rough.float()), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_mean_kl_of_many_tokens_has_the_value_and_slope_of_token_kl(dtype):
+    generator = torch.Generator().manual_seed(3)
+    clean, changed = (torch.randn(5, 13, 31, generator=generator).to(dtype) for _ in range(2))
+    mask = torch.ones(5, 13, dtype=torch.bool)
+    slopes = []
+    for score in (lambda q: token_kl(clean, q, mask).mean(), lambda q: mean_kl(clean, q)):
+        logits = changed.clone().requires_grad_()
+        value = score(logits)
+        (3 * value).backward()
+        slopes.append((value.detach(), logits.grad))
+    rounding = {"atol": 1e-6, "rtol": 1e-5 if dtype == torch.float32 else 1e-2}
+    torch.testing.assert_close(*slopes, **rounding)
+
+
+def test_the_mean_kl_moves_what_is_changed_alone():
+    clean, changed = torch.randn(2, 3, 7, requires_grad=True), torch.randn(2, 3, 7)
+    mean_kl(clean, changed.requires_grad_()).backward()
+    assert clean.grad is None
+    assert changed.grad is not None
 
 
 def test_perplexity_needs_tokens_and_may_overflow():
