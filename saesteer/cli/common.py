@@ -37,7 +37,6 @@ def load_pair(args: argparse.Namespace) -> tuple[Model, SAE]:
     sae = load_sae(args.sae)
     model = load_model(args.model or sae.model_name or DEFAULT_MODEL, device=args.device)
     check_width(sae, model)
-    model.check_site(sae.site)
     return model, sae.to(device=model.device)
 
 

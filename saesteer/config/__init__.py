@@ -2,7 +2,14 @@
 
 from saesteer.config.answers import AnswerConfig, AnswerTaskConfig
 from saesteer.config.compare import CompareConfig
-from saesteer.config.load import build_config, dump_config, load_config, parse_grid, read_yaml
+from saesteer.config.load import (
+    as_config,
+    build_config,
+    dump_config,
+    load_config,
+    parse_grid,
+    read_yaml,
+)
 from saesteer.config.method import TrainMethodConfig
 from saesteer.config.run import CacheConfig, ScoreConfig, WandbConfig
 from saesteer.config.sae import TrainSAEConfig
@@ -22,6 +29,7 @@ __all__ = [
     "TrainSAEConfig",
     "TuneConfig",
     "WandbConfig",
+    "as_config",
     "build_config",
     "dump_config",
     "load_config",

@@ -36,6 +36,24 @@ def load_config(kind: type[T], path: str | Path, overrides: Sequence[str] = ()) 
     return build_config(kind, data, str(path))
 
 
+def as_config(kind: type[T], given: object) -> T:
+    """A `kind` as it is, or from its keys and values, or from the path of its YAML file.
+
+    Raises:
+        ConfigError: it is none of them; else as `load_config` does.
+    """
+    match given:
+        case Mapping():
+            return build_config(kind, given, kind.__name__)
+        case str() | Path():
+            return load_config(kind, given)
+        case _ if isinstance(given, kind):
+            return given
+        case _:
+            what = f"a {kind.__name__}, its keys and values, or the path of its YAML file"
+            raise ConfigError(f"the config is a {type(given).__name__}, expected {what}.")
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file that holds one mapping; `5e-4` is a number in it.
 

@@ -9,13 +9,14 @@ is an error.
 from __future__ import annotations
 
 import difflib
+import functools
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from saesteer.errors import ContrastError
 from saesteer.files import lines_of, parse_json, path_of
@@ -24,6 +25,7 @@ from saesteer.shown import shown
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+_T = TypeVar("_T")
 _KEYS = ("text", "label", "split", "pair", "prompt")
 HELD_OUT_SHARE = 0.2
 """Share of the pairs that validation and test each get when a file names no split."""
@@ -155,6 +157,26 @@ class Contrast:
                 "give counterparts the same id, or leave the ids out to pair by order."
             )
         return paired
+
+
+def needs_contrast(function: Callable[..., _T]) -> Callable[..., _T]:
+    """A `fit(self, model, contrast, ...)` that refuses what is no contrast, such as its name.
+
+    Raises:
+        ContrastError: saying how a name is read.
+    """
+
+    @functools.wraps(function)
+    def checked(self: Any, model: Any, contrast: Any, *args: Any, **kwargs: Any) -> _T:
+        if not isinstance(contrast, Contrast):
+            named = isinstance(contrast, str | Path)
+            how = (
+                f"read it: saesteer.Contrast.read({str(contrast)[:80]!r})" if named else "give one"
+            )
+            raise ContrastError(f"a {type(contrast).__name__} is no contrast; {how}.")
+        return function(self, model, contrast, *args, **kwargs)
+
+    return checked
 
 
 def builtin_contrasts() -> tuple[str, ...]:

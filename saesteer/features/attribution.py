@@ -21,6 +21,7 @@ from saesteer.features.lens import token_text
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Prompt, TokenBatch, as_model, as_prompts, install, record
 from saesteer.models.limits import check_count, check_prompt
+from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 
 
@@ -76,14 +77,17 @@ def attribute_token(
         ablations: measure this many of the largest by ablating each alone, one pass each.
 
     Raises:
-        ConfigError: `top` below 1, or fewer than 0 ablations.
+        ConfigError: `top` or `last` below 1, or fewer than 0 ablations.
         DataError: the token is not one token of this model, or the prompt has none, or more than
             the model can read.
         DimensionError: model and SAE have different widths.
     """
     check_count("top", top)
     check_count("ablations", ablations, 0)
+    if last is not None:
+        check_count("last", last)
     model = as_model(model)
+    check_width(sae, model)
     batch = model.tokenize(as_prompts(prompt))
     check_prompt(model, batch.input_ids.shape[1])
     latents = _latents(model, sae, batch)

@@ -34,6 +34,7 @@ from saesteer.features.effects import logit_effects
 from saesteer.features.separation import auroc, cohens_d
 from saesteer.models import Model, as_model, record
 from saesteer.models.limits import check_count, finite_rows
+from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 
 MIN_EXAMPLES = 3
@@ -115,7 +116,7 @@ def find_features(
     check_count("top", top)
     check_count("effects", effects, 0)
     model = as_model(model)
-    model.check_site(sae.site)
+    check_width(sae, model)
     chosen = contrast.split(split)
     stats = latent_stats(model, sae, chosen.examples, pool=pool, batch_size=batch_size)
     positive = torch.tensor([example.label == 1 for example in chosen.examples])
@@ -196,7 +197,7 @@ def max_activations(
     if not texts:
         raise DataError("max_activations: no texts; give some on which the features fire.")
     model = as_model(model)
-    model.check_site(sae.site)
+    check_width(sae, model)
     return latent_stats(model, sae, texts, batch_size=batch_size).peak
 
 

@@ -24,6 +24,7 @@ from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, as_model, pad_rows, record
 from saesteer.models.limits import check_count
 from saesteer.saes.checks import Features
+from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 
 WINDOW = 128
@@ -116,8 +117,8 @@ def show_features(
     """
     check_count("batch_size", batch_size)
     model = as_model(model)
+    check_width(sae, model)
     features = sae.check_features(indices)
-    model.check_site(sae.site)
     tallies = [_Tally(passages) for _ in features]
     n_tokens = 0
     for batch in _batches(_windows(model, texts), batch_size):

@@ -17,6 +17,7 @@ from saesteer.features.activations import kept_tokens, text_batches
 from saesteer.features.lens import token_text
 from saesteer.models import Model, as_model, record
 from saesteer.models.limits import check_count
+from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 
 
@@ -71,7 +72,7 @@ def top_features(model: Model | nn.Module, sae: SAE, text: str, *, top: int = 10
     """
     check_count("top", top)
     model = as_model(model)
-    model.check_site(sae.site)
+    check_width(sae, model)
     (batch,) = text_batches(model, [text], 1)
     resid = record(model, batch.tokens, [sae.site])[sae.site]
     own, kept = batch.own[0], kept_tokens(resid, batch)[0]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, final
 
-from saesteer.data.contrast import Contrast
+from saesteer.data.contrast import Contrast, needs_contrast
 from saesteer.models.model import Model
 from saesteer.models.sites import Site
 
@@ -104,6 +104,11 @@ class Localizer(ABC):
 
     source: ClassVar[str]
     needs: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        """Let every `rank` look at its contrast first."""
+        super().__init_subclass__()
+        cls.rank = needs_contrast(cls.rank)
 
     @abstractmethod
     def rank(self, model: Model | Any, contrast: Contrast) -> Ranking:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saesteer.axes import Vector
-from saesteer.data.contrast import Contrast, Example
+from saesteer.data.contrast import Contrast, Example, needs_contrast
 from saesteer.errors import ConfigError, ContrastError, SiteError
 from saesteer.features.activations import read_activations
 from saesteer.methods.settings import check_settings
@@ -64,6 +64,12 @@ class Method(ABC):
     family: ClassVar[Family]
     has_strength: ClassVar[bool] = True
     takes_site: ClassVar[bool] = True
+
+    def __init_subclass__(cls) -> None:
+        """Let every method's `fit` look at its contrast first."""
+        super().__init_subclass__()
+        if "fit" in vars(cls):
+            cls.fit = needs_contrast(cls.fit)
 
     def __post_init__(self) -> None:
         """Check every setting's type; see `check_settings`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from saesteer.saes.convert import ConversionReport, to_threshold
 from saesteer.saes.crosscoder import Crosscoder, load_crosscoder
 from saesteer.saes.level import LevelRow, check_levels, level_thresholds
-from saesteer.saes.load import SaeRef, check_width, load_sae, sae_path, shipped_saes
+from saesteer.saes.load import SaeRef, as_sae, check_width, load_sae, sae_path, shipped_saes
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.saes.save import AnyCoder, save_sae
 from saesteer.saes.transcoder import Transcoder, load_transcoder
@@ -19,6 +19,7 @@ __all__ = [
     "LevelRow",
     "SaeRef",
     "Transcoder",
+    "as_sae",
     "check_levels",
     "check_width",
     "level_thresholds",

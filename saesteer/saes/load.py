@@ -101,13 +101,28 @@ def shipped_saes() -> dict[str, Path]:
     return {cfg.parent.relative_to(root).as_posix(): cfg.parent for cfg in found}
 
 
-def check_width(sae: SAE, model: Model) -> None:
-    """Make sure that this SAE fits this model at its site.
+def as_sae(given: object) -> SAE:
+    """`given` itself, which must be an SAE and not, say, the name of one.
 
     Raises:
+        SaeError: it is none; says how a name is read.
+    """
+    if isinstance(given, SAE):
+        return given
+    named = isinstance(given, str | Path)
+    hint = f"; load it: saesteer.load_sae({str(given)[:80]!r})" if named else ""
+    raise SaeError(f"a {type(given).__name__} is no SAE{hint}.")
+
+
+def check_width(sae: object, model: Model) -> None:
+    """Make sure that this is an SAE that fits this model at its site.
+
+    Raises:
+        SaeError: it is no SAE.
         DimensionError: another width; names both.
         SiteError: the model has no such site.
     """
+    sae = as_sae(sae)
     site = model.check_site(sae.site)
     width = model.layout.width(site)
     if width != sae.d_model:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from saesteer.errors import PlanError
 from saesteer.steer.gate import Always, Gate
+from saesteer.steer.where import is_count
 
 
 @runtime_checkable
@@ -163,7 +164,7 @@ class Refuse(OncePerRow):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if not self.text:
+        if not isinstance(self.text, str) or not self.text:
             raise PlanError("Refuse: give the text to say.")
         if self.then not in ("stop", "continue"):
             raise PlanError(f"Refuse: then is {self.then!r}, expected 'stop' or 'continue'.")
@@ -200,7 +201,7 @@ class Backtrack(Control):
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        if self.n < 1 or self.limit < 1:
+        if not (is_count(self.n, 1) and is_count(self.limit, 1)):
             raise PlanError(f"Backtrack: n {self.n} and limit {self.limit} must be 1 or more.")
 
     @property

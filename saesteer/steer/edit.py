@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import final
+from typing import SupportsFloat, final
 
 from saesteer.errors import PlanError
 from saesteer.models.sites import Site
@@ -54,12 +54,12 @@ class Edit:
         return f"{self.intervention.describe()} at {self.intervention.site}"
 
 
-def finite_strength(strength: int | float) -> float:
+def finite_strength(strength: object) -> float:
     """`strength` as a float.
 
     Raises:
-        PlanError: it is NaN or infinite.
+        PlanError: it is no number, NaN or infinite.
     """
-    if not math.isfinite(strength):
-        raise PlanError(f"strength {strength} is not a finite number.")
+    if not isinstance(strength, SupportsFloat) or not math.isfinite(strength):
+        raise PlanError(f"strength {strength!r} is not a finite number.")
     return float(strength)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from saesteer.axes import Resid
 from saesteer.errors import DimensionError, PlanError
-from saesteer.saes import Crosscoder, Transcoder
+from saesteer.saes import Crosscoder, Transcoder, as_sae
 from saesteer.saes.checks import Features
 from saesteer.saes.sae import SAE, FeatureSlice
 from saesteer.steer.amounts import Unit, Values, amounts
@@ -203,6 +203,7 @@ def clamp(sae: SAE, features: Features, value: Values, *, unit: Unit = 1.0) -> C
         unit: what 1 means in latent units, such as the features' maximum activations.
 
     Raises:
+        SaeError: `sae` is no SAE.
         FeatureError: a feature lies outside the SAE.
         PlanError: no features, or another number of values.
     """
@@ -215,7 +216,7 @@ def scale(sae: SAE, features: Features, factor: Values) -> Scale:
     """Multiply features by `factor` where they are on.
 
     Raises:
-        FeatureError, PlanError: as for `clamp`.
+        SaeError, FeatureError, PlanError: as for `clamp`.
     """
     reader = _reader(sae, features)
     given = amounts(factor, 1.0, reader.features, sae.d_sae, "scale")
@@ -226,16 +227,17 @@ def ablate(sae: SAE, features: Features) -> Ablate:
     """Set features to 0 where they are on.
 
     Raises:
-        FeatureError, PlanError: as for `clamp`.
+        SaeError, FeatureError, PlanError: as for `clamp`.
     """
-    return Ablate(sae.site, _reader(sae, features), SaeStamp.of(sae))
+    reader = _reader(sae, features)
+    return Ablate(sae.site, reader, SaeStamp.of(sae))
 
 
 def feature_add(sae: SAE, features: Features, amount: Values, *, unit: Unit = 1.0) -> FeatureAdd:
     """Add `amount`, in latent units or in `unit`s, to features whether they are on or not.
 
     Raises:
-        FeatureError, PlanError: as for `clamp`.
+        SaeError, FeatureError, PlanError: as for `clamp`.
     """
     reader = _reader(sae, features)
     given = amounts(amount, unit, reader.features, sae.d_sae, "feature_add")
@@ -248,7 +250,7 @@ def feature_shift(
     """Add `amount`, in latent units or in `unit`s, to features where they are on.
 
     Raises:
-        FeatureError, PlanError: as for `clamp`.
+        SaeError, FeatureError, PlanError: as for `clamp`.
     """
     reader = _reader(sae, features)
     given = amounts(amount, unit, reader.features, sae.d_sae, "feature_shift")
@@ -260,7 +262,11 @@ def replace_by(sae: SAE, typical_norm: float | None = None) -> Replace:
 
     Args:
         typical_norm: the site's median ‖h‖; measured once on a built-in text when left out.
+
+    Raises:
+        SaeError: `sae` is no SAE.
     """
+    sae = as_sae(sae)
     return Replace(sae.site, sae.to(dtype=torch.float32), SaeStamp.of(sae), typical_norm)
 
 
@@ -274,13 +280,14 @@ def check_once(features: Sequence[int]) -> None:
         raise PlanError(f"features {list(features)}: give one or more, each of them once.")
 
 
-def _reader(sae: SAE, features: Features) -> FeatureSlice | TopKReader:
+def _reader(sae: object, features: Features) -> FeatureSlice | TopKReader:
     if isinstance(sae, Transcoder | Crosscoder):
         raise PlanError(
             f"{sae.name} is a {type(sae).__name__.lower()}: its features are read at one place and "
             "written at another, so they can't be set; add what one writes, saesteer.add(SITE, "
             "coder.direction(...))."
         )
+    sae = as_sae(sae)
     chosen = sae.check_features(features)
     check_once(chosen)
     if sae.activation == "topk":

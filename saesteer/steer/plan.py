@@ -288,12 +288,12 @@ class Plan:
 
 def _as_act(act: Any, where: Where | None, gate: Gate | None) -> Act:
     match act:
+        case Control(gate=own) if not isinstance(own, Gate):
+            raise PlanError(f"{act.label}: its gate is a {type(own).__name__}, expected a gate.")
         case Edit() | WeightEdit() | Control() | PromptEdit():
             return act
         case Intervention():
             return Edit(act, where or generated(), gate or Always())
         case _:
-            raise PlanError(
-                "a plan is made of interventions, edits of activations, weights and prompts, and "
-                f"controls of decoding; got a {type(act).__name__}."
-            )
+            kinds = "interventions, edits of activations, weights and prompts, controls of decoding"
+            raise PlanError(f"a plan is made of {kinds}; got a {type(act).__name__}.")

@@ -10,10 +10,10 @@ from __future__ import annotations
 import builtins
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import ClassVar, final
+from typing import Any, ClassVar, SupportsIndex, final
 
 import torch
 
@@ -243,13 +243,17 @@ def first(n: int, *, special: bool = False) -> Where:
     return First(special, n)
 
 
-def positions(indices: Sequence[int]) -> Where:
-    """Chosen positions, counted from 0 at each row's first real token.
+def positions(indices: SupportsIndex | Iterable[SupportsIndex]) -> Where:
+    """One chosen position or several, counted from 0 at each row's first real token.
 
     Raises:
-        PlanError: none given, or a negative one.
+        PlanError: none given, a negative one, or no whole numbers.
     """
-    return Positions(False, tuple(operator.index(i) for i in indices))
+    chosen: Any = [indices] if isinstance(indices, int) else indices
+    try:
+        return Positions(False, tuple(map(operator.index, chosen)))
+    except TypeError:
+        raise PlanError(f"positions({indices!r}): give whole numbers, such as [0, 3].") from None
 
 
 def spans(text: str, nth: int | None = None, *, special: bool = False) -> Where:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from saesteer.config import TrainSAEConfig
+from saesteer.config import TrainSAEConfig, as_config
 from saesteer.models import Model, load_model
 from saesteer.saes import SAE, save_sae
 from saesteer.tracking import Tracker
@@ -29,7 +29,7 @@ Scorer = Callable[[Model], Score]
 
 
 def train_sae(
-    config: TrainSAEConfig,
+    config: TrainSAEConfig | Mapping[str, Any] | str | Path,
     out: str | Path,
     *,
     resume: bool = False,
@@ -44,6 +44,7 @@ def train_sae(
     In a world of several processes all call it, with the same arguments and an `out` that all see.
 
     Args:
+        config: also as plain keys and values, or as the path of a YAML file.
         out: gets `cfg.json`, `sae_weights.safetensors` (in a folder for each of the variants, if
             there are some), `config.resolved.yaml`, `metrics.jsonl` and `checkpoints/`.
         resume: go on from the last checkpoint in `out`, or start if there is none.
@@ -55,12 +56,13 @@ def train_sae(
         world: what `join_world` gives.
 
     Raises:
+        ConfigError: a config that is none.
         OutputError: `out` can't be written, or holds a finished or started run and not `resume`.
         CheckpointError: the checkpoint is damaged or of other settings.
         DataError: the text is missing, unreadable, or ends early.
         PeerError: another process has ended.
     """
-    out = Path(out)
+    config, out = as_config(TrainSAEConfig, config), Path(out)
     results = [f"{name}/cfg.json" if name else "cfg.json" for name in config.each()]
     checkpoint = checkpoint_of(out, resume, results, world)
     device = world.device or config.device

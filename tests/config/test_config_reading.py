@@ -10,7 +10,7 @@ from annotated_types import Ge
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from saesteer.config import build_config, dump_config, load_config, read_yaml
+from saesteer.config import as_config, build_config, dump_config, load_config, read_yaml
 from saesteer.config.sae import CLOSED
 from saesteer.errors import ConfigError
 
@@ -212,3 +212,14 @@ def test_what_is_dumped_reads_back_the_same(tmp_path_factory, config):
     path = tmp_path_factory.getbasetemp() / "dumped.yaml"
     path.write_text(dump_config(config), encoding="utf-8")
     assert load_config(Outer, path) == config
+
+
+def test_a_config_may_be_a_value_its_keys_or_a_path(write):
+    config = write(GOOD)
+    read = load_config(Outer, config)
+    ways = (read, read_yaml(config), config, str(config))
+    assert [as_config(Outer, way) for way in ways] == [read] * len(ways)
+    with pytest.raises(ConfigError, match="the config is a list, expected a Outer"):
+        as_config(Outer, ["name"])
+    with pytest.raises(ConfigError, match="Outer: .*nmae"):
+        as_config(Outer, {"nmae": "x"})

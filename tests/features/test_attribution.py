@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from inspect import unwrap
 from typing import Any
 
 import pytest
 import torch
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import ConfigError, DataError
+from saesteer.errors import ConfigError, DataError, SaeError
 from saesteer.features.attribution import attribute_token
 from saesteer.features.find import find_features
 from saesteer.features.top import top_features
@@ -163,3 +164,14 @@ def test_more_than_the_model_can_read_or_nothing_to_show_is_refused(
         top_features(model, sae, "the sea", top=0)
     with pytest.raises(ConfigError, match="effects is -1, expected 0 or more"):
         find_features(model, sae, contrast, effects=-1)
+
+
+def test_the_name_of_an_sae_is_none_and_positions_are_counted_from_one(
+    tiny_model: Any, tiny_sae: Any
+) -> None:
+    model = tiny_model("llama")
+    for ask in (attribute_token, top_features, find_features):
+        with pytest.raises(SaeError, match=r"a str is no SAE; .*load_sae\('the/one'\)"):
+            unwrap(ask)(model, "the/one", "some words")
+    with pytest.raises(ConfigError, match="last"):
+        attribute_token(model, tiny_sae(model, "resid_post.1"), "some words", last=0)

@@ -182,5 +182,5 @@ def test_errors(planted: tuple[Any, Any]) -> None:
     narrow = replace(
         sae, w_enc=sae.w_enc[:-2], w_dec=sae.w_dec[:, :-2].contiguous(), b_dec=sae.b_dec[:-2]
     )
-    with pytest.raises(DimensionError, match="reads activations of width 30, got width 32"):
+    with pytest.raises(DimensionError, match="reads activations of width 30, but .* has width 32"):
         find_features(model, narrow, CONTRAST)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import DataError, DimensionError
+from saesteer.errors import ContrastError, DataError, DimensionError
 from saesteer.localize import TCAV, FeatureNodes, Neurofeedback, Voids
 from saesteer.localize.pairs import prompt_pairs, run
 from saesteer.localize.tcav import text_gradients, welch
@@ -124,6 +125,12 @@ def test_tcav_on_a_real_gradient_gives_probabilities(model: Model, letters: Cont
     assert all(-1 <= p.score <= 1 and p.p_value is not None and 0 <= p.p_value <= 1 for p in places)
     assert welch(torch.ones(3), torch.ones(3)) == 1.0
     assert welch(torch.ones(3), torch.zeros(3)) == 0.0
+
+
+def test_the_name_of_a_contrast_is_none(model: Model) -> None:
+    rank: Any = Voids().rank
+    with pytest.raises(ContrastError, match="a str is no contrast"):
+        rank(model, "sentiment")
 
 
 def test_layers_are_void_where_the_norm_changes_little_beside_what_it_did() -> None:

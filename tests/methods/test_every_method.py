@@ -13,7 +13,7 @@ import torch
 from donor import donor
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import SiteError
+from saesteer.errors import ContrastError, SiteError
 from saesteer.methods import LearnedMethod, Method
 from saesteer.methods.named import METHODS
 from saesteer.models import Model
@@ -60,6 +60,12 @@ def test_the_list_of_methods_is_whole() -> None:
 def test_a_method_is_one_short_file(name: str) -> None:
     file = Path(str(getsourcefile(METHODS[name])))
     assert len(file.read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_the_name_of_a_contrast_is_no_contrast(method: Method, model: Model) -> None:
+    fit: Any = method.fit
+    with pytest.raises(ContrastError, match=r"a str is no contrast; .*read\('politeness'\)"):
+        fit(model, "politeness")
 
 
 def test_methods_are_frozen_values(method: Method) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from saesteer import steer
-from saesteer.errors import DataError, PlanError
+from saesteer.errors import DataError, PlanError, SaeError
 from saesteer.features import max_activations, read_activations
 from saesteer.models import Model
 from saesteer.saes import SAE
@@ -73,3 +73,12 @@ def test_a_number_is_one_for_all_whatever_library_it_is_of(sae: SAE, value: Any)
 def test_a_text_is_no_value(sae: SAE) -> None:
     with pytest.raises(PlanError, match="clamp: values are the text '66'; give numbers"):
         inspect.unwrap(amounts)("66", 1.0, (1, 2), sae.d_sae, "clamp")
+
+
+def test_the_name_of_an_sae_is_none() -> None:
+    edits = (steer.clamp, steer.scale, steer.feature_add, steer.feature_shift)
+    asked = [(inspect.unwrap(edit), (3, 1.0)) for edit in edits]
+    asked += [(inspect.unwrap(steer.ablate), (3,)), (inspect.unwrap(steer.replace), ())]
+    for edit, rest in asked:
+        with pytest.raises(SaeError, match=r"a str is no SAE; .*load_sae\('a/b'\)"):
+            edit("a/b", *rest)

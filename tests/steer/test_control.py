@@ -274,8 +274,14 @@ def test_what_can_t_be_controlled_is_refused(
 def test_bad_settings_are_refused(llama: Model) -> None:
     with pytest.raises(PlanError, match="n 0"):
         Backtrack(0)
-    with pytest.raises(PlanError, match="text to say"):
-        Refuse("")
+    wrong: Any = 3
+    for make in (lambda: Refuse(""), lambda: Refuse(wrong)):
+        with pytest.raises(PlanError, match="text to say"):
+            make()
+    with pytest.raises(PlanError, match=r"n 1\.5"):
+        Backtrack(1.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(PlanError, match="stop: its gate is a int, expected a gate"):
+        Plan(Stop(gate=wrong))
     refuse = Refuse("no")
     object.__setattr__(refuse, "then", "perhaps")
     with pytest.raises(PlanError, match="'perhaps'"):

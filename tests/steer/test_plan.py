@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from saesteer import steer
 from saesteer.errors import PlanError
 from saesteer.steer import Edit, Plan, PromptEdit
+from saesteer.steer.edit import finite_strength
 
 VECTOR = torch.ones(32)
 ADD = steer.add("resid_post.1", VECTOR)
@@ -139,3 +140,9 @@ def test_prompts_that_are_learned_are_refused(
     adapter.is_prompt_learning = False
     with getattr(Plan(ADD), form)(model):
         model.generate("rain", max_new_tokens=1)
+
+
+@pytest.mark.parametrize("wrong", ["2", None, [1.0], float("nan")])
+def test_a_strength_is_a_finite_number(wrong: object) -> None:
+    with pytest.raises(PlanError, match="not a finite number"):
+        finite_strength(wrong)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 
@@ -72,6 +74,13 @@ def test_a_count_is_a_whole_number_that_a_tensor_of_positions_can_hold(
     value: object, counts: bool
 ) -> None:
     assert is_count(value, 1) is counts
+
+
+def test_one_position_needs_no_list_and_halves_are_none() -> None:
+    assert steer.positions(3) == steer.positions([3])
+    for wrong in (1.5, [0, "1"]):
+        with pytest.raises(PlanError, match="give whole numbers"):
+            inspect.unwrap(steer.positions)(wrong)
 
 
 def test_equal_choices_are_equal_values() -> None:
