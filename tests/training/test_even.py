@@ -43,7 +43,8 @@ def by_hand(coder: TopKCoder, batch: torch.Tensor, cut: float) -> tuple[torch.Te
     x, path = batch[:, :-1] * coder.input_scale, batch[:, -1]
     pre = (x - coder.b_dec.detach()) @ coder.w_enc.t() + coder.b_enc
     active = pre.detach() >= pre.detach().flatten().topk(K * BATCH).values[-1]
-    near = active & (pre >= cut) & (pre < 1.2 * cut)
+    # the smallest survivor is the cut where there is no other; products of two kinds round apart
+    near = active & (pre >= cut * (1 - 1e-6)) & (pre < 1.2 * cut)
     assert 0 < near.sum() < active.sum()
     slope = torch.where(near, (pre - pre[near].mean()) / (0.2 * cut), 0.0)
     count = active + slope - slope.detach()
