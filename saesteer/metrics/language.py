@@ -17,8 +17,9 @@ from torch.nn import functional
 from saesteer.axes import Logits, TokenIds, TokenMask
 from saesteer.errors import DataError
 
-_CHUNK = 16
-"""Tokens at a time whose probabilities are held."""
+_FEW, _MANY = 16, 1024
+"""Tokens whose probabilities are held at a time: as few as a processor's caches hold, and on other
+devices, where calls are what costs, many."""
 
 
 def token_ce(logits: Logits, ids: TokenIds, mask: TokenMask | TokenIds) -> Float[Tensor, " n"]:
@@ -71,7 +72,8 @@ class _MeanKL(torch.autograd.Function):
     def forward(ctx: Any, clean: Tensor, changed: Tensor) -> Tensor:
         """The mean, and what `backward` multiplies."""
         slope, total = torch.empty_like(changed), clean.new_zeros((), dtype=torch.float32)
-        chunks = (part.split(_CHUNK) for part in (clean, changed, slope))
+        size = _FEW if clean.is_cpu else _MANY
+        chunks = (part.split(size) for part in (clean, changed, slope))
         for a, b, to in zip(*chunks, strict=True):
             log_p, log_q = a.float().log_softmax(-1), b.float().log_softmax(-1)
             p = log_p.exp()

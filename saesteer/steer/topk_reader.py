@@ -89,17 +89,12 @@ class TopKReader:
         return replace(self, sae=self.sae.to(device, dtype))
 
     def _rank(self, rows: Rows) -> Float[Tensor, "n d_sae"]:
-        """Pre-activations of all latents, to be ranked.
-
-        A few fp32 rows on a CPU are multiplied from the right, which takes half the time there; a
-        lone one twice over, since the product of a matrix and a vector runs on a single core.
-        """
+        """Pre-activations of all latents, to be ranked."""
         dtype: torch.dtype = getattr(torch, self.rank_in)
+        if dtype == self.sae.dtype:
+            return affine(rows, self.sae.w_enc, self.sae.b_enc)
         weight, bias = _encoder(self.sae, dtype)
-        if dtype != torch.float32 or rows.is_cuda:
-            return functional.linear(rows.to(dtype), weight, bias)
-        columns = (rows if len(rows) > 1 else rows.repeat(2, 1)).t()
-        return (weight @ columns).t()[: len(rows)] + bias
+        return functional.linear(rows.to(dtype), weight, bias)
 
 
 def _encoder(sae: SAE, dtype: torch.dtype) -> Encoder:
