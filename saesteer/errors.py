@@ -24,6 +24,15 @@ caught, so a traceback always means a fault of ours.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+
+def none_such(given: object, what: str, reader: str) -> str:
+    """Says that something is no `what`, and how `reader` makes one of it where it may be a name."""
+    told = f"a {type(given).__name__} is no {what}"
+    named = isinstance(given, str | Path)
+    return f"{told}; read it: saesteer.{reader}({str(given)[:80]!r})." if named else f"{told}."
+
 
 class SaesteerError(Exception):
     """Root of every error raised on purpose; its text is one line meant for the user."""

@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from saesteer.errors import ContrastError
+from saesteer.errors import ContrastError, none_such
 from saesteer.files import lines_of, parse_json, path_of
 from saesteer.models.limits import is_whole
 from saesteer.shown import shown
@@ -169,11 +169,7 @@ def needs_contrast(function: Callable[..., _T]) -> Callable[..., _T]:
     @functools.wraps(function)
     def checked(self: Any, model: Any, contrast: Any, *args: Any, **kwargs: Any) -> _T:
         if not isinstance(contrast, Contrast):
-            named = isinstance(contrast, str | Path)
-            how = (
-                f"read it: saesteer.Contrast.read({str(contrast)[:80]!r})" if named else "give one"
-            )
-            raise ContrastError(f"a {type(contrast).__name__} is no contrast; {how}.")
+            raise ContrastError(none_such(contrast, "contrast", "Contrast.read"))
         return function(self, model, contrast, *args, **kwargs)
 
     return checked

@@ -97,22 +97,15 @@ def attribute_token(
     values = latents * (grad.to(sae.dtype) @ sae.w_dec.T).float().cpu()
     if last is not None:
         values[: max(len(values) - last, 0)] = 0
+    logit, chance = float(logits[target]), float(logits.softmax(-1)[target])
     parts: list[Attribution] = []
     for position, feature in _largest(values, top):
         node = (feature, position, float(latents[position, feature]))
         measured = len(parts) < ablations
-        drop = (
-            float(logits[target]) - _ablated(model, sae, batch, node, target) if measured else None
-        )
+        drop = logit - _ablated(model, sae, batch, node, target) if measured else None
         word = token_text(model, int(batch.input_ids[0, position]))
         parts.append(Attribution(*node[:2], word, node[2], float(values[position, feature]), drop))
-    return TokenAttribution(
-        token_text(model, target),
-        target,
-        float(logits[target]),
-        float(logits.softmax(-1)[target]),
-        tuple(parts),
-    )
+    return TokenAttribution(token_text(model, target), target, logit, chance, tuple(parts))
 
 
 def _largest(values: Float[Tensor, "pos d_sae"], top: int) -> list[tuple[int, int]]:

@@ -108,7 +108,8 @@ class Localizer(ABC):
     def __init_subclass__(cls) -> None:
         """Let every `rank` look at its contrast first."""
         super().__init_subclass__()
-        cls.rank = needs_contrast(cls.rank)
+        if "rank" in vars(cls):
+            cls.rank = needs_contrast(cls.rank)
 
     @abstractmethod
     def rank(self, model: Model | Any, contrast: Contrast) -> Ranking:

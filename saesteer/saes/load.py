@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from saesteer.errors import DimensionError, NetworkError, SaeError
+from saesteer.errors import DimensionError, NetworkError, SaeError, none_such
 from saesteer.files import path_of
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, sae_from
 from saesteer.saes.sae import SAE
@@ -107,11 +107,9 @@ def as_sae(given: object) -> SAE:
     Raises:
         SaeError: it is none; says how a name is read.
     """
-    if isinstance(given, SAE):
-        return given
-    named = isinstance(given, str | Path)
-    hint = f"; load it: saesteer.load_sae({str(given)[:80]!r})" if named else ""
-    raise SaeError(f"a {type(given).__name__} is no SAE{hint}.")
+    if not isinstance(given, SAE):
+        raise SaeError(none_such(given, "SAE", "load_sae"))
+    return given
 
 
 def check_width(sae: object, model: Model) -> None:
