@@ -29,7 +29,7 @@ class TextConfig:
 
     Attributes:
         path: a file, folder or `datasets` name, or several.
-        weights: rows taken from each path per turn; default one each.
+        weights: rows taken from each path per turn, evenly spread over it; default one each.
         field: key of the text in JSON records; default text, passage, document or content.
         passes: how often each file may be read.
         context: tokens per packed row.

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from saesteer.data import tokens as tokens_module
+from saesteer.data import reader
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import DataError
 
@@ -78,7 +78,7 @@ def test_rows_are_the_tokenizers_output_with_positions_restarting(tokenizer, doc
 
 
 def test_a_long_document_goes_on_over_its_pieces(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens_module, "split_pieces", lambda text: [text[:20], text[20:]])
+    monkeypatch.setattr(reader, "split_pieces", lambda text: [text[:20], text[20:]])
     text = "the rain in the town and the sea in the sun"
     path = write(tmp_path, "a.jsonl", [text])
     rows = rows_of(TokenStream([path], tokenizer, context=8))
@@ -90,7 +90,7 @@ def test_a_long_document_goes_on_over_its_pieces(tokenizer, tmp_path, monkeypatc
 
 def test_a_piece_without_tokens_does_not_join_two_documents(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        tokens_module, "split_pieces", lambda text: ["", text] if text == "sea" else [text]
+        reader, "split_pieces", lambda text: ["", text] if text == "sea" else [text]
     )
     path = write(tmp_path, "a.jsonl", ["the rain", "sea", "the sun in the rain"])
     ((*_,),) = (rows := rows_of(TokenStream([path], tokenizer, context=6)))[:1]
@@ -119,7 +119,7 @@ def test_a_restored_stream_gives_the_same_rows(tokenizer, first, second, context
 
 
 def test_pieces_without_tokens_are_passed_once(tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens_module, "split_pieces", lambda text: ["", text, ""])
+    monkeypatch.setattr(reader, "split_pieces", lambda text: ["", text, ""])
     path = write(tmp_path, "a.jsonl", [f"the rain {word}" for word in WORDS])
     whole, again = (TokenStream([path], tokenizer, context=4) for _ in range(2))
     whole.next_rows(3)
@@ -151,10 +151,10 @@ def source_of(row, tokenizer):
     return next(word for word in ("rain", "sea", "sun") if word in text)
 
 
-def test_weights_are_rows_per_turn(three_sources, tokenizer):
+def test_weights_are_rows_per_turn_and_lie_between_each_other(three_sources, tokenizer):
     stream = TokenStream(three_sources, tokenizer, context=12, weights=[3, 2, 1])
     order = [source_of(row, tokenizer) for row in rows_of(stream)[:12]]
-    assert order == ["rain", "rain", "rain", "sea", "sea", "sun"] * 2
+    assert order == ["rain", "sea", "rain", "sun", "sea", "rain"] * 2
 
 
 def test_a_source_that_ends_leaves_its_turns_to_the_others(three_sources, tokenizer):
