@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from saesteer.metrics.intervals import Interval, bootstrap_interval, paired_difference
+from saesteer.metrics.intervals import Interval, bootstrap_interval, difference_to_sample
 
 UNMOVED = 1e-9
 """Effects smaller than this are rounding, not movement."""
@@ -133,12 +133,14 @@ def advantage_at_equal_kl(
 
     Args:
         against: one curve, or several whose effects are averaged per prompt (random seeds as one
-            null); at a KL that one of them does not reach there is no comparison.
+            null, of which these are a sample); at a KL that one of them does not reach there is no
+            comparison.
         budgets: KLs in nats per token, chosen before the test prompts were read.
         name: what to call `against`; the first curve's method by default.
 
     Returns:
-        One `Advantage` a budget; its interval is a paired bootstrap over prompts.
+        One `Advantage` a budget; its interval is a paired bootstrap over prompts, and over the
+        curves of `against` where it has several.
     """
     others = [against] if isinstance(against, Curve) else list(against)
     return [_advantage(curve, others, kl, name or others[0].method) for kl in budgets]
@@ -157,7 +159,7 @@ def _advantage(curve: Curve, others: Sequence[Curve], kl: float, name: str) -> A
         kl=kl,
         effect=mine,
         against_effect=fmean(null),
-        difference=paired_difference(own, null),
+        difference=difference_to_sample(own, found),
         each=tuple(fmean(effects) for effects in found) if len(found) > 1 else (),
     )
 

@@ -1,14 +1,16 @@
 """One plan on one set of prompts, measured: what it wrote, how far it moved, what that cost.
 
 Every text of a comparison has the same number of tokens, greedily chosen, so no method wins by
-length. For the KL, steered and unsteered model read the same steered tokens, and their next-token
-distributions are compared at the generated positions only. The steered ones are those that chose
-the tokens: with a cache they equal a teacher-forced pass, which is a law of the engine. A prompt
-edit is compared with the model that never saw it, on the same generated tokens.
+length; only a plan that ends a text makes it shorter, and what it left out counts nowhere. For the
+KL, steered and unsteered model read the same steered tokens, and their next-token distributions are
+compared at the generated positions only. The steered ones are those that chose the tokens: with a
+cache they equal a teacher-forced pass, which is a law of the engine. A prompt edit is compared with
+the model that never saw it, on the same generated tokens.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,7 +92,8 @@ def write(model: Model, prompts: Sequence[Prompt], plan: Plan | None, n_tokens: 
     texts = tuple(
         model.tokenizer.decode(row, skip_special_tokens=True) for _, new in batches for row in new
     )
-    per_token = seconds / (len(prompts) * n_tokens)
+    n_written = sum(int(_written(model, new).sum()) for _, new in batches)
+    per_token = seconds / max(1, n_written)
     return Written(batches, tuple(logits), texts, dose, per_token, dials)
 
 
@@ -108,7 +111,7 @@ def measure(bench: Bench, plan: Plan | None) -> Point:
         scores=scores,
         effects=tuple(new - old for new, old in zip(scores, bench.scores, strict=True)),
         kls=kls,
-        perplexity=perplexity(ce),
+        perplexity=perplexity(ce) if ce.numel() else math.nan,
         distinct_2=distinct_n(written.texts, 2),
         seconds_per_token=written.seconds_per_token,
     )
@@ -116,18 +119,23 @@ def measure(bench: Bench, plan: Plan | None) -> Point:
 
 @torch.no_grad()
 def damage(bench: Bench, plan: Plan | None, written: Written) -> tuple[tuple[float, ...], Tensor]:
-    """KL of each text in nats per token, and the unsteered cross entropy of every new token."""
+    """KL of each text in nats per token, and the unsteered cross entropy of every new token.
+
+    Of a row that a plan ended early only what it wrote counts; the KL of nothing is 0.
+    """
     kls: list[float] = []
     losses: list[Tensor] = []
     for steered, plain, new in _chunks(bench, written):
         clean = bench.model.forward(_joined(plain, new), last=new.shape[1] + 1)
-        losses.append(_new_token_ce(clean, new))
+        there = _written(bench.model, new)
+        losses.append(_new_token_ce(clean, new)[there.flatten().cpu()])
         if plan is None:
             kls += [0.0] * len(new)
             continue
         everywhere = torch.ones(steered.shape[:2], dtype=torch.bool, device=steered.device)
-        found = token_kl(steered, clean[:, :-1], everywhere)
-        kls += found.view(len(new), -1).mean(-1).clamp(min=0).tolist()
+        found = token_kl(steered, clean[:, :-1], everywhere).view(len(new), -1)
+        sums = torch.where(there.to(found.device), found, 0.0).sum(-1)
+        kls += (sums.cpu() / there.sum(-1).clamp(min=1).cpu()).clamp(min=0).tolist()
     return tuple(kls), torch.cat(losses)
 
 
@@ -180,6 +188,17 @@ def _joined(prompt: TokenBatch, new: Tensor) -> TokenBatch:
     ids = torch.cat([prompt.input_ids, new.to(prompt.input_ids.device)], dim=1)
     valid = torch.ones(new.shape, dtype=torch.bool, device=prompt.attention_mask.device)
     return TokenBatch(ids, torch.cat([prompt.attention_mask, valid], dim=1))
+
+
+def _written(model: Model, new: Tensor) -> Tensor:
+    """Which new ids a row wrote, `[rows, n_tokens]`: all before its end and the padding behind it.
+
+    A model that must write so many tokens never ends by itself: only a plan does.
+    """
+    eos = getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)
+    eos = eos if isinstance(eos, list) else [eos]
+    ends = torch.tensor([model.pad_id, *(i for i in eos if i is not None)], device=new.device)
+    return torch.isin(new, ends, invert=True).flip(-1).cumsum(-1).flip(-1) > 0
 
 
 def _new_token_ce(clean: Tensor, new: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ class Entry:
 class Swept:
     """An entry with the strengths of its grid; `doses` is empty for a plan without a strength.
 
-    `units` holds, for each plan, the relative dose at strength 1.
+    `units` holds, for each plan, the relative dose at strength 1, negative for a plan that came
+    with a negative strength: its doses keep that sign.
     """
 
     entry: Entry
@@ -91,12 +92,24 @@ def check_doses(doses: Sequence[float]) -> tuple[float, ...]:
 
 
 def calibrate(bench: Bench, entry: Entry, doses: Sequence[float]) -> Swept:
-    """Learn what strength gives which dose; one point if no activation is edited here."""
-    units = tuple(
-        dose_of(bench, plan.with_strength(1.0), CALIBRATION_PROMPTS) for plan in entry.plans
-    )
-    swept = entry.has_strength and all(unit > 0 for unit in units)
+    """Learn what strength gives which dose; one point if no activation is edited here, or the plan
+    came with a strength of 0."""
+    units = tuple(_unit(bench, plan) for plan in entry.plans)
+    swept = entry.has_strength and all(units)
     return Swept(entry, tuple(doses) if swept else (), units)
+
+
+def _unit(bench: Bench, plan: Plan) -> float:
+    """Relative dose at strength 1, with the sign of the plan's own.
+
+    A gate may stay shut on the first prompts: then all are read.
+    """
+    if not plan.strength or not (plan.edits or plan.controls):
+        return 0.0
+    sign = math.copysign(1.0, plan.strength)
+    counts = (CALIBRATION_PROMPTS, len(bench.prompts))
+    doses = (dose_of(bench, plan.with_strength(sign), count) for count in counts)
+    return sign * next(filter(None, doses), 0.0)
 
 
 def kl_of(point: Point) -> float:

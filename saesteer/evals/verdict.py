@@ -7,6 +7,7 @@ written again from `results.json` alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ def _against_others(reference: str, equal: Sequence[Row], rows: Mapping[str, Row
 
 
 def _fluency(row: Row, unsteered: Row | None) -> list[str]:
-    if unsteered is None or None in (unsteered["perplexity"], row["perplexity"]):
+    known: list[float | None] = [r["perplexity"] for r in (unsteered, row) if r is not None]
+    if len(known) < 2 or not all(p is not None and math.isfinite(p) for p in known):
         return []
     text = (
         f"The price in fluency: perplexity under the unsteered model goes from "

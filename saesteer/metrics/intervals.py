@@ -70,6 +70,43 @@ def paired_difference(
     return bootstrap_interval([x - y for x, y in zip(a, b, strict=True)], seed, n, level)
 
 
+def difference_to_sample(
+    a: Numbers, others: Sequence[Numbers], seed: int = 0, n: int = 2000, level: float = 0.95
+) -> Interval:
+    """Interval of the mean of a − b, where b is one of many that were not all seen.
+
+    Random directions differ from one another, and a few of them are a sample as prompts are: both
+    are drawn again. k of them spread (k − 1)/k as much around their own mean as around that of all,
+    which is made good; of one alone nothing is known, and it counts as the only one there is.
+
+    Args:
+        a: one number per prompt.
+        others: the same of each one seen, over the same prompts in the same order.
+
+    Raises:
+        DataError: none to compare with; different numbers of values, none, or one not finite.
+    """
+    if not others or any(len(b) != len(a) for b in others):
+        raise DataError(
+            f"a difference to a sample needs pairs; got {len(a)} and {[len(b) for b in others]} "
+            "values."
+        )
+    seen = np.asarray(others, dtype=np.float64)
+    usual = seen.mean(axis=0)
+    whole = paired_difference(a, usual, seed, n, level)
+    if len(seen) == 1:
+        return whole
+    own = np.asarray(a, dtype=np.float64)
+    apart = (seen - usual) * np.sqrt(len(seen) / (len(seen) - 1))
+    rng = np.random.default_rng(seed)
+    prompts = rng.integers(0, own.size, size=(n, own.size))
+    members = rng.integers(0, len(seen), size=(n, len(seen)))
+    drawn = apart[members[:, :, None], prompts[:, None, :]].mean(axis=(1, 2))
+    means = (own - usual)[prompts].mean(axis=1) - drawn
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(whole.mean, float(low), float(high))
+
+
 def auroc_interval(
     scores: Numbers, positive: Sequence[bool | int] | np.ndarray, seed: int = 0, n: int = 2000
 ) -> Interval:

@@ -147,6 +147,15 @@ def test_several_seeds_are_one_null() -> None:
     assert found.difference.mean == pytest.approx(0.9)
 
 
+def test_random_directions_that_differ_leave_doubt() -> None:
+    """0.1 above two that lie 0.4 apart is nothing; above two that agree it is something."""
+    mine = curve((1.0, (0.1,) * 9))
+    apart = [curve((1.0, (shift,) * 9)) for shift in (-0.2, 0.2)]
+    alike = [curve((1.0, (0.0,) * 9))] * 2
+    assert not advantage_at_equal_kl(mine, apart, [1.0])[0].certain
+    assert advantage_at_equal_kl(mine, alike, [1.0])[0].certain
+
+
 def test_a_seed_that_ends_early_ends_the_comparison() -> None:
     null = [curve((1.0, (0.1,))), curve((0.2, (0.3,)))]
     (found,) = advantage_at_equal_kl(curve((1.0, (1.0,))), null, [0.5])

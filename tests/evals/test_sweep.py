@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
+import torch
 
 from saesteer.errors import TaskError
 from saesteer.evals import sweep
@@ -23,7 +24,7 @@ from saesteer.evals.sweep import (
     curves_on_test,
     within,
 )
-from saesteer.steer import Plan
+from saesteer.steer import Plan, add
 
 GRID = (0.1, 0.2, 0.4)
 
@@ -55,6 +56,8 @@ def ignore(_what: str) -> None: ...
 
 
 NO_BENCH: Any = object.__new__(Bench)
+A_BENCH: Any = object.__new__(Bench)
+object.__setattr__(A_BENCH, "prompts", ("x",) * 6)
 
 
 def test_the_largest_effect_within_the_budget_is_chosen() -> None:
@@ -129,14 +132,33 @@ def test_a_method_without_a_strength_is_one_point_as_fitted(
     runs: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep, "dose_of", lambda *_: 0.5)
-    plans = (Plan(name="out", strength=1.0),)
+    plans = (Plan(add("resid_post.0", torch.ones(4)), name="out", strength=1.0),)
     for has_strength, measured in ((False, [1.0]), (True, [0.2, 0.4, 0.8])):
         runs.clear()
-        found = calibrate(NO_BENCH, Entry("out", "dense", plans, has_strength), GRID)
+        found = calibrate(A_BENCH, Entry("out", "dense", plans, has_strength), GRID)
         curve_on_validation(NO_BENCH, found, 1e9, ignore)
         assert found.swept == has_strength
         assert runs[: len(measured)] == measured
         assert has_strength or len(runs) == 1
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_plan_keeps_its_sign_and_its_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan taken away is swept as such; one of strength 0 is what it is."""
+    monkeypatch.setattr(sweep, "dose_of", lambda _bench, plan, _n: abs(plan.strength) / 2)
+    edit = add("resid_post.0", torch.ones(4))
+    for strength, expected in ((-3.0, [-0.2, -0.4, -0.8]), (2.0, [0.2, 0.4, 0.8]), (0.0, [0.0])):
+        found = calibrate(A_BENCH, Entry("x", "plan", (Plan(edit).with_strength(strength),)), GRID)
+        points = curve_on_validation(A_BENCH, found, 1e9, ignore, stretches=0).points
+        assert [p.strength for p in points] == pytest.approx(expected)
+
+
+def test_a_gate_that_stays_shut_on_the_first_prompts_is_read_on_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sweep, "dose_of", lambda _bench, _plan, n: 0.5 if n == 6 else 0.0)
+    entry = Entry("x", "plan", (Plan(add("resid_post.0", torch.ones(4))),))
+    assert calibrate(A_BENCH, entry, GRID).units == (0.5,)
 
 
 def test_one_dose_is_no_grid() -> None:

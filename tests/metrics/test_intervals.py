@@ -10,6 +10,7 @@ from saesteer.metrics import (
     Interval,
     auroc_interval,
     bootstrap_interval,
+    difference_to_sample,
     grouped_auroc_interval,
     paired_difference,
     share_interval,
@@ -71,6 +72,34 @@ def test_values_that_cannot_be_averaged_are_refused(values):
 def test_pairs_must_be_pairs():
     with pytest.raises(DataError, match="got 2 and 1"):
         paired_difference([1, 2], [1])
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_a_sample_of_few_is_no_surer_than_it_may_be(k: int):
+    """Of something as good as the mean of all directions, which differ, one interval of ten to
+    twenty excludes zero; by prompts alone it is one of five to eight."""
+    rng, hits, by_prompts = np.random.default_rng(k), 0, 0
+    for trial in range(200):
+        own = rng.normal(0, 0.3, 20)
+        others = [rng.normal(mean, 0.3, 20) for mean in rng.normal(0, 0.12, k)]
+        hits += difference_to_sample(own, others, seed=trial, n=300).excludes(0)
+        by_prompts += paired_difference(own, np.mean(others, 0), seed=trial, n=300).excludes(0)
+    assert hits <= 26
+    assert by_prompts > 1.4 * hits
+
+
+def test_one_of_a_sample_is_a_paired_difference():
+    a, b = np.random.default_rng(5).normal(size=(2, 30))
+    assert difference_to_sample(a, [b]) == paired_difference(a, b)
+    several = difference_to_sample(a, [b, b])
+    assert several.mean == pytest.approx(paired_difference(a, b).mean)
+    assert several.low == pytest.approx(paired_difference(a, b).low, abs=0.02)
+
+
+@pytest.mark.parametrize("others", [[], [[1.0, 2.0], [1.0]]])
+def test_a_sample_must_have_pairs(others):
+    with pytest.raises(DataError, match="difference to a sample needs pairs; got 2"):
+        difference_to_sample([1.0, 2.0], others)
 
 
 def test_auroc_counts_ties_as_one_half():
