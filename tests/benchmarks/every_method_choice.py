@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from saesteer.data.contrast import Contrast
 from saesteer.metrics import token_kl
-from saesteer.metrics.intervals import bootstrap_interval, paired_difference
+from saesteer.metrics.intervals import bootstrap_interval, difference_to_sample
 from saesteer.models import Model
 from saesteer.steer import Plan
 
@@ -59,15 +58,15 @@ def judged_choice(
     random = torch.stack(
         [_gaps(model, asked, each)[0] - plain for each in lost if each is not None]
     )
-    null = _paired(random.mean(0))
-    over, whole = paired_difference(effects, null), bootstrap_interval(effects)
+    over = difference_to_sample(effects, [_paired(each) for each in random])
+    whole = bootstrap_interval(effects)
     everywhere = torch.ones(len(asked), 1, dtype=torch.bool)
     return {
         **{"strength": plan.strength, "edits": len(plan.edits), "n_prompts": len(effects)},
         **{"effect": whole.mean, "effect_interval": [whole.low, whole.high], "unit": "nats"},
         "kl": float(token_kl(after[:, None], before[:, None], everywhere).mean()),
         "wanted_first": [float((gaps > 0).float().mean()) for gaps in (plain, steered)],
-        "scrambled_effect": fmean(null),
+        "scrambled_effect": whole.mean - over.mean,
         "over_scrambled": [over.mean, over.low, over.high],
         "verdict": "works" if over.low > 0 else "wrong way" if over.high < 0 else "unclear",
     }

@@ -8,7 +8,6 @@ with their directions lost (`every_method_controls`), which have its size but a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from saesteer.evals.measure import Bench, dose_of, make_bench, measure
 from saesteer.evals.sweep import CALIBRATION_PROMPTS
 from saesteer.evals.tasks import Task
 from saesteer.methods import RandomDirection
-from saesteer.metrics.intervals import Interval, bootstrap_interval, paired_difference
+from saesteer.metrics.intervals import Interval, bootstrap_interval, difference_to_sample
 from saesteer.models import Model
 from saesteer.steer import Plan
 
@@ -65,7 +64,9 @@ def judged(trial: Trial, plan: Plan) -> dict[str, Any]:
     changed = sum(a != b for a, b in zip(point.texts, plain, strict=True)) / len(plain)
     random = advantage_at_equal_kl(Curve(plan.name, (point,), swept=False), trial.null, [point.kl])
     lost = _scrambled(trial, plan, point)
-    own = None if lost is None else paired_difference(point.effects, _by_prompt(lost))
+    own = None
+    if lost is not None:
+        own = difference_to_sample(point.effects, [each.effects for each in lost])
     return {
         **{"strength": point.strength, "relative_dose": point.relative_dose, "changed": changed},
         **{"edits": len(plan.edits), "weight_edits": len(plan.weight_edits)},
@@ -102,10 +103,6 @@ def _scrambled(trial: Trial, plan: Plan, point: Point) -> list[Point] | None:
     dose = dose_of(trial.bench, plan, CALIBRATION_PROMPTS) if point.relative_dose else None
     found = [measure(trial.bench, at_dose(trial, each, dose)) for each in plans if each is not None]
     return found or None
-
-
-def _by_prompt(points: Sequence[Point]) -> list[float]:
-    return [fmean(each) for each in zip(*(point.effects for point in points), strict=True)]
 
 
 def _ends(interval: Interval) -> list[float]:
