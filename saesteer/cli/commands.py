@@ -7,7 +7,7 @@ import importlib
 import math
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -21,6 +21,22 @@ class Parser(argparse.ArgumentParser):
         """Exit with status 2."""
         print(f"{self.prog}: {message}; see {self.prog} --help.", file=sys.stderr)
         raise SystemExit(2)
+
+
+class Extend(argparse._ExtendAction):
+    """`extend` for an option with a default: what is given takes its place, then adds up."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Add the values of one more use."""
+        if getattr(namespace, self.dest) is self.default:
+            setattr(namespace, self.dest, None)
+        super().__call__(parser, namespace, values, option_string)
 
 
 def positive_int(text: str) -> int:
@@ -120,15 +136,26 @@ def model_option(parser: Parser) -> None:
     parser.add_argument("--model", help="language model; default: the one the SAE was made for")
 
 
-def text_option(parser: Parser, max_tokens: int = 20_000, each: str = "") -> None:
-    """`--text PATH ...`, `--field` and `--max-tokens`."""
+def text_option(
+    parser: Parser,
+    max_tokens: int = 20_000,
+    share: str = " in all, shared by the paths",
+    default: str | None = None,
+    told: str = "files, folders or data set names",
+) -> None:
+    """`--text PATH ...`, `--field` and `--max-tokens`.
+
+    Args:
+        share: said behind the number of tokens: whether it is in all or of each path.
+        default: what is read without `--text`; None where it is required.
+    """
     parser.add_argument(
         "--text",
         metavar="PATH",
         nargs="+",
         action="extend",
-        required=True,
-        help="files, folders or data set names",
+        required=default is None,
+        help=told + (f"; default: {default}" if default else ""),
     )
     parser.add_argument("--field", help="key of the text in JSON records")
-    count_option(parser, "--max-tokens", max_tokens, more=each)
+    count_option(parser, "--max-tokens", max_tokens, more=share)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from saesteer.cli.commands import (
+    Extend,
     Parser,
     command,
     count_option,
@@ -32,6 +33,7 @@ def concept_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     fit.add_argument(
         "--readout",
         nargs="+",
+        action=Extend,
         choices=_KINDS,
         default=list(_KINDS),
         help="kinds to try; the most readable of the best is kept (default: all)",

@@ -49,7 +49,7 @@ def _settings(args: argparse.Namespace) -> FitSettings:
         except ValueError:
             known = ", ".join(get_args(Aim))
             raise ConfigError(f"--threshold {aim} is none of {known} or a number.") from None
-    kinds, pool, n = tuple(args.readout), args.over, args.n_features
+    kinds, pool, n = tuple(dict.fromkeys(args.readout)), args.over, args.n_features
     return FitSettings(kinds, n, aim, args.budget, pool, args.seed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from saesteer.cli.common import check_json, load_pair, show_table, write_json
+from saesteer.cli.common import Progress, check_json, load_pair, show_table, write_json
 
 
 def top(args: argparse.Namespace) -> None:
@@ -55,8 +55,10 @@ def show(args: argparse.Namespace) -> None:
 
     check_json(args)
     model, sae = load_pair(args)
-    texts = iterate_texts(args.text) if args.text else prose()
-    card = show_feature(model, sae, args.feature, texts).to_dict()
+    texts = iterate_texts(args.text, args.field) if args.text else prose()
+    with Progress("features show", quiet=args.quiet) as progress:
+        asked = {"max_tokens": args.max_tokens, "progress": progress}
+        card = show_feature(model, sae, args.feature, texts, **asked).to_dict()
     write_json(args, card)
     _print_card(card, args.top)
 
@@ -67,7 +69,7 @@ def attribute(args: argparse.Namespace) -> None:
 
     check_json(args)
     model, sae = load_pair(args)
-    asked = {"top": args.top, "ablations": args.ablations}
+    asked = {"top": args.top, "last": args.last, "ablations": args.ablations}
     found = attribute_token(model, sae, args.prompt, args.token, **asked).to_dict()
     write_json(args, found)
     print(f"next token {found['token']!r}, probability {found['probability']:.3f}")

@@ -11,6 +11,7 @@ from saesteer.cli.commands import group as _group
 from saesteer.cli.commands import later as _later
 from saesteer.cli.commands import model_option as _model
 from saesteer.cli.commands import out_option as _out
+from saesteer.cli.commands import text_option as _text
 from saesteer.cli.concept_parser import concept_commands
 from saesteer.cli.learn_parser import learn_command
 from saesteer.cli.localizers import LOCALIZERS
@@ -22,6 +23,8 @@ from saesteer.cli.steer_parser import (
     steer_commands,
     tune_command,
 )
+
+_ARCHS = ("topk", "batchtopk", "matryoshka")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -96,14 +99,7 @@ def _train(nouns: argparse._SubParsersAction[_Parser]) -> None:
         help="what the SAEs differ in; other settings go before it. Default: k and d_sae at half, "
         "once and twice the config's",
     )
-    sweep.add_argument(
-        "--text",
-        metavar="PATH",
-        nargs="+",
-        action="extend",
-        help="held-out text; default: built-in prose",
-    )
-    count_option(sweep, "--max-tokens", 20_000)
+    _text(sweep, default="built-in prose", told="held-out text")
     count_option(cost, "--tokens", None, "instead of the config's n_tokens")
     count_option(cost, "--gpus", None, "cards, instead of this machine")
     cost.add_argument("--gpu", default="h100", help="which card (default h100)")
@@ -127,19 +123,14 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
     show = _command(verbs, "show", _later("features", "show"), "Everything about one feature.")
     show.add_argument("sae", help=SAE_HELP)
     show.add_argument("feature", type=int)
-    show.add_argument(
-        "--text",
-        metavar="PATH",
-        nargs="+",
-        action="extend",
-        help="where to look for passages; default: built-in prose",
-    )
+    _text(show, 100_000, default="built-in prose", told="where to look for passages")
     attribute = _command(
         verbs, "attribute", _later("features", "attribute"), "Which features make the next token."
     )
     attribute.add_argument("sae", help=SAE_HELP)
     attribute.add_argument("--prompt", required=True)
     attribute.add_argument("--token", help="the next token to explain; default: the likeliest")
+    count_option(attribute, "--last", None, "positions to look at, from the end; default: all")
     told = "also ablate each of the N largest, a pass each"
     count_option(attribute, "--ablations", 0, told, least=0)
     for parser in (top, find, show, attribute):
@@ -227,21 +218,9 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
             parser.add_argument("--against", choices=("sae-lens",), default="sae-lens")
         return parser
 
-    archs = ("topk", "batchtopk", "matryoshka")
-    step = add("train", "step", "One training step.", "768x24576")
-    count_option(step, "--steps", 50, "steps whose losses are compared")
-    step.add_argument("--arch", choices=archs, default="topk")
-    step.add_argument(
-        "--end-to-end",
-        action="store_true",
-        help="the whole trainer on smollm2-135m-instruct; of --shape only the second number counts "
-        "(8192 where none is given)",
-    )
-    step.add_argument("--text", metavar="PATH", nargs="+", help="for --end-to-end; default: prose")
-    step.add_argument("--tuned", action="store_true", help="sae-lens with autocast, compile, TF32")
-    step.set_defaults(shape=None)
+    _bench_train(add("train", "step", "One training step.", "768x24576"))
     memory = add("memory", "step:memory", "Peak memory of a step.", "768x24576")
-    memory.add_argument("--arch", choices=archs, default="topk")
+    memory.add_argument("--arch", choices=_ARCHS, default="topk")
     memory.set_defaults(tuned=False)
     add("buffer", "buffer", "The shuffle buffer.", "131072x768")
     multi = add("multi", "multi", "Several SAEs from one pass against runs of their own.", None)
@@ -260,3 +239,25 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")
+
+
+def _bench_train(parser: _Parser) -> None:
+    """What `bench train` alone can be asked for."""
+    count_option(parser, "--steps", 50, "steps whose losses are compared")
+    parser.add_argument("--arch", choices=_ARCHS, default="topk")
+    parser.add_argument(
+        "--end-to-end",
+        action="store_true",
+        help="the whole trainer on smollm2-135m-instruct; of --shape only the second number counts "
+        "(8192 where none is given)",
+    )
+    parser.add_argument(
+        "--text",
+        metavar="PATH",
+        nargs="+",
+        action="extend",
+        help="for --end-to-end; default: prose",
+    )
+    tuned = "sae-lens with autocast, compile, TF32"
+    parser.add_argument("--tuned", action="store_true", help=tuned)
+    parser.set_defaults(shape=None)

@@ -77,13 +77,19 @@ def _source(args: argparse.Namespace, model: Any, sae: Any, path: str) -> Any:
 
 
 def _scores(args: argparse.Namespace, model: Any, sae: Any) -> dict[str, Any]:
+    """The figures on text, and the tokens that each path gave."""
     from saesteer.data.text import iterate_texts
-    from saesteer.evals.sae_eval import evaluate_sae
+    from saesteer.evals.rows import bos_of, rows_by_path
+    from saesteer.evals.sae_eval import evaluate_rows
 
     texts = iterate_texts(args.text, args.field)
-    limits = {"max_tokens": args.max_tokens, "context": args.context}
+    by_path = rows_by_path(model, texts, args.max_tokens, args.context)
+    rows = [row for of_path in by_path.values() for row in of_path]
     with Progress("sae eval", quiet=args.quiet) as progress:
-        return evaluate_sae(model, sae, texts, **limits, progress=progress).to_dict()
+        scores = evaluate_rows(model, sae, rows, progress=progress)
+    n_bos = len(bos_of(model))
+    counts = {path: sum(len(row) - n_bos for row in rows) for path, rows in by_path.items()}
+    return {**scores.to_dict(), "texts": counts}
 
 
 def _concepts(args: argparse.Namespace, model: Any, sae: Any, contrasts: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--concepts",
         nargs="*",
+        action="extend",
         metavar="FILE",
         help="also probe, absorption and perturbation on these contrasts (JSON lines, or a "
         "built-in name; without any, all built-in ones)",
@@ -46,7 +47,7 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     )
     parser.add_argument("sae", help=SAE_HELP)
     model_option(parser)
-    text_option(parser, 50_000, each=" of each path")
+    text_option(parser, 50_000, " of each path")
     count_option(parser, "--context", 256, "tokens per row")
     parser.add_argument(
         "--l0",

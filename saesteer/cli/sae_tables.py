@@ -14,6 +14,12 @@ def scores(result: Mapping[str, Any]) -> Rows:
     return [{"score": name, "value": value} for name, value in plain.items()]
 
 
+def texts(result: Mapping[str, Any]) -> Rows:
+    """The tokens that each of several paths gave."""
+    found = result["texts"]
+    return [{"text": path, "tokens": n} for path, n in found.items()] if len(found) > 1 else []
+
+
 def density(result: Mapping[str, Any]) -> Rows:
     """Latents by log10 of the share of tokens on which they fire, empty bins left out."""
     edges, counts = result["density"]["log10_edges"], result["density"]["counts"]
@@ -79,7 +85,7 @@ def sae_lens(result: Mapping[str, Any]) -> Rows:
     ]
 
 
-TABLES = (scores, density, probing, absorption, perturbation, sae_lens)
+TABLES = (scores, texts, density, probing, absorption, perturbation, sae_lens)
 
 
 def _with_ci(row: Mapping[str, Any], name: str) -> str:

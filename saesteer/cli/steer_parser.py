@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from saesteer.cli.commands import (
+    Extend,
     Parser,
     command,
     count_option,
@@ -97,11 +98,15 @@ def bench_steer(verbs: argparse._SubParsersAction[Parser]) -> None:
     told = "steps that each takes in its turn, behind one that is not timed, as decoding goes; "
     count_option(parser, "--in-a-row", 5, told + "1: that one alone")
     parser.add_argument(
-        "--batches", type=positive_int, nargs="+", default=[1, 8], help="default 1 8"
+        "--batches",
+        type=positive_int,
+        nargs="+",
+        action=Extend,
+        default=[1, 8],
+        help="default 1 8",
     )
-    parser.add_argument(
-        "--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"]
-    )
+    dtypes = ("float32", "bfloat16")
+    parser.add_argument("--dtypes", nargs="+", action=Extend, choices=dtypes, default=list(dtypes))
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),
@@ -122,7 +127,9 @@ def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
     told = "Every method on the real model, each against random directions: no comparison."
     parser = command(verbs, "methods", later("bench", "run"), told)
     parser.set_defaults(benchmark="every_method")
-    parser.add_argument("--methods", nargs="+", metavar="NAME", help="default: all of them")
+    parser.add_argument(
+        "--methods", nargs="+", action="extend", metavar="NAME", help="default: all of them"
+    )
     count_option(parser, "--prompts", None, "default: all of a task's")
     parser.add_argument(
         "--dose", type=float, help="relative dose of methods with a strength; default: strength 1"

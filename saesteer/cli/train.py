@@ -109,7 +109,7 @@ def sweep(args: argparse.Namespace) -> int:
             config,
             grid,
             args.out,
-            iterate_texts(args.text) if args.text else prose(),
+            iterate_texts(args.text, args.field) if args.text else prose(),
             max_tokens=args.max_tokens,
             resume=args.resume,
             stop=stop,

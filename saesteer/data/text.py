@@ -11,13 +11,15 @@ import bz2
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple, final
 
 from saesteer.errors import DataError, NetworkError
 from saesteer.files import parse_json, path_of
@@ -122,7 +124,8 @@ def read_documents(path: Path, field: str | None = None) -> Iterator[str]:
             yield from _json_documents(path, field)
             return
         with _open_text(path) as file:
-            yield file.read()
+            document = file.read()
+        yield document  # closed by now: of a folder, many files are read side by side
     except (*_DAMAGE, *_LOCKED) as error:
         raise DataError(f"{path}: damaged or unreadable ({error}).") from error
 
@@ -184,7 +187,8 @@ def text_of(record: Any, path: Path, number: int, field: str | None) -> str:
         if isinstance(record, dict) and isinstance(record.get(name), str):
             return record[name]
     raise DataError(
-        f"{path}, line {number}: no text under {' or '.join(map(repr, names))}; set text.field."
+        f"{path}, line {number}: no text under {' or '.join(map(repr, names))}; "
+        "name its key by --field, or by text.field in a config."
     )
 
 
@@ -226,12 +230,47 @@ def split_pieces(document: str, size: int = PIECE_CHARS) -> Iterator[str]:
         start = stop
 
 
-def iterate_texts(paths: str | Sequence[str], field: str | None = None) -> Iterator[str]:
-    """All documents of one path or several, once, file after file: what scoring reads.
+class Part(NamedTuple):
+    """A file or data set: its number among all parts, the path it was found at, and its name."""
+
+    number: int
+    path: str
+    name: str
+
+
+@final
+@dataclass(frozen=True)
+class Texts(Iterable[str]):
+    """All documents of some paths, file after file; `pieces_in_turn` reads paths side by side.
+
+    Attributes:
+        sources: the parts of each path, in the order in which the paths were given.
+        field: key of the text in JSON records.
+    """
+
+    sources: tuple[tuple[Part, ...], ...]
+    field: str | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        parts = (part for source in self.sources for part in source)
+        return (document for part in parts for document in open_part(part.name, self.field))
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths as they were given, each once."""
+        return list(dict.fromkeys(source[0].path for source in self.sources))
+
+
+def iterate_texts(paths: str | Sequence[str], field: str | None = None) -> Texts:
+    """All documents of one path or several, once, file after file.
+
+    Scoring that reads a number of tokens takes equal parts of it from the paths, and from the files
+    of a path; one that ends early leaves its share to the others.
 
     Raises:
         DataError: at once, as `parts_of`.
     """
     given = [paths] if isinstance(paths, str) else paths
-    parts = [part for path in given for part in parts_of(path)]
-    return (document for part in parts for document in open_part(part, field))
+    numbers = itertools.count()
+    sources = [[Part(next(numbers), path, name) for name in parts_of(path)] for path in given]
+    return Texts(tuple(map(tuple, sources)), field)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from saesteer.errors import DataError
 from saesteer.evals.absorption import Absorption, measure_absorption
 from saesteer.evals.pooled import Pooled, Progress, pool_concepts
 from saesteer.evals.probing import dense_probe
+from saesteer.features.lens import token_text
 from saesteer.models import Model, as_model
 from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
@@ -77,42 +79,61 @@ def first_letters(
         )
     examples = tuple(e for letter in sorted(words) for e in _examples(words[letter], min(words)))
     pooled = pool_concepts(model, sae, None, [Contrast(examples, "words")], progress=progress)[0]
-    initials = [example.text[1] for example in examples]
+    initials = [_initial(example.text) for example in examples]
     return LetterAbsorption(
         tuple(_measure(pooled, letter, initials, sae) for letter in sorted(words))
     )
 
 
-def vocabulary_words(model: Model) -> list[str]:
-    """Lower-case words of three ASCII letters or more that are one token behind a space."""
-    found = []
-    for text in model.tokenizer.batch_decode([[i] for i in range(len(model.tokenizer))]):
+def vocabulary_words(model: Model) -> dict[str, str]:
+    """Lower-case words of three ASCII letters or more that are one token behind the prompt, each
+    with the text that this token is: it begins with a space, unless the tokenizer adds one itself.
+
+    Raises:
+        ModelError: the model has no tokenizer.
+    """
+    tokenizer = model.need_tokenizer()
+    tokens: dict[str, int] = {}
+    for token in range(len(tokenizer)):
+        text = token_text(model, token)
         word = text[1:]
         if text[:1] == " " and len(word) >= 3 and word.isascii() and word.isalpha():
-            found.append(word)
-    return [word for word in found if word.islower()]
+            tokens[word] = token
+    found: dict[str, str] = {}
+    for space in (" ", ""):
+        words = [word for word in tokens if word.islower() and word not in found]
+        texts = [space + word for word in words]
+        rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        for word, text, ids in zip(words, texts, rows, strict=True):
+            if list(ids) == [tokens[word]]:
+                found[word] = text
+    return found
 
 
-def _draw(words: list[str], n: int, seed: int) -> dict[str, list[str]]:
-    """Up to `n` words of each letter that has enough of them, shuffled."""
+def _draw(words: Mapping[str, str], n: int, seed: int) -> dict[str, list[str]]:
+    """The texts of up to `n` words of each letter that has enough of them, shuffled."""
     groups: dict[str, list[str]] = defaultdict(list)
-    for word in sorted(set(words)):
-        groups[word[0]].append(word)
+    for word in sorted(words):
+        groups[word[0]].append(words[word])
     rng = random.Random(seed)
     enough = {letter: group for letter, group in groups.items() if len(group) >= MIN_WORDS}
     return {letter: rng.sample(group, min(n, len(group))) for letter, group in enough.items()}
 
 
-def _examples(words: list[str], positive: str) -> list[Example]:
+def _examples(texts: list[str], positive: str) -> list[Example]:
     """Three in five words for training, one for validation, one for the test.
 
     Positive are the words that begin with `positive`; every letter gets its own labels later.
     """
     splits: tuple[Split, ...] = ("train", "train", "train", "validation", "test")
     return [
-        Example(f" {word}", int(word[0] == positive), splits[rank % 5], prompt=PROMPT)
-        for rank, word in enumerate(words)
+        Example(text, int(_initial(text) == positive), splits[rank % 5], prompt=PROMPT)
+        for rank, text in enumerate(texts)
     ]
+
+
+def _initial(text: str) -> str:
+    return text.lstrip()[0]
 
 
 def _measure(pooled: Pooled, letter: str, initials: list[str], sae: SAE) -> Absorption:

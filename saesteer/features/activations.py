@@ -7,10 +7,10 @@ whatever the text is, as it does in generation; a line break parts them where ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -59,7 +59,8 @@ def read_activations(
     Raises:
         ConfigError: `batch_size` below 1.
         SiteError: the model has no such site.
-        DataError: a text without tokens, or longer than the model can read; or NaN comes back.
+        DataError: no text, or one without tokens or longer than the model can read; or NaN comes
+            back.
     """
     model = as_model(model)
     place = model.check_site(site)
@@ -93,7 +94,8 @@ def pooled_activations(
     Raises:
         ConfigError: no such pool, or `n_last` or `batch_size` below 1.
         SiteError: the model has no such site.
-        DataError: a text without tokens, or longer than the model can read; or NaN comes back.
+        DataError: no text, or one without tokens or longer than the model can read; or NaN comes
+            back.
     """
     check_pool(pool)
     if n_last is not None:
@@ -165,9 +167,20 @@ def text_batches(
         yield TextBatch(tuple(chosen), tokens.to(model.device), own)
 
 
-def as_examples(examples: Examples) -> list[Example | str]:
-    """One text or many, as a list."""
-    return [examples] if isinstance(examples, Example | str) else list(examples)
+def as_examples(examples: Any) -> list[Example | str]:
+    """One text or many, as a list.
+
+    Raises:
+        DataError: something else than `Examples`, such as a chat.
+    """
+    several = isinstance(examples, Iterable) and not isinstance(examples, str | bytes | Mapping)
+    found: list[Any] = list(examples) if several else [examples]
+    for given in found:
+        if not isinstance(given, Example | str):
+            raise DataError(
+                f"{repr(given)[:60]} is no text: give a text or an Example, or a list of them."
+            )
+    return found
 
 
 def check_pool(pool: str) -> None:

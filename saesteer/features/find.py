@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saesteer.data.contrast import Contrast
-from saesteer.errors import DataError
+from saesteer.errors import ContrastError, DataError, none_such
 from saesteer.features.activations import (
     Examples,
     Pool,
@@ -109,7 +109,7 @@ def find_features(
 
     Raises:
         ConfigError: `top` or `batch_size` below 1, fewer than 0 effects, or no such pool.
-        ContrastError: `split` is empty or one-sided.
+        ContrastError: it is none, such as its name, or `split` is empty or one-sided.
         DimensionError: model and SAE have different widths.
         SiteError: the model has no such layer.
     """
@@ -117,6 +117,8 @@ def find_features(
     check_count("effects", effects, 0)
     model = as_model(model)
     check_width(sae, model)
+    if not isinstance(contrast, Contrast):
+        raise ContrastError(none_such(contrast, "contrast", "Contrast.read"))
     chosen = contrast.split(split)
     stats = latent_stats(model, sae, chosen.examples, pool=pool, batch_size=batch_size)
     positive = torch.tensor([example.label == 1 for example in chosen.examples])
@@ -192,8 +194,9 @@ def max_activations(
 
     Raises:
         ConfigError: `batch_size` below 1.
-        DataError: no texts, or one without tokens.
+        DataError: no texts, or what is none, or one without tokens.
     """
+    texts = as_examples(texts)
     if not texts:
         raise DataError("max_activations: no texts; give some on which the features fire.")
     model = as_model(model)

@@ -7,7 +7,7 @@ Texts are read once, in windows, for any number of features together; only the b
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from saesteer.data.turns import pieces_in_turn
 from saesteer.errors import DataError
 from saesteer.features.activations import prefix_ids
 from saesteer.features.histogram import GrowingHistogram, Histogram
@@ -37,7 +38,7 @@ RADIUS = 12
 class Passage:
     """Tokens around a peak, each with the feature's activation there; `peak` indexes them.
 
-    `text` counts the texts of the stream from 0.
+    `text` counts the texts of the stream from 0, as they are begun.
     """
 
     text: int
@@ -102,12 +103,14 @@ def show_features(
     neighbours: int = 8,
     max_tokens: int | None = None,
     batch_size: int = 16,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[FeatureCard]:
     """The cards of several features, from one pass over `texts`.
 
     Args:
         passages: how many to keep of each; `tokens`, `neighbours`: how many to list.
-        max_tokens: stop reading the stream after about this many.
+        max_tokens: stop reading after about this many; paths of `iterate_texts` share them.
+        progress: called with tokens read and `max_tokens`, where that is given.
 
     Raises:
         ConfigError: `batch_size` below 1.
@@ -126,8 +129,11 @@ def show_features(
         n_tokens += int(kept.sum())
         for column, tally in enumerate(tallies):
             tally.add(model, batch, latents[..., column], kept)
-        if max_tokens is not None and n_tokens >= max_tokens:
-            break
+        if max_tokens is not None:
+            if progress is not None:
+                progress(min(n_tokens, max_tokens), max_tokens)
+            if n_tokens >= max_tokens:
+                break
     if not n_tokens:
         raise DataError("the texts have no tokens; give at least one with a word in it.")
     lenses = promoted_tokens(model, sae, features, tokens)
@@ -208,10 +214,13 @@ class _Tally:
 def _windows(model: Model, texts: Iterable[str]) -> Iterator[_Window]:
     """Texts as token windows, each behind the tokenizer's own BOS if it sets one."""
     prefix = tuple(prefix_ids(model))
-    for number, text in enumerate([texts] if isinstance(texts, str) else texts):
-        ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-        for start in range(0, len(ids), WINDOW):
-            yield _Window(number, prefix, tuple(ids[start : start + WINDOW]))
+
+    def cut(text: str) -> Iterator[list[int]]:
+        ids = model.need_tokenizer()(text, add_special_tokens=False)["input_ids"]
+        return (ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW))
+
+    for piece in pieces_in_turn(texts, cut):
+        yield _Window(piece.text, prefix, tuple(piece.ids))
 
 
 def _batches(windows: Iterable[_Window], size: int) -> Iterator[list[_Window]]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saesteer.errors import DataError
 from saesteer.features.activations import kept_tokens, text_batches
 from saesteer.features.lens import token_text
 from saesteer.models import Model, as_model, record
@@ -67,12 +68,14 @@ def top_features(model: Model | nn.Module, sae: SAE, text: str, *, top: int = 10
 
     Raises:
         ConfigError: `top` below 1.
-        DataError: the text has no tokens.
+        DataError: it is no text, or has no tokens.
         DimensionError: model and SAE have different widths.
     """
     check_count("top", top)
     model = as_model(model)
     check_width(sae, model)
+    if not isinstance(text, str):
+        raise DataError(f"top_features: {repr(text)[:60]} is no text; give one string.")
     (batch,) = text_batches(model, [text], 1)
     resid = record(model, batch.tokens, [sae.site])[sae.site]
     own, kept = batch.own[0], kept_tokens(resid, batch)[0]

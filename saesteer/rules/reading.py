@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import torch
 
+from saesteer.errors import RuleError
 from saesteer.models.limits import check_prompt
 from saesteer.models.record import record
 from saesteer.rules.evidence import Evidence
@@ -66,21 +67,17 @@ class RuleReading:
         """Why an atom holds at a token, or does not.
 
         Raises:
-            RuleError: no such atom.
-            IndexError: no such token.
+            RuleError: no such atom or token.
         """
-        index = range(len(self.tokens))[index]
-        return self.gate.prove(self.evidence, 0, index, self.gate.known(atom))
+        return self.gate.prove(self.evidence, 0, self._position(index), self.gate.known(atom))
 
     def why_not(self, atom: str, index: int = -1) -> NearMiss | None:
         """What an atom misses at a token; None if it holds there.
 
         Raises:
-            RuleError: no such atom.
-            IndexError: no such token.
+            RuleError: no such atom or token.
         """
-        index = range(len(self.tokens))[index]
-        return self.gate.why_not(self.evidence, 0, index, self.gate.known(atom))
+        return self.gate.why_not(self.evidence, 0, self._position(index), self.gate.known(atom))
 
     def proofs(self) -> list[tuple[int, Proof]]:
         """For every derived atom that holds, its first and its last token's proof."""
@@ -112,6 +109,13 @@ class RuleReading:
         for t, proof in self.proofs():
             lines += ["", f"at token {t} {self.tokens[t]!r}", *proof.lines()]
         return "\n".join(lines)
+
+    def _position(self, index: int) -> int:
+        """A token's position; a negative index counts from the end."""
+        n = len(self.tokens)
+        if not -n <= index < n:
+            raise RuleError(f"no token {index}; the text has {n}, 0 to {n - 1}.")
+        return index % n
 
     def _spell(self, positions: tuple[int, ...]) -> str:
         return "  ".join(f"{t} {self.tokens[t]!r}" for t in positions) or "nowhere"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from saesteer.cli.parser import build_parser
-from saesteer.saes import load_sae
+from saesteer.saes import load_sae, save_sae
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -37,6 +38,23 @@ def test_help_imports_nothing_heavy() -> None:
 def test_an_option_given_twice_adds_up(command: str, option: str) -> None:
     given = [*command.split(), f"--{option}", "a=1", "b=2", f"--{option}", "c=3"]
     assert getattr(build_parser().parse_args(given), option) == ["a=1", "b=2", "c=3"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sae eval S --text T", "features top S --text sea", "rules explain R --sae S --prompt sea"],
+)
+def test_a_published_sae_finds_its_model_by_transformer_lenss_name(
+    run: Any, disk: Path, tmp_path: Path, command: str
+) -> None:
+    sae = replace(load_sae(disk / "sae"), model_name="gemma-2-2b")
+    (tmp_path / "rules.yaml").write_text(
+        "concepts:\n  sea: {feature: 3, threshold: 0.5}\nrules: |\n  wet :- sea.\n"
+    )
+    there = {"S": save_sae(sae, tmp_path / "sae"), "T": disk / "text.txt"}
+    there["R"] = tmp_path / "rules.yaml"
+    outcome = run(*[there.get(word, word) for word in command.split()])
+    assert outcome.err.startswith("saesteer: google/gemma-2-2b: not in the local cache"), outcome
 
 
 def test_train_then_eval_then_look(run: Any, disk: Path, tmp_path: Path) -> None:
@@ -90,6 +108,7 @@ def test_resume_continues_a_stopped_run(run: Any, disk: Path, tmp_path: Path) ->
         ("show", (5, "--text", "TEXT"), "promoted", "index: 5\n", "e+"),
         ("attribute", ("--prompt", "the rain in the"), "parts", "attribution", "ablation"),
         ("attribute", ("--prompt", "the", "--ablations", 1), "parts", "ablation", "None"),
+        ("attribute", ("--prompt", "the sea", "--last", 1), "last", "attribution", "None"),
     ],
 )
 def test_features(

@@ -61,6 +61,29 @@ def test_without_them_the_scores_are_all(run: Any, disk: Path, tmp_path: Path) -
     assert "TPP" not in done.out
 
 
+def test_paths_share_the_tokens_and_each_says_how_many(
+    run: Any, disk: Path, tmp_path: Path
+) -> None:
+    other, report = tmp_path / "other.txt", tmp_path / "scores.json"
+    other.write_text("a sea of salt " * 400)
+    done = run(*command(disk, "--text", other, "--sae-lens", "--json", report))
+    assert done.status == 0, done.err
+    found = json.loads(report.read_text())
+    assert list(found["texts"]) == [str(disk / "text.txt"), str(other)]
+    first, second = found["texts"].values()
+    assert first + second == 300
+    assert abs(first - second) <= 32
+    assert "other.txt" in done.out
+    alone = run(*command(disk, "--json", report))
+    assert json.loads(report.read_text())["texts"] == {str(disk / "text.txt"): 300}
+    assert "text.txt" not in alone.out
+
+
+def test_help_says_whether_tokens_are_in_all_or_of_each(run: Any) -> None:
+    for verb, told in (("eval", "default 20000 in all,"), ("level", "default 50000 of each path")):
+        assert told in " ".join(run("sae", verb, "--help").out.split())
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -3,52 +3,95 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from saesteer.data.contrast import Example
 from saesteer.errors import DataError
 from saesteer.evals.first_letters import PROMPT, first_letters, vocabulary_words
+from saesteer.features.activations import text_ids
 from saesteer.models import Model, layout_of
 
+ENDS = ["".join(pair) for pair in itertools.product("aeio", "lmnprstv")]
+WORDS = [f"b{end}" for end in ENDS] + [f"k{end}" for end in ENDS] + [f"z{end}" for end in ENDS[:5]]
 
-def wordy_model() -> Model:
-    """A random model whose tokenizer knows 32 words on each of `b` and `k`, and 5 on `z`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    ends = ["".join(pair) for pair in itertools.product("aeio", "lmnprstv")]
-    words = [f"b{end}" for end in ends] + [f"k{end}" for end in ends]
-    words += [f"z{end}" for end in ends[:5]]
-    pieces = ["<unk>", "<eos>", *(f"Ġ{word}" for word in words), "Ġbal1", "Ġda", "bare"]
-    raw = Tokenizer(models.WordLevel({p: i for i, p in enumerate(pieces)}, unk_token="<unk>"))
+def pieces_with(space: str) -> list[str]:
+    """The words behind a space as a tokenizer writes it, and others that are none."""
+    return ["<unk>", "<eos>", *(f"{space}{word}" for word in WORDS), f"{space}bal1", f"{space}da",
+            "bare"]  # fmt: skip
+
+
+def byte_level() -> Tokenizer:
+    """As of GPT-2: a space is part of the word behind it, written and read as Ġ."""
+    pieces = {piece: i for i, piece in enumerate(pieces_with("Ġ"))}
+    raw = Tokenizer(models.WordLevel(pieces, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
+    return raw
+
+
+def sentence_piece() -> Tokenizer:
+    """As of Llama 2 and Mistral: every text gets a space in front, and decoding takes it off."""
+    pieces = [(piece, -9.0) for piece in pieces_with("▁")]
+    pieces += [(letter, -20.0) for letter in ("▁", *"abcdefghijklmnopqrstuvwxyz")]
+    raw = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
+    raw.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    raw.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return raw
+
+
+def metaspace() -> Tokenizer:
+    """As of later Mistrals: a text gets a space in front where it has none."""
+    raw = sentence_piece()
+    raw.normalizer = normalizers.Sequence([])
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    return raw
+
+
+KINDS = pytest.mark.parametrize("make", [byte_level, sentence_piece, metaspace])
+
+
+def wordy_model(make: Callable[[], Tokenizer] = byte_level) -> Model:
+    """A random model whose tokenizer knows 32 words on each of `b` and `k`, and 5 on `z`."""
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw, unk_token="<unk>", eos_token="<eos>"
+        tokenizer_object=make(), unk_token="<unk>", eos_token="<eos>"
     )
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(pieces), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=64,
     )  # fmt: skip
     hf = transformers.LlamaForCausalLM(config).eval()
-    letters = torch.tensor([ord(p[1]) if p[0] == "Ġ" else 0 for p in pieces])
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    letters = torch.tensor([ord(p[1]) if p[0] in "Ġ▁" and p[1:] else 0 for p in pieces])
     hf.model.embed_tokens.weight.data[:, 3] += (letters == ord("b")) * 0.3
     hf.model.embed_tokens.weight.data[:, 4] += (letters == ord("k")) * 0.3
     return Model(hf, tokenizer, "wordy", layout_of(hf))
 
 
-def test_words_are_whole_lower_case_tokens_behind_a_space():
-    words = vocabulary_words(wordy_model())
-    assert len(words) == 69
-    assert {"bal", "kal", "zal"} <= set(words)
-    assert not {"bal1", "da", "bare"} & set(words)
+@KINDS
+def test_words_are_whole_lower_case_tokens_behind_a_space(make):
+    model = wordy_model(make)
+    words = vocabulary_words(model)
+    assert sorted(words) == sorted(WORDS)
+    for word, text in words.items():
+        assert text.strip() == word
+        ids, n_before = text_ids(model, Example(text, 1, prompt=PROMPT))
+        assert model.tokenizer.convert_ids_to_tokens(ids[n_before:])[0][1:] == word
+        assert len(ids) == n_before + 1
 
 
-def test_letters_with_enough_words_are_judged(tiny_sae):
-    model = wordy_model()
+@KINDS
+def test_letters_with_enough_words_are_judged(tiny_sae, make):
+    model = wordy_model(make)
     w_enc = torch.zeros(32, 96)
     w_enc[3, 10] = w_enc[4, 20] = 1.0
     sae = replace(tiny_sae(model, "resid_pre.0"), w_enc=w_enc, b_enc=torch.zeros(96))

@@ -18,6 +18,7 @@ from saesteer.features import (
     max_activations,
     output_scores,
     show_feature,
+    top_features,
 )
 from saesteer.features.activations import (
     kept_tokens,
@@ -246,3 +247,17 @@ def test_a_batch_of_no_texts_is_refused_everywhere(
 def test_a_count_is_a_whole_number(count: Any) -> None:
     with pytest.raises(ConfigError, match=f"top is {count!r}, expected a whole number"):
         inspect.unwrap(check_count)("top", count)  # without the tests' own check of types
+
+
+@pytest.mark.parametrize("given", [[{"role": "user", "content": "Hi"}], [["a", "b"]], {"a": 1}, 3])
+def test_what_is_no_text_is_refused_in_one_line(tiny_model: Any, tiny_sae: Any, given: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, SITE)
+    for read in (read_activations, pooled_activations):
+        sites = SITE if read is read_activations else [SITE]
+        with pytest.raises(DataError, match="give a text or an Example, or a list of them"):
+            inspect.unwrap(read)(model, given, sites)
+    with pytest.raises(DataError, match="give a text or an Example, or a list of them"):
+        inspect.unwrap(max_activations)(model, sae, given)
+    with pytest.raises(DataError, match="is no text; give one string"):
+        inspect.unwrap(top_features)(model, sae, given)

@@ -106,6 +106,26 @@ def test_last_limits_the_positions(tiny_model: Any, tiny_sae: Any) -> None:
     assert recent.parts == kept
 
 
+def test_every_position_counts_unless_it_is_said_how_many(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    long = f"{PROMPT} and the rain in the town and the sea in the sun"
+    assert model.tokenize([long]).input_ids.shape[1] > 20
+    plain = attribute_token(model, sae, long, 70, top=10_000)
+    assert min(part.position for part in plain.parts) < 3
+    assert plain.to_dict()["last"] is None
+    recent = attribute_token(model, sae, long, 70, top=10_000, last=4)
+    assert recent.to_dict()["last"] == 4
+
+
+def test_one_prompt_is_explained_at_a_time(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    with pytest.raises(DataError, match="one prompt at a time, got 2"):
+        unwrap(attribute_token)(model, sae, [PROMPT, "the sea"])
+    assert attribute_token(model, sae, PROMPT) == unwrap(attribute_token)(model, sae, [PROMPT])
+
+
 def test_outlier_positions_are_left_out(tiny_model: Any, tiny_sae: Any) -> None:
     model = tiny_model("llama")
     sae = tiny_sae(model, "resid_post.1")

@@ -184,3 +184,6 @@ def test_errors(planted: tuple[Any, Any]) -> None:
     )
     with pytest.raises(DimensionError, match="reads activations of width 30, but .* has width 32"):
         find_features(model, narrow, CONTRAST)
+    for given, words in ((["a", "b"], "a list is no contrast"), ("ocean", "Contrast.read.'ocean'")):
+        with pytest.raises(ContrastError, match=words):
+            inspect.unwrap(find_features)(model, sae, given)

@@ -6,11 +6,13 @@ import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from saesteer.data.text import iterate_texts
 from saesteer.errors import DataError, FeatureError
 from saesteer.features import show
 from saesteer.features.activations import read_activations
@@ -105,6 +107,35 @@ def test_the_stream_is_read_no_further_than_asked(pair: tuple[Any, Any]) -> None
     card = show_feature(model, sae, 0, endless(), max_tokens=30, batch_size=2)
     assert 30 <= card.n_tokens < 60
     assert next(taken) < 8
+
+
+def test_paths_share_the_tokens_that_are_read(
+    pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, sae = pair
+    monkeypatch.setattr(show, "WINDOW", 8)
+    for name, word in (("a.txt", "boat "), ("b.txt", "ship ")):
+        (tmp_path / name).write_text(word * 100)
+    index, _ = busy_feature(model, sae)
+    texts = iterate_texts([str(tmp_path / "a.txt"), str(tmp_path / "b.txt")])
+    loud = replace(sae, threshold=torch.full_like(sae.threshold, -1e9))
+    card = show_feature(model, loud, index, texts, max_tokens=40, passages=99, batch_size=2)
+    seen = ["".join(passage.tokens) for passage in card.passages]
+    assert any("boat" in text for text in seen)
+    assert any("ship" in text for text in seen)
+    assert {passage.text for passage in card.passages} == {0, 1}
+
+
+def test_progress_counts_the_tokens_that_were_asked_for(pair: tuple[Any, Any]) -> None:
+    model, sae = pair
+    told: list[tuple[int, int]] = []
+    card = show_feature(
+        model, sae, 0, TEXTS * 9, max_tokens=60, batch_size=2,
+        progress=lambda *at: told.append(at),
+    )  # fmt: skip
+    assert told[-1] == (60, 60)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert card.n_tokens >= 60
 
 
 def test_a_topk_sae_is_read_through_its_full_encode(pair: tuple[Any, Any]) -> None:

@@ -157,6 +157,13 @@ def test_what_cannot_be_read(model: Model, sae: SAE, mixed: list[int]) -> None:
         RuleBook.from_dict({"rules": "a."}).evaluate(model, sae, "")
     with pytest.raises(RuleError, match="'zzz' is no atom of these rules"):
         _read(model, sae, mixed).proof("zzz")
+    reading = _read(model, sae, mixed)
+    n = len(reading.tokens)
+    for ask in (reading.proof, reading.why_not):
+        for index in (99, n, -n - 1):
+            with pytest.raises(RuleError, match=f"no token {index}; .* has {n}, 0 to"):
+                ask("only", index)
+        assert ask("only", -n) == ask("only", 0)
 
 
 def test_a_book_without_concepts_needs_no_sae(model: Model) -> None:
