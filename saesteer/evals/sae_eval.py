@@ -166,7 +166,7 @@ def _read(
     finite_rows(resid[scored], model, sae.site)
     keep = scored & ~outlier_tokens(resid, scored, outlier_factor)
     latents = sae.to(device=resid.device).encode(resid[keep])
-    sums.add(resid[keep], sae.decode(latents), latents)
+    sums.add(sae.seen(resid[keep]), sae.decode(latents), latents)
     return _Batch(tokens, resid, keep)
 
 

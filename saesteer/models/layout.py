@@ -1,9 +1,11 @@
 """Find a model's sites from its own structure, so that a new architecture mostly needs no code.
 
 A decoder is read as: one `ModuleList` of `num_hidden_layers` blocks, each with an attention and an
-MLP part under one of a few names. Where families differ in meaning, not in name, the rule is here:
-Gemma 2 and 3 normalise what attention and MLP add, so their contributions are those norms' outputs;
-a parallel-residual block has no `resid_mid`; fused experts hide their neurons.
+MLP part under one of a few names; hybrids have blocks without attention among them. Where families
+differ in meaning, not in name, the rule is here: Gemma 2 and 3, OLMo 2 and 3, EXAONE 4 and GLM-4
+normalise what attention and MLP add, so their contributions are those norms' outputs; OLMo's and
+EXAONE's MLP has no norm before it, so `resid_mid` is what it reads; a parallel-residual block has
+no `resid_mid`; fused experts hide their neurons.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ _ATTENTION = ("self_attn", "attn", "attention")
 _MLP = ("mlp", "block_sparse_moe", "feed_forward")
 _ATTENTION_PROJECTION = ("o_proj", "c_proj", "dense", "out_proj", "o")
 _MLP_PROJECTION = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "out")
-_NORM_AFTER_ATTENTION = ("post_attention_layernorm", "ln_2", "ln2")
+_BEFORE_MLP = ("pre_feedforward_layernorm", "pre_mlp_layernorm")
+_AFTER_ATTENTION = ("post_attention_layernorm", "ln_2", "ln2")
+_BEHIND_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm")
 _ROUTER = ("gate", "router")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
@@ -69,7 +73,7 @@ class Layout:
             case "resid_post":
                 return HookPoint(block, "out")
             case "resid_mid":
-                return HookPoint(self._mid_norm(block, site), "in")
+                return HookPoint(self._mid_reader(block, site), "in")
             case "attn_out" | "mlp_out":
                 return HookPoint(_contribution(block, site), "out")
             case "mlp_in":
@@ -97,7 +101,7 @@ class Layout:
     def write_weight(self, site: Site) -> Float[Tensor, "d_model width"]:
         """The matrix that writes heads or neurons to the residual: W_O's columns, or W_down.
 
-        A norm behind it (Gemma 2 and 3) and a bias are not in it.
+        A norm behind it (Gemma 2 and 3, OLMo 2 ...) and a bias are not in it.
 
         Raises:
             SiteError: the site is of another kind, or this model does not have it.
@@ -119,13 +123,14 @@ class Layout:
         """
         return weight_of(unwrap(self.point(site).module))
 
-    def _mid_norm(self, block: nn.Module, site: Site) -> nn.Module:
+    def _mid_reader(self, block: nn.Module, site: Site) -> nn.Module:
         if self.parallel_residual:
             raise SiteError(
                 f"{site} does not exist: attention and MLP of this model run in parallel, "
                 "so there is no residual between them; use resid_pre or resid_post."
             )
-        return _part(block, ("pre_feedforward_layernorm", *_NORM_AFTER_ATTENTION), site)
+        reader = _MLP if _norms_attention(block) else _AFTER_ATTENTION
+        return _part(block, (*_BEFORE_MLP, *reader), site)
 
     def _columns(self, site: Site) -> tuple[int, int] | None:
         if site.head is None:
@@ -203,7 +208,9 @@ def _config_value(config: Any, hf: nn.Module, name: str) -> int:
 def _find_blocks(hf: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
     for module in hf.modules():
         for child in module.children():
-            if isinstance(child, nn.ModuleList) and len(child) == n_layers and _is_block(child[0]):
+            if not isinstance(child, nn.ModuleList) or len(child) != n_layers:
+                continue
+            if any(map(_is_block, child)):
                 return module, child
     raise ModelError(
         f"{type(hf).__name__}: no list of {n_layers} blocks with an attention and an MLP part; "
@@ -225,12 +232,20 @@ def _part(module: nn.Module, names: Sequence[str], site: Site) -> nn.Module:
 
 def _contribution(block: nn.Module, site: Site) -> nn.Module:
     """The module whose output is what attention or MLP adds to the residual stream."""
-    normed = hasattr(block, "pre_feedforward_layernorm")
     if site.kind == "attn_out":
-        names = ("post_attention_layernorm",) if normed else _ATTENTION
+        also = ("post_attention_layernorm",) if _norms_attention(block) else ()
+        norms, names = ("post_self_attn_layernorm", *also), _ATTENTION
     else:
-        names = ("post_feedforward_layernorm",) if normed else _MLP
-    return _part(block, names, site)
+        norms, names = _BEHIND_MLP, _MLP
+    return _part(block, [norm for norm in norms if hasattr(block, norm)] or names, site)
+
+
+def _norms_attention(block: nn.Module) -> bool:
+    """Whether `post_attention_layernorm` norms what attention adds; Llama's is the MLP's own norm.
+
+    It does where the MLP has a norm of another name, before it or behind it.
+    """
+    return hasattr(block, "post_feedforward_layernorm") or hasattr(block, "pre_mlp_layernorm")
 
 
 def _router(block: nn.Module, site: Site) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import nn
 
 from saesteer.errors import ModelError, NetworkError
 from saesteer.files import path_of
+from saesteer.models.aliases import hub_name
 from saesteer.models.fastest import fastest_dtype
 from saesteer.models.layout import layout_of
 from saesteer.models.model import Model
@@ -49,7 +50,8 @@ def load_model(
 
     Args:
         ref: `smollm2-135m-instruct` (ships through the package registry), any Hugging Face name
-            or folder, a `.gguf` file, a Hugging Face module, or a TransformerBridge.
+            or folder, TransformerLens's name of a model (`gpt2-small` is `gpt2`), a `.gguf` file,
+            a Hugging Face module, or a TransformerBridge.
         tokenizer: overrides the one found beside the model; needed for a bare module that does not
             name where it came from.
         device: "cuda", "mps", "cpu" ...; default, by name, is the best one present.
@@ -73,7 +75,7 @@ def load_model(
         model = embedded.load(cache_dir=cache_dir, dtype=dtype)
         return _prepare(model, device, None)
     placed = {"device_map": device_map, "offload_folder": offload_folder}
-    model = _from_pretrained(str(ref), tokenizer, dtype, placed, cache_dir)
+    model = _from_pretrained(hub_name(str(ref)), tokenizer, dtype, placed, cache_dir)
     return _prepare(model, None if device_map else device, None)
 
 
@@ -87,6 +89,7 @@ def load_skeleton(ref: str) -> Model:
 
     from saesteer.models import embedded
 
+    ref = ref if ref == embedded.NAME else hub_name(ref)
     where, options = _source(str(embedded.prepare()) if ref == embedded.NAME else ref)
     try:
         with torch.device("meta"):

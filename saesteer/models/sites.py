@@ -1,7 +1,9 @@
 """Where in a model an activation lives, as a value that names it the same way everywhere.
 
 A site is `kind.layer`, as in `resid_post.9`; a single attention head is `head_out.layer.head`.
-TransformerLens names (`blocks.9.hook_resid_post`) are read as the same sites.
+TransformerLens names (`blocks.9.hook_resid_post`) are read as the same sites, and so are Hugging
+Face's modules where what goes in or comes out is a site in every model that has them
+(`model.layers.9`, `model.layers.9.self_attn.o_proj.input`).
 
 `resid_mid` is read where the MLP's norm reads it, so an edit there reaches the MLP branch alone, as
 at TransformerBridge's `hook_resid_mid`; `attn_out` and `resid_post` edit the stream itself.
@@ -28,11 +30,32 @@ _LENS_KINDS = {
     "hook_attn_out": "attn_out",
     "hook_mlp_out": "mlp_out",
     "attn.hook_z": "head_out",
-    "mlp.hook_in": "mlp_in",  # TransformerBridge's; the older hook_mlp_in is before the norm
+    "mlp.hook_in": "mlp_in",
     "mlp.gate.hook_in": "router_in",
     "mlp.hook_post": "neurons",
+    "hook_in": "resid_pre",  # TransformerBridge's names; those above are written
+    "hook_out": "resid_post",
 }
+_UNCLEAR = {
+    "hook_mlp_in": "it is before the MLP's norm in TransformerLens and behind it in Gemma Scope 2; "
+    "use resid_mid.{0} or mlp_in.{0}",
+    "ln2.hook_normalized": "it is before the norm's gain, where no site is; mlp_in.{0} is behind",
+    "attn.hook_out": "some models have a norm behind it; use blocks.{0}.hook_attn_out",
+    "mlp.hook_out": "some models have a norm behind it; use blocks.{0}.hook_mlp_out",
+}
+"""TransformerLens names that are no sites, or not the same ones everywhere."""
+_HF_KINDS = {
+    None: "resid_post",
+    "input": "resid_pre",
+    "self_attn.o_proj.input": "head_out",
+    "pre_feedforward_layernorm": "mlp_in",
+    "mlp.input": "mlp_in",
+    "mlp.down_proj.input": "neurons",
+    "post_feedforward_layernorm": "mlp_out",
+}
+"""Outputs of a block's modules, with or without `.output` behind, and inputs."""
 _LENS = re.compile(r"blocks\.(\d+)\.(.+)")
+_HF = re.compile(r"(?:\w+\.)*(?:layers|h)\.(\d+)(?:\.(.+))?")
 _OWN = re.compile(r"([a-z_]+)\.(\d+)(?:\.(\d+))?")
 _FORM = f"write KIND.LAYER such as resid_post.9, with KIND one of {', '.join(KINDS)}"
 
@@ -79,17 +102,21 @@ class Site:
 
     @staticmethod
     def parse(ref: str | Site) -> Site:
-        """Read `resid_post.9`, `head_out.9.3` or a TransformerLens name.
+        """Read `resid_post.9`, `head_out.9.3`, or a name of TransformerLens or Hugging Face.
 
         Raises:
-            SiteError: it is none of these.
+            SiteError: it is none of these, or means different places in different models.
         """
         if isinstance(ref, Site):
             return ref
         if not isinstance(ref, str):
             raise SiteError(f"{ref!r} is not a site; {_FORM}.")
-        if (lens := _LENS.fullmatch(ref)) and lens[2] in _LENS_KINDS:
-            return Site(int(lens[1]), _LENS_KINDS[lens[2]])
+        lens, hf = _LENS.fullmatch(ref), _HF.fullmatch(ref.removesuffix(".output"))
+        for found, kinds in ((lens, _LENS_KINDS), (hf, _HF_KINDS)):
+            if found and found[2] in kinds:
+                return Site(int(found[1]), kinds[found[2]])
+        if lens and lens[2] in _UNCLEAR:
+            raise SiteError(f"{ref!r} is not a site: {_UNCLEAR[lens[2]].format(lens[1])}.")
         own = _OWN.fullmatch(ref)
         if own and own[1] in KINDS and (own[3] is None or own[1] == "head_out"):
             return Site(int(own[2]), own[1], None if own[3] is None else int(own[3]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import index
 from typing import Any, SupportsIndex
@@ -140,21 +140,33 @@ def _indices(features: Any) -> tuple[int, ...]:
         return tuple(map(index, features))
 
 
-def site_of(hook: object, head: Any, name: str) -> Site:
-    """The site that a hook's name means, with its head if one is given.
+def site_of(metadata: Mapping[str, Any], name: str, end: str = "") -> Site:
+    """The site of `hook_name`, else of `hf_hook_name`, with its head if one is given.
+
+    Args:
+        end: `_out` for what a transcoder writes.
 
     Raises:
-        SaeError: there is no name, or it means no site.
+        SaeError: there is neither name, or they mean no site.
     """
-    if not isinstance(hook, str):
+    key, head = f"hook_name{end}", metadata.get(f"hook_head_index{end}")
+    given = [hook for hook in (metadata.get(key), metadata.get(f"hf_{key}")) if hook is not None]
+    if not given:
         raise SaeError(
-            f"SAE {name}: cfg.json names no hook_name in its metadata. "
-            "Set metadata.hook_name, for example blocks.9.hook_resid_post."
+            f"SAE {name}: cfg.json names no {key} in its metadata. "
+            f"Set metadata.{key}, for example blocks.9.hook_resid_post."
         )
-    try:
-        site = Site.parse(hook)
-    except SiteError as error:
-        raise SaeError(f"SAE {name}: hook_name {hook!r} is not a site: {error}") from error
+    site = _first_site(given, f"SAE {name}: {key}")
     if head is None or site.kind != "head_out":
         return site
     return dataclasses.replace(site, head=int(head))
+
+
+def _first_site(given: Sequence[Any], who: str) -> Site:
+    faults: list[SiteError] = []
+    for hook in given:
+        try:
+            return Site.parse(hook)
+        except SiteError as error:
+            faults.append(error)
+    raise SaeError(f"{who} {faults[0]}") from faults[0]

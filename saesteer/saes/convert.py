@@ -84,5 +84,5 @@ def scores_of(sae: SAE, rows: Float[Tensor, "n d_model"]) -> ReconstructionScore
     sums = ReconstructionSums(sae.d_sae)
     for chunk in rows.split(CHUNK):
         latents = sae.encode(chunk)
-        sums.add(chunk, sae.decode(latents), latents)
+        sums.add(sae.seen(chunk), sae.decode(latents), latents)
     return sums.scores()

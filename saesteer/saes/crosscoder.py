@@ -172,7 +172,7 @@ def load_crosscoder(
 def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> Crosscoder:
     weights = {key: value.to(torch.float32) for key, value in tensors.items()}
     check_finite(weights, name)
-    sites = [site_of(site, None, name) for site in cfg["sites"]]
+    sites = [site_of({"hook_name": site}, name) for site in cfg["sites"]]
     metadata = dict(cfg.get("metadata") or {})
     return Crosscoder(
         w_enc={site: need(weights, f"W_enc.{site}", name) for site in sites},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saesteer.errors import DimensionError, SaeError
 from saesteer.saes.checks import building, check_finite, need, site_of
+from saesteer.saes.processing import CENTRED, unprocessed
 from saesteer.saes.sae import SAE, Activation
 
 CFG_NAME = "cfg.json"
@@ -62,16 +63,20 @@ def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> 
         weights = _fold_decoder_norm(weights)
     metadata = dict(cfg.get("metadata") or {})
     weights = _fold_input_scale(cfg, metadata, weights, name)
+    site = site_of(metadata, name)
+    offset = _flag(cfg, "apply_b_dec_to_input", name)
+    weights, metadata, centred = unprocessed(weights, metadata, site, name, offset=offset)
     return SAE(
         w_enc=weights["W_enc"].contiguous(),
         b_enc=need(weights, "b_enc", name),
         w_dec=weights["W_dec"].contiguous(),
         b_dec=need(weights, "b_dec", name),
         threshold=_threshold(activation, weights, name),
-        site=site_of(metadata.get("hook_name"), metadata.get("hook_head_index"), name),
+        site=site,
         activation=activation,
         k=int(cfg.get("k") or 0) if activation == "topk" else None,
-        apply_b_dec_to_input=_flag(cfg, "apply_b_dec_to_input", name),
+        apply_b_dec_to_input=offset,
+        centred=centred,
         model_name=str(metadata.get("model_name") or ""),
         name=name,
         metadata=metadata,
@@ -96,6 +101,8 @@ def cfg_of(sae: SAE) -> dict[str, Any]:
         "hook_name": sae.site.lens_name,
         "hook_head_index": sae.site.head,
     }
+    if sae.centred:
+        metadata[CENTRED] = True
     cfg: dict[str, Any] = {
         "architecture": {"relu": "standard", "jumprelu": "jumprelu", "topk": "topk"}[
             sae.activation

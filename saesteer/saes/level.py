@@ -140,7 +140,7 @@ def _look(
     shape, n_bins = (sae.d_sae, _BINS), sae.d_sae * _BINS
     counts, worth = torch.zeros(len(rows), n_bins), torch.zeros(n_bins, dtype=torch.float64)
     norms, done, total = sae.w_dec.square().sum(-1), 0, sum(map(len, rows.values()))
-    for kind, resid in enumerate(rows.values()):
+    for kind, resid in enumerate(map(sae.seen, rows.values())):
         mean = resid.float().mean(0)
         for chunk in resid.split(CHUNK):
             x = chunk.to(sae.dtype)

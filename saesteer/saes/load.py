@@ -10,7 +10,6 @@ import difflib
 import json
 import warnings
 from collections.abc import Mapping
-from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,8 @@ from torch import Tensor
 from saesteer.errors import DimensionError, NetworkError, SaeError, none_such
 from saesteer.files import path_of
 from saesteer.saes.lens_format import CFG_NAME, WEIGHTS_NAME, sae_from
+from saesteer.saes.old_format import modern_cfg, sae_lens
+from saesteer.saes.processing import check_centring
 from saesteer.saes.sae import SAE
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def check_width(sae: object, model: Model) -> None:
     """Make sure that this is an SAE that fits this model at its site.
 
     Raises:
-        SaeError: it is no SAE.
+        SaeError: it is no SAE, or was trained without a mean that this model's norms see.
         DimensionError: another width; names both.
         SiteError: the model has no such site.
     """
@@ -128,6 +129,8 @@ def check_width(sae: object, model: Model) -> None:
             f"SAE {sae.name} reads activations of width {sae.d_model}, but {model.name} has width "
             f"{width} at {site}. Use an SAE trained on this model and site."
         )
+    if sae.centred:
+        check_centring(sae.name, model)
 
 
 def _resolve(ref: SaeRef, sae_id: str | None) -> Path | tuple[str, str]:
@@ -178,18 +181,7 @@ def _read_cfg(path: Path, name: str) -> dict[str, Any]:
         raise SaeError(f"SAE {name}: {path} can't be read as JSON: {_line(error)}.") from error
     if not isinstance(cfg, dict):
         raise SaeError(f"SAE {name}: {path} holds a {type(cfg).__name__}, expected an object.")
-    return cfg if isinstance(cfg.get("metadata"), dict) else _modern_cfg(cfg, name)
-
-
-def _modern_cfg(cfg: dict[str, Any], name: str) -> dict[str, Any]:
-    """A config from before sae-lens 6, translated by sae-lens itself."""
-    loaders = _sae_lens("loading.pretrained_sae_loaders")
-    try:
-        return dict(loaders.handle_config_defaulting(cfg))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SaeError(
-            f"SAE {name}: cfg.json is not in sae-lens' format: {_line(error)}."
-        ) from error
+    return modern_cfg(cfg, name)
 
 
 def _read_weights(path: Path, name: str) -> dict[str, Tensor]:
@@ -218,7 +210,7 @@ def _from_registry(release: str, identity: str) -> tuple[dict[str, Any], dict[st
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            lens = _sae_lens().SAE.from_pretrained(release, identity, device="cpu")
+            lens = sae_lens().SAE.from_pretrained(release, identity, device="cpu")
     except Exception as error:
         raise _registry_error(name, error) from error
     return lens.cfg.to_dict(), lens.state_dict(), name
@@ -226,7 +218,7 @@ def _from_registry(release: str, identity: str) -> tuple[dict[str, Any], dict[st
 
 def _check_release(release: str, identity: str) -> None:
     """Refuse names that the registry does not hold; `owner/name` is a hub repository."""
-    directory = _sae_lens("loading.pretrained_saes_directory").get_pretrained_saes_directory()
+    directory = sae_lens("loading.pretrained_saes_directory").get_pretrained_saes_directory()
     if release not in directory and "/" not in release:
         raise SaeError(
             f"no SAE release {release!r} in sae-lens' registry "
@@ -243,20 +235,13 @@ def _fetch_folder(release: str, identity: str) -> Path:
     from huggingface_hub import snapshot_download
 
     _check_release(release, identity)
-    directory = _sae_lens("loading.pretrained_saes_directory")
+    directory = sae_lens("loading.pretrained_saes_directory")
     repo, inner = directory.get_repo_id_and_folder_name(release, identity)
     try:
         root = snapshot_download(repo, allow_patterns=[inner, f"{inner}/*"])
     except Exception as error:
         raise _registry_error(f"{release}:{identity}", error) from error
     return Path(root) / inner
-
-
-def _sae_lens(module: str = "") -> Any:
-    """sae-lens or one of its modules, imported now and without its own deprecation warnings."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return import_module(f"sae_lens.{module}" if module else "sae_lens")
 
 
 def _registry_error(name: str, error: Exception) -> SaeError | NetworkError:

@@ -109,6 +109,9 @@ class SAE:
     threshold [d_sae]. They come from files, so construction itself checks them.
 
     `threshold` is zero for ReLU and ignored for TopK, whose `k` says how many latents survive.
+    `centred`: it never saw the mean of an activation over d_model, which TransformerLens takes out
+    of models with LayerNorm (`center_writing_weights`). Its encoder takes no notice of that mean
+    by itself; it rebuilds the rest (`seen`), and no model with LayerNorm can tell the difference.
     `metadata` is whatever the file carried beside the weights (training statistics, data sets).
     """
 
@@ -121,6 +124,7 @@ class SAE:
     activation: Activation = "jumprelu"
     k: int | None = None
     apply_b_dec_to_input: bool = True
+    centred: bool = False
     model_name: str = ""
     name: str = "sae"
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -190,12 +194,19 @@ class SAE:
         return torch.where(pre > self.threshold, pre, 0.0)
 
     def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_model"]:
-        """The reconstruction of the residual, in the SAE's dtype."""
+        """The reconstruction of what is `seen` of the residual, in the SAE's dtype."""
         return latents @ self.w_dec + self.b_dec
 
+    def seen(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What `decode` is compared with: `resid`, less its mean where the SAE is `centred`."""
+        return resid - resid.mean(-1, keepdim=True) if self.centred else resid
+
     def __call__(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Encode and decode, back in the dtype of `resid`."""
-        return self.decode(self.encode(resid)).to(resid.dtype)
+        """Encode and decode, back in the dtype of `resid`; a mean that is not seen stays."""
+        rebuilt = self.decode(self.encode(resid))
+        if self.centred:
+            rebuilt = rebuilt + resid.mean(-1, keepdim=True)
+        return rebuilt.to(resid.dtype)
 
     def check_features(self, features: Features) -> tuple[int, ...]:
         """One feature or several, as a tuple.

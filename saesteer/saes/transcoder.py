@@ -30,6 +30,7 @@ from saesteer.saes.checks import (
 )
 from saesteer.saes.lens_format import FORMAT_VERSION
 from saesteer.saes.load import SaeRef, read_files
+from saesteer.saes.processing import unprocessed
 
 _ARCHITECTURES = (
     *("transcoder", "skip_transcoder"),
@@ -170,6 +171,8 @@ def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> 
         )
     weights = {key: value.to(torch.float32) for key, value in tensors.items()}
     check_finite(weights, name)
+    site = site_of(metadata, name)
+    weights, metadata, _ = unprocessed(weights, metadata, site, name, offset=False)
     b_enc = need(weights, "b_enc", name)
     cut = (
         need(weights, "threshold", name) if "jumprelu" in architecture else torch.zeros_like(b_enc)
@@ -180,8 +183,8 @@ def _build(cfg: Mapping[str, Any], tensors: Mapping[str, Tensor], name: str) -> 
         w_dec=need(weights, "W_dec", name),
         b_dec=need(weights, "b_dec", name),
         threshold=cut.clamp(min=0).expand(len(b_enc)).clone(),
-        site=site_of(metadata.get("hook_name"), metadata.get("hook_head_index"), name),
-        target=site_of(metadata.get("hook_name_out"), metadata.get("hook_head_index_out"), name),
+        site=site,
+        target=site_of(metadata, name, "_out"),
         w_skip=need(weights, "W_skip", name) if "skip" in architecture else None,
         model_name=str(metadata.get("model_name") or ""),
         name=name,

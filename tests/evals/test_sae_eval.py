@@ -111,6 +111,15 @@ def test_a_perfect_sae_costs_nothing(model):
     assert scores.l0 == D_MODEL
 
 
+def test_a_mean_that_an_sae_does_not_see_is_no_error(tiny_model):
+    model = tiny_model("gpt2")
+    centring = torch.eye(model.d_model) - 1 / model.d_model
+    weights = torch.cat([centring, -centring])
+    scores = evaluate_sae(model, sae_of(weights.T, weights, centred=True), ["the rain in spain"])
+    assert scores.fvu < 1e-10
+    assert abs(scores.delta_ce) < EXACT
+
+
 def test_an_sae_that_returns_zero_is_zero_ablation(model):
     scores = evaluate_sae(model, useless(), TEXTS)
     assert scores.ce_recovered == 0

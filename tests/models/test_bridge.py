@@ -1,6 +1,6 @@
 """A TransformerBridge stands for the model inside it: the same sites, logits, text and identity.
 
-The only module that imports transformer_lens, which takes seconds.
+Imports transformer_lens, which takes seconds.
 """
 
 from __future__ import annotations

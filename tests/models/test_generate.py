@@ -10,6 +10,9 @@ import torch
 from transformers import AddedToken
 
 from saesteer.errors import DataError, ModelError
+from saesteer.evals.first_letters import first_letters
+from saesteer.evals.rows import token_rows
+from saesteer.evals.sae_eval import evaluate_sae
 from saesteer.models import Model, as_prompts, is_single, pad_rows
 from saesteer.models import prompts as prompt_forms
 
@@ -155,6 +158,19 @@ def test_a_model_without_tokenizer_or_template_says_so(model):
     with pytest.raises(DataError, match="tiny-llama has no chat template"):
         mute.generate(CHAT)
     assert isinstance(mute.generate("the rain", max_new_tokens=1), str)
+
+
+def test_scoring_texts_takes_a_tokenizer(model, tiny_sae):
+    mute = copy.copy(model)
+    mute.tokenizer = None
+    sae = tiny_sae(model, "resid_post.1")
+    for score in (
+        lambda: token_rows(mute, ["the rain in the town"], 8, 8),
+        lambda: evaluate_sae(mute, sae, ["the rain in the town"]),
+        lambda: first_letters(mute, sae),
+    ):
+        with pytest.raises(ModelError, match=r"tiny-llama has no tokenizer; pass one"):
+            score()
 
 
 def test_padding_falls_back_on_the_end_of_text(model):

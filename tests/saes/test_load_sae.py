@@ -292,7 +292,7 @@ def test_release_and_id_may_come_in_three_ways(random_sae, monkeypatch):
 
 
 def test_a_registry_sae_is_folded_like_a_folder(random_sae, resid, folder, monkeypatch):
-    sae_lens = loading._sae_lens()
+    sae_lens = loading.sae_lens()
     lens = sae_lens.SAE.load_from_disk(folder)
     monkeypatch.setattr(sae_lens.SAE, "from_pretrained", lambda *_names, **_where: lens)
     sae = load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre")

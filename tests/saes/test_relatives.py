@@ -92,6 +92,69 @@ def test_what_sae_lens_saves_is_read(lens, tmp_path, arch):
     assert ours.target == OUT
 
 
+SCOPE = "model.layers.1.{}_feedforward_layernorm.output"
+"""Where Gemma Scope 2 says that its transcoders read and write."""
+
+
+def with_metadata(folder, **changes):
+    """Change keys of a config's metadata; None removes one."""
+    cfg = json.loads((folder / "cfg.json").read_text())
+    metadata = {**cfg["metadata"], **changes}
+    cfg["metadata"] = {key: value for key, value in metadata.items() if value is not None}
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    return folder
+
+
+def test_a_transcoder_of_gemma_scope_2_reads_behind_the_norm(tmp_path):
+    ours = make_transcoder()
+    folder = with_metadata(
+        ss.save_sae(ours, tmp_path / "t"),
+        hook_name="blocks.1.hook_mlp_in",
+        hook_name_out="blocks.1.hook_mlp_out",
+        hf_hook_name=SCOPE.format("pre"),
+        hf_hook_name_out=SCOPE.format("post"),
+    )
+    read = load_transcoder(folder)
+    assert (read.site, read.target) == (IN, OUT)
+    assert load_transcoder(ss.save_sae(read, tmp_path / "again")).site == IN
+    with_metadata(folder, hf_hook_name=None)
+    with pytest.raises(SaeError, match=r"hook_mlp_in' is not a site.*before the MLP's norm"):
+        load_transcoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "site"),
+    [
+        ({"hook_name": "model.layers.1"}, "resid_post.1"),
+        ({"hook_name": None, "hf_hook_name": "model.layers.1"}, "resid_post.1"),
+        ({"hook_name": "odd", "hf_hook_name": "model.layers.1.output"}, "resid_post.1"),
+        ({"hook_name": "blocks.1.hook_mlp_out", "hf_hook_name": SCOPE.format("post")}, "mlp_out.1"),
+        ({"hook_name": "blocks.1.attn.hook_z", "hf_hook_name": "odd"}, "head_out.1"),
+        (
+            {
+                "hook_name": None,
+                "hook_head_index": 2,
+                "hf_hook_name": "model.layers.1.self_attn.o_proj.input",
+            },
+            "head_out.1.2",
+        ),
+    ],
+)
+def test_a_site_is_read_from_hugging_faces_name_too(tiny_model, tiny_sae, tmp_path, names, site):
+    model = tiny_model("llama")
+    sae = tiny_sae(model, "resid_post.1")
+    read = load_sae(with_metadata(ss.save_sae(sae, tmp_path / "sae"), **names))
+    assert str(read.site) == site
+    assert load_sae(ss.save_sae(read, tmp_path / "again")).site == read.site
+
+
+def test_when_neither_name_is_a_site_the_first_is_named(tmp_path):
+    folder = ss.save_sae(make_transcoder(), tmp_path)
+    with_metadata(folder, hook_name="odd", hf_hook_name="odder")
+    with pytest.raises(SaeError, match=r"hook_name 'odd' is not a site"):
+        load_transcoder(folder)
+
+
 def test_a_crosscoder_comes_back_as_it_was(tmp_path):
     ours = make_crosscoder()
     again = load_crosscoder(ss.save_sae(ours, tmp_path / "c"))
