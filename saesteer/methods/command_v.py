@@ -7,12 +7,13 @@ recipient's activations over and C_back = P_d⁺ P_r brings changes back (⁺ th
 converters and the donor's intervention, and needs the donor no more.
 
 Source: Wang et al. 2025, Command-V (2506.19140), whose donor edits are ReFT adapters; here any
-edit of a plan will do, as long as it is not gated, since a gate reads the donor. A donor's layer
-goes with the recipient's of the same relative depth, at the same kind of site (from memory of the
-paper: depth, too). Singular values below `cutoff` of the largest count as zero: as many prompts as
-dimensions make a fit that follows its own noise. Without `prompts` each train text of the contrast
-gives one for each of its words, up to there: the ends of some dozen texts span so little that a
-model which is its own donor got a third of its vector back.
+edit will do that acts by position: gates and reading schedules read the donor, and a dial is set
+by a control, which can't go along. A donor's layer goes with the recipient's of the same relative
+depth, at the same kind of site (from memory of the paper: depth, too). Singular values below
+`cutoff` of the largest count as zero: as many prompts as dimensions make a fit that follows its own
+noise. Without `prompts` each train text of the contrast gives one for each of its words, up to
+there: the ends of some dozen texts span so little that a model which is its own donor got a third
+of its vector back.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from saesteer.models.sites import Site
 from saesteer.steer import Always, Edit, Plan
 from saesteer.steer.checks import ready
 from saesteer.steer.pasted import Pasted
+from saesteer.steer.schedule import Dial, ReadingSchedule
 
 
 @final
@@ -66,17 +68,18 @@ class CommandV(Method):
         """One edit for each of the donor's, whatever `site` is; see `Method.fit`.
 
         Raises:
-            PlanError: the donor's plan edits prompts, or an edit of it is gated, or it has none.
+            PlanError: the donor's plan has no edit, or other acts too, or an edit that goes by more
+                than positions.
             DataError: there is nothing to read.
         """
         model = as_model(model)
         check_optional_site(model, site)
         donor = load_model(self.donor) if isinstance(self.donor, str) else as_model(self.donor)
         plan = Plan.load(self.plan, donor) if isinstance(self.plan, str) else self.plan
-        if not plan.edits or plan.prompt_edits or _gated(plan):
+        if not plan.edits or plan.acts != plan.edits or not all(map(_by_position, plan.edits)):
             raise PlanError(
                 f"{self.name}: {plan.name} can't be pasted; the donor's plan must have edits of "
-                "activations only, none behind a gate."
+                "activations only, none with a gate, a dial or a schedule that reads activations."
             )
         texts = list(self.prompts) or beginnings(e.text for e in contrast.split("train").examples)
         if not texts:
@@ -107,5 +110,5 @@ def converter(start: Rows, end: Float[Tensor, "n width"], cutoff: float) -> Tens
     return (torch.linalg.pinv(start.double(), rtol=cutoff) @ end.double()).float()
 
 
-def _gated(plan: Plan) -> bool:
-    return any(not isinstance(edit.gate, Always) for edit in plan.edits)
+def _by_position(edit: Edit) -> bool:
+    return isinstance(edit.gate, Always) and not isinstance(edit.schedule, ReadingSchedule | Dial)

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.data.contrast import Example
-from saesteer.features.activations import read_activations
+from saesteer.features.activations import prefix_ids, read_activations
 from saesteer.methods.projections import Projection
 from saesteer.methods.scoring import Texts, teacher_forced
 from saesteer.models import Model
@@ -28,16 +28,20 @@ class Asked(NamedTuple):
 
 
 def asked_after(model: Model, fact: Example, prefixes: Sequence[str], subject: str | None) -> Asked:
-    """The fact after each prefix; without a prompt its first token is the subject."""
+    """The fact after each prefix.
+
+    Args:
+        subject: a part of the prompt; None for all of it, without the line break that may part it
+            from the text. Without a prompt it is the prefix, or the text's first token.
+    """
     examples = [replace(fact, prompt=(p + (fact.prompt or "")) or None) for p in prefixes]
     texts = teacher_forced(model, examples)
     at = torch.zeros(texts.asked.shape)
     for row, example in enumerate(examples):
-        last = texts.prompt_lengths[row] - 1
-        if subject and example.prompt:
-            until = example.prompt[: example.prompt.rindex(subject) + len(subject)]
-            last = teacher_forced(model, [replace(example, prompt=until)]).prompt_lengths[0] - 1
-        at[row, last] = 1.0
+        until = example.prompt or ""
+        if subject and until:
+            until = until[: until.rindex(subject) + len(subject)]
+        at[row, max(len(prefix_ids(model, until)), 1) - 1] = 1.0
     return Asked(texts, at)
 
 
@@ -67,9 +71,9 @@ def read_keys(
 
 
 def next_token(model: Model, asked: Asked) -> Float[Tensor, " vocab"]:
-    """Log probabilities of what follows the first row's prompt."""
+    """Log probabilities of what follows the subject in the first row."""
     logits = model.forward(asked.texts.tokens)[0]
-    return logits[asked.texts.prompt_lengths[0] - 1].float().log_softmax(-1)
+    return logits[int(asked.at[0].argmax())].float().log_softmax(-1)
 
 
 def beginnings(examples: Sequence[Example], n: int) -> list[str]:

@@ -39,7 +39,7 @@ from saesteer.methods.base import (
     dosed,
     site_or_default,
 )
-from saesteer.models import Model, as_model
+from saesteer.models import Model, Prompt, as_model
 from saesteer.models.sites import Site
 from saesteer.steer import Plan, add, generated
 
@@ -100,17 +100,19 @@ class PersonaVectors(Method):
                 answers = model.generate(prompts, max_new_tokens=self.n_tokens)
                 texts = [answers] if isinstance(answers, str) else answers
                 found += [
-                    Example(text, label, prompt=prompt)
+                    Example(text, label, prompt=_as_text(model, prompt))
                     for text, prompt in zip(texts, prompts, strict=True)
                     if text.strip() and (self.judge is None or (self.judge(text) > 0.5) == label)
                 ]
         return Contrast(tuple(found), name=f"{self.name}: responses")
 
 
-def _prompt(model: Model, instruction: str, question: str) -> str:
-    """The chat that asks, as text; plain text for a model without a template."""
+def _prompt(model: Model, instruction: str, question: str) -> Prompt:
+    """The chat that asks; plain text for a model without a template."""
     if not model.has_chat_template:
         return f"{instruction}\n\n{question}\n"
-    return model.render(
-        [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
-    )
+    return [{"role": "system", "content": instruction}, {"role": "user", "content": question}]
+
+
+def _as_text(model: Model, prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else model.render(prompt)

@@ -50,5 +50,6 @@ class RandomDirection(Method):
         place = site_or_default(model, site)
         reference = difference_in_means(model, contrast, place) if self.norm is None else None
         norm = float(reference.norm()) if reference is not None else float(self.norm or 0.0)
-        drawn = torch.randn(model.d_model, generator=torch.Generator().manual_seed(self.seed))
+        width, generator = model.layout.width(place), torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn(width, generator=generator)
         return Plan(add(place, of_norm(drawn, norm)), where=generated(), name=self.name)

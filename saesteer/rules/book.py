@@ -158,7 +158,8 @@ class RuleBook:
 
         Args:
             sae: where features live; by default the one that the rule file names.
-            force: concepts that hold everywhere or nowhere, to see what would happen then.
+            force: concepts that hold everywhere or nowhere, to see what would happen then; one
+                that holds is as strong as it scores, and no less than its threshold.
 
         Raises:
             RuleError: the book has no acts.

@@ -140,15 +140,11 @@ def concept_of(atom: Atom) -> str:
 
 
 def strengths_of(
-    program: Program,
-    concepts: Sequence[Concept],
-    evidence: Evidence,
-    row: int,
-    index: int,
+    program: Program, concepts: Sequence[Concept], scores: Float[Tensor, " n_concepts"]
 ) -> list[Atom]:
-    """The strengths that rules read at `[row, index]`, as facts."""
+    """The strengths that rules read at one token, as facts."""
     names = [c.name for c in concepts]
-    whole = thousandths(evidence.scores[row, index]).tolist()
+    whole = thousandths(scores).tolist()
     read = {n: w for n, w in zip(names, whole, strict=True) if reads_strength(program, n)}
     return strength_facts(read)
 

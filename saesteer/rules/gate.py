@@ -104,7 +104,9 @@ class RuleGate:
         """Gather the columns that the book's concepts need.
 
         Args:
-            force: concepts that hold everywhere or nowhere, whatever their scores.
+            force: concepts that hold everywhere or nowhere, whatever their scores; one that holds
+                has its own score for a strength, or its threshold where that is higher, and one
+                that doesn't has none.
 
         Raises:
             SaeError, FeatureError, DimensionError: concepts that `sae` can't give.
@@ -190,14 +192,16 @@ class RuleGate:
         forced = dict(self.forced)
         found = leaves_of(self.concepts, evidence, row, index)
         leaves = {leaf.concept: leaf for leaf in found if leaf.concept not in forced}
-        given += strengths_of(self.program, self.concepts, evidence, row, index)
+        scores = evidence.scores[row, index]
+        strengths = self._compiled(scores.device).strengths(scores)
+        given += strengths_of(self.program, self.concepts, strengths)
         return closure(self.program, given), lambda a: leaves.get(concept_of(a))
 
     def _evaluate(
         self, read: Sequence[Tensor], frame: Frame, state: RuleState | None
     ) -> tuple[Evidence, Seen]:
         device = frame.valid.device
-        on = self._on.get(device) or self._compiled(device)
+        on = self._compiled(device)
         scored, seen = OwnScores(on.read(read, frame), frame.places, frame.input_ids), NOTHING
         if state is not None:
             scored, seen = self._aggregated(on, scored.told(), frame, state)
@@ -218,7 +222,7 @@ class RuleGate:
             state.prompt.write(frame, totals)
             scored, seen = scored.put(on.prompt, totals.scored), seen._replace(totals=totals)
         if state.causal is not None:
-            resets = (own.scores > on.thresholds)[..., on.resets]
+            resets = on.given(own.scores)[..., on.resets]
             seen = seen._replace(own=own.columns(on.causal), resets=resets)
             state.write(frame, seen)
             concepts = [self.concepts[i] for i in with_aggregate(self.concepts, CAUSAL)]
@@ -227,9 +231,10 @@ class RuleGate:
 
     def _compiled(self, device: torch.device) -> Compiled:
         """The gate's tensors on one device; moved there once."""
-        parts = (self.program, self.concepts, self.readers, self.logic)
-        on = self._on[device] = Compiled.on(device, *parts, forced=dict(self.forced))
-        return on
+        if device not in self._on:
+            parts = (self.program, self.concepts, self.readers, self.logic)
+            self._on[device] = Compiled.on(device, *parts, forced=dict(self.forced))
+        return self._on[device]
 
 
 @register_kind

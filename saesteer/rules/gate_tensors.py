@@ -78,6 +78,21 @@ class Compiled(NamedTuple):
         silent = frame.special[..., None]
         return read.masked_fill(silent if self.hushed is None else silent & self.hushed, NOTHING)
 
+    def given(self, scores: Tensor) -> Tensor:
+        """Which concepts hold by their scores `[batch, pos, n_concepts]`, or are said to."""
+        over = scores > self.thresholds
+        return (over | self.forced_on) & ~self.forced_off if self.forced else over
+
+    def strengths(self, scores: Tensor) -> Tensor:
+        """Scores `[..., n_concepts]` as rules read them: forced on, not below the threshold.
+
+        A concept that is forced off scores nothing, so that it has no strength.
+        """
+        if not self.forced:
+            return scores
+        raised = torch.where(self.forced_on, scores.maximum(self.thresholds), scores)
+        return raised.masked_fill(self.forced_off, NOTHING)
+
     def conclude_on_host(self, scores: Tensor, frame: Frame) -> HostConcluded | None:
         """What follows from the scores `[batch, pos, n_concepts]`, worked out without tensors.
 
@@ -107,16 +122,14 @@ class Compiled(NamedTuple):
         Args:
             late: whether some concepts are taken over the prompt.
         """
-        given = scores > self.thresholds
-        if self.forced:
-            given = (given | self.forced_on) & ~self.forced_off
+        given = self.given(scores)
         decided, at_atoms, at_alarms = frame.valid[..., None], None, None
         facts = pad(
             given if frame.whole else given & decided, (0, len(self.logic.atoms) - given.shape[-1])
         )
         if self.denied is not None:
             facts[..., self.denied] = decided
-        atoms, alarms, unknown = judge_any(self.logic, facts, scores)
+        atoms, alarms, unknown = judge_any(self.logic, facts, self.strengths(scores))
         if frame.prompt_lengths is not None and late:
             ended = decided & (frame.logical >= frame.prompt_lengths[:, None] - 1)[..., None]
             at_atoms = torch.where(self.late_atoms, ended, decided)

@@ -114,12 +114,13 @@ class Plan:
 
         Args:
             prompt_lengths: real tokens of each row's prompt, for text that is scored, not
-                generated; one number for all rows, or one each.
+                generated; one number for all rows, or one each, the same for all plans on it.
             dials: the `trace.dials` of those rows, for text that this plan has generated: dials
                 stand as they stood then, not at their start.
 
         Raises:
-            SiteError, DimensionError, PlanError: the model can't carry the plan out.
+            SiteError, DimensionError, PlanError: the model can't carry the plan out, or another
+                plan on it was given other lengths or dials.
         """
         live = self._install(model, prompt_lengths, dials)
         try:

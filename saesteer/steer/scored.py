@@ -43,6 +43,34 @@ def scored_prompt(lengths: Lengths | None, dials: Sequence[DialRow] | None = Non
     return prompt
 
 
+def together(prompts: Sequence[Prompt]) -> Prompt | None:
+    """What plans that are attached to one text say of it, the latest last: the dials of all.
+
+    Raises:
+        PlanError: they differ in prompt lengths, or in where a dial stood.
+    """
+    if len(prompts) < 2:
+        return prompts[0] if prompts else None
+    given: list[list[int]] = [prompt.lengths.tolist() for prompt in prompts]
+    rows = max(map(len, given))
+    first, *others = (lengths * rows if len(lengths) == 1 else lengths for lengths in given)
+    if any(lengths != first for lengths in others):
+        raise PlanError(
+            f"prompt_lengths {given[-1]} differ from {given[0]} of another plan on the same text; "
+            "give both the same."
+        )
+    told: dict[str, Tensor] = {}
+    for prompt in prompts:
+        for key, values in prompt.memo.get(Dials, Dials()).told.items():
+            known = told.setdefault(key, values)
+            if known.shape != values.shape or not known.allclose(values, equal_nan=True):
+                raise PlanError(
+                    f"dial {key!r} stood elsewhere for another plan on the same text; give both "
+                    "the trace.dials of one generation."
+                )
+    return Prompt(torch.tensor(first), memo={Dials: Dials(told=told)})
+
+
 def refuse_unsteerable(model: Model) -> None:
     """Make sure that hooks run, and that passes hold the text's own positions.
 

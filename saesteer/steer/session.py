@@ -26,6 +26,7 @@ from saesteer.steer.control import Control
 from saesteer.steer.frame import Frame, Prompt, cache_in, read_frame
 from saesteer.steer.ids import Ids
 from saesteer.steer.loop import Controller
+from saesteer.steer.scored import together
 from saesteer.steer.site_hook import SiteHook, Visit
 from saesteer.steer.steady import SteadySite
 
@@ -76,7 +77,8 @@ class Session:
         self._site_hooks: dict[Site, SiteHook] = {}
         self._handles: list[RemovableHandle] = []
         self._wrappers: list[SteeredGenerate] = []
-        self._lengths: list[Prompt] = []
+        self._told: list[Prompt] = []
+        self._scored: Prompt | None = None
         self._local = threading.local()
         self._latest: Frame | None = None
         self._paused = 0
@@ -133,13 +135,17 @@ class Session:
 
         Args:
             owner: what the user holds; a bridge has a `generate` of its own, which is told too.
-            prompt: given prompt lengths, for passes outside `generate`.
+            prompt: given prompt lengths and dials, for passes outside `generate`.
+
+        Raises:
+            PlanError: another plan that is attached was given others.
         """
         try:
             self.visitors.append(visitor)
             self.weights.add(visitor, visitor.weight_changes)
             if prompt is not None:
-                self._lengths.append(prompt)
+                self._told.append(prompt)
+                self._scored = together(self._told)
             self._install(ends=visitor.ends)
             self._wrap(self.model.hf)
             if hasattr(owner, "original_model"):
@@ -156,7 +162,8 @@ class Session:
         """Detach one plan; the last one to go takes every hook and wrapper with it."""
         self.visitors = [v for v in self.visitors if v is not visitor]
         self.weights.drop(visitor)
-        self._lengths = [p for p in self._lengths if p is not prompt]
+        self._told = [p for p in self._told if p is not prompt]
+        self._scored = together(self._told)
         for site, hook in list(self._site_hooks.items()):
             if not hook.drop(visitor):
                 del self._site_hooks[site]
@@ -225,9 +232,7 @@ class Session:
             visitor.end(self.frame, cache)
 
     def _prompt(self, local: dict[str, Any]) -> Prompt | None:
-        if local.get("depth"):
-            return local["prompt"]
-        return self._lengths[-1] if self._lengths else None
+        return local["prompt"] if local.get("depth") else self._scored
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         """Shared: a model that is deep-copied under a plan keeps its hooks until the plan goes."""

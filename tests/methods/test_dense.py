@@ -184,6 +184,14 @@ def test_a_random_direction_may_be_given_a_norm(model: Model, letters: Contrast)
     assert float(moved(model, plan, 4)[4].norm()) == pytest.approx(2.5, rel=1e-3)
 
 
+@pytest.mark.parametrize("site", ["neurons.1", "head_out.2.1", "head_out.2", "mlp_in.0"])
+def test_a_random_direction_is_as_wide_as_its_site(
+    model: Model, letters: Contrast, site: str
+) -> None:
+    act: Any = RandomDirection(norm=1.0).fit(model, letters, site).edits[0].intervention
+    assert act.vector.shape == (model.layout.width(Site.parse(site)),)
+
+
 def test_random_directions_have_no_favourite_axis() -> None:
     drawn = torch.stack(
         [torch.randn(32, generator=torch.Generator().manual_seed(s)) for s in range(200)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from saesteer.models import Model, Site, record
 from saesteer.steer import Plan, PromptCondition
 from saesteer.steer.pasted import Pasted
 from saesteer.steer.reversal import Reversal
+from saesteer.steer.schedule import ReadingSchedule
 
 SITE = Site.parse("resid_post.2")
 D_HEAD = 8
@@ -218,14 +220,43 @@ def test_layers_go_by_depth_and_the_donor_is_not_needed_again(
     assert torch.equal(act(named).back, act(pasted).back)
 
 
-def test_plans_that_read_the_donor_are_refused(model: Model, letters: Contrast) -> None:
+@dataclass(frozen=True, eq=False)
+class Reads(ReadingSchedule):
+    """A schedule that asks for activations of the donor."""
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        return (Site(0, "resid_post"),)
+
+    def factor(self, readings: Mapping[Site, Tensor], memo: dict[Any, Any]) -> Tensor:
+        raise NotImplementedError
+
+
+EDIT = donor()[1].edits[0]
+UNPASTED = {
+    "gated": [replace(EDIT, gate=PromptCondition(Site(0, "resid_post"), torch.ones(24), 0.1))],
+    "read": [replace(EDIT, schedule=Reads())],
+    "dialled": [replace(EDIT, schedule=steer.dial("alpha"))],
+    "asked": [EDIT, steer.PromptEdit(prefix="please ")],
+    "stopped": [EDIT, steer.Stop()],
+    "weighed": [EDIT, steer.WeightEdit("transformer.wpe.weight", torch.zeros(128, 24))],
+}
+
+
+@pytest.mark.parametrize("name", UNPASTED)
+def test_plans_of_more_than_edits_by_position_are_refused(
+    model: Model, letters: Contrast, name: str
+) -> None:
+    """What reads the donor, or needs a part that can't go along, would be lost in silence."""
+    giver, _ = donor()
+    with pytest.raises(PlanError, match=f"Command-V: {name} can't be pasted"):
+        CommandV(giver, Plan(*UNPASTED[name], name=name)).fit(model, letters)
+
+
+def test_schedules_by_position_go_along(model: Model, letters: Contrast) -> None:
     giver, plan = donor()
-    gate = PromptCondition(Site(0, "resid_post"), torch.ones(24), 0.1)
-    gated = Plan(replace(plan.edits[0], gate=gate), name="gated")
-    asked = Plan(prompt=steer.PromptEdit(prefix="please "), name="asked")
-    for bad in (gated, asked):
-        with pytest.raises(PlanError, match=f"Command-V: {bad.name} can't be pasted"):
-            CommandV(giver, bad).fit(model, letters)
+    waning = Plan(replace(plan.edits[0], schedule=steer.decay(3)))
+    assert CommandV(giver, waning).fit(model, letters).edits[0].schedule == steer.decay(3)
 
 
 def test_a_donors_scaled_vector_brings_its_typical_norm(model: Model, letters: Contrast) -> None:

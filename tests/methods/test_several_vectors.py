@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from torch.nn import functional
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError, SiteError
 from saesteer.features import pooled_activations
+from saesteer.features.activations import text_ids
 from saesteer.features.readouts import prompt_projections
 from saesteer.methods import GACT, BroadSkills, PersonaVectors, difference_in_means
 from saesteer.methods.directions import read_sides, separation
@@ -68,6 +71,24 @@ def test_the_model_writes_the_responses_itself(model: Model, spoken: Contrast) -
     assert first.text == model.generate(first.prompt, max_new_tokens=6)
     plan = replace(TRAIT, dose=None).fit(model, spoken, SITE)
     assert torch.allclose(vector(plan), difference_in_means(model, told, SITE))
+
+
+def test_responses_are_written_behind_one_bos(model: Model) -> None:
+    """As in Llama 3 and Gemma: the template writes BOS, and the tokenizer puts one before texts."""
+    tokenizer = deepcopy(model.tokenizer)
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 1)]
+    )
+    model = replace(model, tokenizer=tokenizer)
+    chat = [{"role": "system", "content": "say a"}, {"role": "user", "content": "what now"}]
+    first = TRAIT.responses(model).examples[0]
+    assert first.prompt == model.render(chat)
+    assert first.text == model.generate(chat, max_new_tokens=6)
+    assert first.text != model.generate(model.render(chat), max_new_tokens=6)
+    asked = model.tokenize(chat).input_ids[0].tolist()
+    assert asked.count(1) == 1
+    assert text_ids(model, first)[0][: len(asked)] == asked
 
 
 def test_the_judge_keeps_what_shows_the_trait(model: Model, spoken: Contrast) -> None:

@@ -12,6 +12,7 @@ from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import ConfigError, ContrastError, SiteError
 from saesteer.features import pooled_activations
 from saesteer.methods import CASAL, ROME, EigenShift, difference_in_means
+from saesteer.methods.facts import asked_after, next_token
 from saesteer.methods.projections import projection
 from saesteer.methods.scoring import log_likelihood, teacher_forced
 from saesteer.models import Model, Site
@@ -133,16 +134,29 @@ def test_romes_change_sends_the_key_to_the_new_value(model: Model) -> None:
     assert float(cosine) == pytest.approx(1.0, abs=1e-4)
 
 
-def test_rome_reads_the_subjects_last_token(model: Model) -> None:
-    from saesteer.methods.facts import asked_after
-
-    fact = facts().positives[0]
-    asked = asked_after(model, fact, ["", "a b. "], "bob")
+@pytest.mark.parametrize("text", [" red", "red"])
+@pytest.mark.parametrize(("subject", "ends"), [("bob", "bob"), (None, "now bob is")])
+def test_rome_reads_the_subjects_last_token(
+    model: Model, text: str, subject: str | None, ends: str
+) -> None:
+    """Also where a line break parts prompt and text, which is no part of either."""
+    fact = replace(facts().positives[0], text=text)
+    asked = asked_after(model, fact, ["", "a b. "], subject)
     for row in range(2):
         at = int(asked.at[row].argmax())
         ids = asked.texts.tokens.input_ids[row]
-        assert model.tokenizer.decode(ids[: at + 1]).endswith("bob")
+        assert model.tokenizer.decode(ids[: at + 1]).endswith(ends)
         assert int(asked.at[row].sum()) == 1
+
+
+def test_romes_drift_is_read_behind_the_subject_whatever_the_text(model: Model) -> None:
+    found = [
+        next_token(model, asked_after(model, Example(text, 1, prompt="now bob"), [""], None))
+        for text in (" red", "red")
+    ]
+    logits = model.forward(model.tokenize("now bob"))[0, -1]
+    for each in found:
+        assert torch.allclose(each, logits.log_softmax(-1), atol=1e-4)
 
 
 def test_rome_refuses_facts_that_are_not_there(model: Model) -> None:

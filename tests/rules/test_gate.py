@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_programs import answer
 from torch import Tensor
 
 from saesteer.errors import RuleError
@@ -155,6 +156,38 @@ def test_forced_concepts_hold_everywhere_or_nowhere_and_are_told_as_given(eye_sa
     assert "given" in str(rules.prove(Evidence.noted(frame.evidence), 1, 4, Atom("pain")))
     with pytest.raises(RuleError, match="'pian' can't be forced.*did you mean 'pain'"):
         RuleGate.of(RuleBook.from_dict(BOOK), eye_sae, {"pian": True})
+
+
+@pytest.mark.parametrize(
+    ("force", "strengths"),
+    [
+        ({}, [0, 1200, None, 700]),
+        ({"pain": True}, [1000, 1200, 1000, 1000]),
+        ({"pain": False}, [None, None, None, None]),
+    ],
+)
+def test_a_forced_concepts_strength_is_over_its_threshold_or_none(
+    eye_sae: SAE, force: dict[str, bool], strengths: list[int | None]
+) -> None:
+    """By tensors, in proofs, and by clingo told of the strength; the third token is special."""
+    rules = "known :- strength(pain,_). sure :- strength(pain,S), S >= 1000. dire(S) :- sure, n(S)."
+    rules += " n(X) :- strength(casual,X), not strength(pain,1200). :- pain, not sure."
+    concepts = {name: BOOK["concepts"][name] for name in ("pain", "casual")}
+    gate = RuleGate.of(RuleBook.from_dict({"concepts": concepts, "rules": rules}), eye_sae, force)
+    resid = torch.zeros(1, 4, 8)
+    resid[0, :, 0] = torch.tensor([0.2, 1.2, 5.0, 0.7])
+    frame = _frame(torch.tensor([[4, 5, 0, 6]]), torch.ones(1, 4), None)
+    found = gate.evaluate({SITE: resid}, frame, None)
+    for t, strength in enumerate(strengths):
+        given = ["strength(casual,0)"] * (t != 2) + ["pain"] * bool(found.facts[0, t, 0])
+        given += [] if strength is None else [f"strength(pain,{strength})"]
+        held, alarms = answer(gate.program, given)
+        for atom, holds in zip(gate.logic.atoms, found.atoms[0, t].tolist(), strict=True):
+            proof = gate.prove(found, 0, t, Atom.parse(atom))
+            assert proof.holds == holds == (atom in held), (t, atom)
+            missed = gate.why_not(found, 0, t, Atom.parse(atom))
+            assert (missed is None) == holds
+        assert found.alarms[0, t].tolist() == alarms
 
 
 @pytest.mark.parametrize(

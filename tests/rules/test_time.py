@@ -102,6 +102,28 @@ def test_scores_equal_a_loop_by_hand_whole_and_in_chunks(seed: int, chunks: list
                     assert bool(opened[row, t - start]) == act
 
 
+@pytest.mark.parametrize("bounds", [[0, 5], [0, 2, 3, 5]])
+def test_a_forced_concept_resets_everywhere_or_nowhere(bounds: list[int]) -> None:
+    resid = torch.zeros(1, 5, 8)
+    resid[0, :, 4] = torch.tensor([2.0, 0.0, 3.0, 0.5, 0.0])
+    resid[0, 1, 0] = 9.0
+    ids = torch.tensor([[3, 4, 5, 6, 7]])
+    expected = {
+        None: [NOTHING, 0.0, 3.0, 3.0, 3.0],
+        True: [2.0, 0.0, 3.0, 0.5, 0.0],
+        False: [NOTHING] * 5,
+    }
+    for said, scores in expected.items():
+        force = {} if said is None else {"left": said}
+        gate = RuleGate.of(RuleBook.from_dict(BOOK), _eye(), force)
+        state, column, found = gate.new_state(), 4, []
+        for start, stop in pairwise(bounds):
+            frame = Frame.of(ids[:, start:stop], torch.ones(1, stop), start=start)
+            evidence = gate.evaluate({SITE: resid[:, start:stop]}, frame, state)
+            found += evidence.scores[0, :, column].tolist()
+        assert found == scores, said
+
+
 def test_state_follows_rows_and_forgets_rolled_back_columns() -> None:
     gate = RuleGate.of(RuleBook.from_dict(BOOK | {"rules": "act :- ever."}), _eye())
     head, state = gate.head("act"), gate.new_state()

@@ -69,6 +69,52 @@ def test_one_length_or_one_each(tiny_model: Any) -> None:
         model.hf(ids)
 
 
+def test_plans_on_one_text_have_the_same_prompt_lengths(tiny_model: Any) -> None:
+    """A pass has one frame, so one plan's lengths would be taken for the other's."""
+    model, ids = tiny_model("llama"), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    one, two = (Plan(steer.add(f"resid_post.{n}", VECTOR)) for n in (1, 2))
+    with one.on(model, prompt_lengths=[3, 1]) as trace:
+        for lengths in (3, [1, 3], [3, 1, 1]):
+            with pytest.raises(PlanError, match=r"prompt_lengths \[.*\[3, 1\] of another plan"):
+                two.attach(model, prompt_lengths=lengths)
+        for lengths in (None, [3, 1], torch.tensor([3, 1])):
+            trace.clear()
+            with two.on(model, prompt_lengths=lengths) as other:
+                model.hf(ids)
+            assert trace.n_edited == other.n_edited == 6
+        trace.clear()
+        model.hf(ids)
+        assert trace.n_edited == 6
+    with one.on(model, 3) as trace, two.on(model, [3, 3]) as other:
+        model.hf(ids)
+    assert trace.n_edited == other.n_edited == 4
+    with two.on(model, 2) as other:
+        model.hf(ids)
+    assert other.n_edited == 6
+
+
+def test_plans_on_one_text_have_all_their_dials(tiny_model: Any) -> None:
+    model, ids = tiny_model("llama"), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    one, two = (
+        Plan(Edit(steer.add(f"resid_post.{n}", n * VECTOR), schedule=steer.dial(key, 0.0)))
+        for n, key in ((1, "a"), (2, "b"))
+    )
+    a, b = ([{k: torch.tensor([0.0, d, 2.0])} for d in (1.0, 3.0)] for k in "ab")
+    both = [{**x, **y} for x, y in zip(a, b, strict=True)]
+    with (one + two).on(model, 2, both), torch.no_grad():
+        expected = model.hf(ids).logits
+    for dials in ((a, b), (both, None), (both, both)):
+        with one.on(model, 2, dials[0]), two.on(model, [2, 2], dials[1]), torch.no_grad():
+            assert torch.allclose(model.hf(ids).logits, expected, atol=1e-4)
+    with one.on(model, 2, a) as trace:
+        with two.on(model, 2, b):
+            pass
+        model.hf(ids)
+        assert trace.dose() > 0
+        with pytest.raises(PlanError, match="dial 'a' stood elsewhere"):
+            two.attach(model, 2, [{"a": torch.ones(3)}] * 2)
+
+
 def test_a_bare_module_can_be_steered(tiny_model: Any) -> None:
     model = tiny_model("gpt2")
     with Plan(ADD).on(model.hf) as trace:
