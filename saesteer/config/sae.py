@@ -27,6 +27,10 @@ _THRESHOLD_FORMS = ("batchtopk", "matryoshka")
 SPARSE = (*_THRESHOLD_FORMS, "topk", "abstopk")
 """Architectures that the sparse step trains, the TopK family."""
 
+_MOST_PATHS = 256
+"""Paths that rows can be told apart by: their numbers are in the dtype of activations, and bfloat16
+has every whole number up to there."""
+
 VARIED = frozenset(
     {
         *("site", "arch", "d_sae", "k", "widths", "lr", "warmup_steps", "decay_share", "seed"),
@@ -81,7 +85,8 @@ class TrainSAEConfig:
         shuffle_batches: batches handed out between two refills of the shuffle ring.
         reuse: how often an activation is trained on, on average, before new ones replace it; a
             cheap way to more steps where the language model is the bottleneck.
-        compile: torch.compile the blocks below the site; needs a C++ compiler, pays in long runs.
+        compile: torch.compile the blocks that a pass of the stream goes through without reading;
+            needs a C++ compiler, pays in long runs.
         grad_clip: largest norm of the whole gradient.
         kl: train end to end, for a short last stage on `init`: weight of KL(model ‖ model with the
             SAE in place) beside the reconstruction loss, the two brought to one size every step
@@ -159,9 +164,14 @@ class TrainSAEConfig:
         self.each()
 
     def _check_kind(self) -> None:
-        """Refuse settings of transcoders, crosscoders and supervision that mean nothing here."""
+        """Refuse settings of some kinds of SAE and of its relatives that mean nothing here."""
         if self.target is not None and self.sites is not None:
             raise ConfigError("target makes a transcoder and sites a crosscoder; give one of them.")
+        if self.widths is not None and self.arch != "matryoshka":
+            raise ConfigError(
+                f"arch is {self.arch}, but widths are matryoshka's nested prefixes; give "
+                "arch: matryoshka, or widths: null."
+            )
         if self.skip and self.target is None:
             raise ConfigError("skip is a transcoder's connection from site to target; set target.")
         if len(self.site_names) > 1 and self.arch not in _THRESHOLD_FORMS:
@@ -182,13 +192,18 @@ class TrainSAEConfig:
             )
 
     def _check_losses(self) -> None:
-        """Refuse losses that an architecture hasn't, and two that want the same column."""
+        """Refuse losses that an architecture hasn't, and what one column can't hold."""
         if self.error != "pooled" and self.arch not in SPARSE:
             raise ConfigError(f"arch is {self.arch}, but error needs {' or '.join(SPARSE)}.")
         if self.even_l0 and self.arch not in _THRESHOLD_FORMS:
             raise ConfigError(
                 f"arch is {self.arch}, but even_l0 is for {' or '.join(_THRESHOLD_FORMS)}: others "
                 "have k latents on every token, or no threshold that follows them."
+            )
+        if self.even_l0 and len(self.text.paths) > _MOST_PATHS:
+            raise ConfigError(
+                f"even_l0 tells at most {_MOST_PATHS} paths apart, and text.path has "
+                f"{len(self.text.paths)}; put texts that belong together in one folder."
             )
         if self.even_l0 and self.supervised is not None:
             raise ConfigError("even_l0 and supervised can't be had in one run; leave one out.")

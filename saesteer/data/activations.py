@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -52,6 +53,11 @@ class ActivationStream:
             self._spare = self.ring.add(self._spare)
         self.n_tokens += self.ring.batch_size
         return self.ring.draw()
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is read ahead for the extent of a `with`, so that the model is free for others:
+        hooks are a module's, not a thread's."""
+        return self.source.paused() if isinstance(self.source, Prefetched) else nullcontext()
 
     def close(self) -> None:
         """End a source that reads ahead."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, final
 
 from saesteer.data.sources import Chunk, Source
@@ -29,6 +31,7 @@ class Prefetched:
         self._queue = queue.Queue(depth)
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._reading = threading.Lock()
         self._state = source.state()
 
     def next_chunk(self) -> Chunk | None:
@@ -54,6 +57,12 @@ class Prefetched:
         self._source.restore(state)
         self._state = state
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is read for the extent of a `with`, so that what the source uses is free."""
+        with self._reading:
+            yield
+
     def close(self) -> None:
         """End the thread and drop what it read; only `restore` makes the source usable again."""
         self._closing.set()
@@ -67,7 +76,8 @@ class Prefetched:
     def _read(self) -> None:
         while not self._closing.is_set():
             try:
-                item: Chunk | BaseException | None = self._source.next_chunk()
+                with self._reading:
+                    item: Chunk | BaseException | None = self._source.next_chunk()
             except BaseException as error:  # raised again in the consumer's thread
                 item = error
             self._offer(item)

@@ -5,7 +5,9 @@ Code that measures is handed a `Tracker` and never knows which; wandb is importe
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -13,6 +15,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from saesteer.errors import ConfigError, OutputError
 from saesteer.files import json_text, sha256_of, write_text
+
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+_LONGEST = 80
+"""Characters of an artefact's name; wandb takes 128, with the run's id and a digest behind them."""
 
 
 @runtime_checkable
@@ -159,7 +165,8 @@ class WandbTracker:
         self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"
     ) -> None:
         """Log the folder's weights and config as a wandb artefact, its lineage as metadata."""
-        artifact = self._wandb.Artifact(f"{name}-{self.run_id}", kind, metadata=dict(lineage))
+        named = f"{_artefact_name(name)}-{self.run_id}"
+        artifact = self._wandb.Artifact(named, kind, metadata=dict(lineage))
         for file in _files_of(folder):
             artifact.add_file(str(file))
         self._run.log_artifact(artifact)
@@ -203,6 +210,12 @@ class Trackers:
         with ExitStack() as stack:
             for tracker in self._trackers:
                 stack.callback(tracker.finish)
+
+
+def _artefact_name(name: str) -> str:
+    """A name as wandb takes it; one that had to change gets a digest, so that no two meet."""
+    taken = _NOT_IN_A_NAME.sub("-", name)[:_LONGEST]
+    return taken if taken == name else f"{taken}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 from saesteer.config import TrainMethodConfig
 from saesteer.data.contrast import Contrast
-from saesteer.errors import ConfigError
+from saesteer.errors import CheckpointError, ConfigError
+from saesteer.files import json_text
 from saesteer.methods import LearnedMethod
+from saesteer.methods.base import read_contrast
 from saesteer.methods.learned import MethodLearner
 from saesteer.methods.named import METHODS, check_method, make_method
 from saesteer.models import Model, load_model
-from saesteer.saes import load_sae
+from saesteer.saes import SAE, load_sae
 from saesteer.training.checkpoint import write_checkpoint
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.folder import checkpoint_of, restoring, run_folder, state_of
@@ -28,13 +31,18 @@ _PLAN = "plan"
 @final
 @dataclass(eq=False)
 class MethodTrainer:
-    """A learner with the config and the folder's view of it."""
+    """A learner with the config and the folder's view of it.
+
+    Attributes:
+        learned_from: digests, by their keys in the config, of what a resumed run must find again.
+    """
 
     config: TrainMethodConfig
     learner: MethodLearner
     weights_of_model: str = ""
     wandb_id: str | None = None
     world: World = ALONE
+    learned_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def step_count(self) -> int:
@@ -63,16 +71,24 @@ class MethodTrainer:
         Raises:
             OutputError: the disk is full or the folder can't be written.
         """
-        state, tensors, keep = state_of(self), self.learner.state(), self.config.keep_checkpoints
+        state = {**state_of(self), "learned_from": self.learned_from}
+        tensors, keep = self.learner.state(), self.config.keep_checkpoints
         return write_checkpoint(folder / "checkpoints", self.step_count, state, {}, tensors, keep)
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            CheckpointError: it is damaged, or was written under another config.
+            CheckpointError: it is damaged, or was written under another config, with other texts or
+                with another SAE.
         """
         with restoring(path, self) as saved:
+            then = saved.state.get("learned_from", self.learned_from)  # older ones don't say
+            if changed := [key for key, now in self.learned_from.items() if then[key] != now]:
+                raise CheckpointError(
+                    f"{path} was written with another {' and another '.join(changed)}; put back "
+                    "what it was learned from, or start in another folder."
+                )
             self.learner.restore(saved.under(""), saved.state["step"])
 
 
@@ -101,11 +117,12 @@ def train_method(
     """
     out = Path(out)
     checkpoint = checkpoint_of(out, resume, [_PLAN])
-    method, contrast = read_learned(config), Contrast.read(config.contrast)
+    (method, sae), contrast = read_learned(config), Contrast.read(config.contrast)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
     with watch_signals() if stop is None else nullcontext(stop) as request:
         learner = method.learner(model, contrast, config.site)
         trainer = MethodTrainer(config, learner, weights_of_model=model.fingerprint())
+        trainer.learned_from = _digests(config, contrast, sae)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         with run_folder(out, trainer, resumed=checkpoint is not None) as tracker:
@@ -117,8 +134,8 @@ def train_method(
     return out / _PLAN
 
 
-def read_learned(config: TrainMethodConfig) -> LearnedMethod:
-    """The method that a config describes.
+def read_learned(config: TrainMethodConfig) -> tuple[LearnedMethod, SAE | None]:
+    """The method that a config describes, and the SAE that it names.
 
     Raises:
         ConfigError: no such method or setting, a method that is not learned, or a site for one
@@ -136,4 +153,14 @@ def read_learned(config: TrainMethodConfig) -> LearnedMethod:
     check_method("method", name, config.settings, sae)
     method = make_method(name, config.settings, sae)
     assert isinstance(method, LearnedMethod)
-    return method
+    return method, sae
+
+
+def _digests(config: TrainMethodConfig, contrast: Contrast, sae: SAE | None) -> dict[str, str]:
+    """What a config names that may change under its name."""
+    texts = {"contrast": contrast}
+    if (condition := config.settings.get("condition")) is not None:
+        texts["condition"] = read_contrast(condition)
+    records = {key: json_text([asdict(e) for e in text.examples]) for key, text in texts.items()}
+    found = {key: hashlib.sha256(each.encode()).hexdigest() for key, each in records.items()}
+    return found if sae is None else {**found, "sae": sae.fingerprint()}

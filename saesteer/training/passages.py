@@ -7,6 +7,7 @@ You Need.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -79,6 +80,10 @@ class PassageStream:
         with frozen(self.source.model):
             changed = self._replay(tokens, resid.index_put((keep,), recon.to(resid.dtype)))
         return mean_kl(clean, changed)
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Nothing is read ahead."""
+        return nullcontext()
 
     def close(self) -> None:
         """Nothing is read ahead."""

@@ -76,14 +76,26 @@ def train_sae(
             return None
         trainer = open_trainer(config, model, world)
         trainer.scorer = score
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
-        folder = run_folder(out, trainer, resumed=checkpoint is not None)
-        with folder as tracker, closing(trainer.stream):
-            if finished := trainer.run(out, tracker, request, progress):
-                _save_saes(trainer, model, out, tracker)
-        world.wait()  # torchrun ends all processes when one has left with a status that is not 0
-    return out if finished else None
+        return out if _train(trainer, model, checkpoint, out, request, progress) else None
+
+
+def _train(
+    trainer: SAETrainer,
+    model: Model,
+    checkpoint: Path | None,
+    out: Path,
+    stop: StopRequest,
+    progress: Progress | None,
+) -> bool:
+    """From the checkpoint, or the first step, to the SAEs on disk; False if a signal came first."""
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    folder = run_folder(out, trainer, resumed=checkpoint is not None)
+    with folder as tracker, closing(trainer.stream):
+        if finished := trainer.run(out, tracker, stop, progress):
+            _save_saes(trainer, model, out, tracker)
+    trainer.world.wait()  # torchrun ends all when one has left with a status that is not 0
+    return finished
 
 
 def _warn_of_memory(config: TrainSAEConfig, model: Model, world: World) -> None:

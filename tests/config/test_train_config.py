@@ -150,6 +150,7 @@ TOLD = {"path": "told.jsonl"}
         ({"supervised": {**TOLD, "latent": -1}}, r"key 'supervised\.latent': Input should be"),
         ({"supervised": {**TOLD, "weight": 0}}, r"key 'supervised\.weight': Input should be"),
         ({"supervised": {}}, r"key 'supervised\.path' is missing"),
+        ({"widths": [512, 8192]}, r"arch is batchtopk, but widths are matryoshka's .*widths: null"),
         ({"supervised": {**TOLD, "latnet": 1}}, r"unknown key 'supervised\.latnet' .*'latent'"),
     ],
 )
@@ -168,8 +169,18 @@ def test_site_names_are_those_of_one_coder():
 def test_nested_widths_rise_to_d_sae():
     config = build_config(TrainSAEConfig, {**MINIMAL, "arch": "matryoshka"}, "test")
     assert config.prefix_widths == (512, 2048, 8192)
-    given = build_config(TrainSAEConfig, {**MINIMAL, "widths": [5, 8], "d_sae": 8, "k": 2}, "test")
+    small = {**MINIMAL, "arch": "matryoshka", "d_sae": 8, "k": 2}
+    given = build_config(TrainSAEConfig, {**small, "widths": [5, 8]}, "test")
     assert given.prefix_widths == (5, 8)
     for widths in ([], [8, 5], [5], [5, 5, 8]):
         with pytest.raises(ConfigError, match="expected rising numbers that end with d_sae"):
-            build_config(TrainSAEConfig, {**MINIMAL, "widths": widths, "d_sae": 8, "k": 2}, "test")
+            build_config(TrainSAEConfig, {**small, "widths": widths}, "test")
+
+
+def test_widths_are_for_those_variants_that_nest():
+    small = {**MINIMAL, "arch": "matryoshka", "d_sae": 8, "k": 2, "widths": [5, 8]}
+    with pytest.raises(ConfigError, match=r"variants\.plain: arch is topk, but widths are"):
+        build_config(TrainSAEConfig, {**small, "variants": {"plain": {"arch": "topk"}}}, "test")
+    plain = {"arch": "topk", "widths": None}
+    each = build_config(TrainSAEConfig, {**small, "variants": {"plain": plain}}, "test").each()
+    assert each["plain"].widths is None

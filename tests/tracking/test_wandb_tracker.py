@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import time
 import warnings
@@ -91,6 +92,12 @@ def history_of(records):
     return rows
 
 
+def artefacts_in(records):
+    requests = [r.request for r in records if kind_of(r) == "request"]
+    logged = [r.log_artifact.artifact for r in requests if r.HasField("log_artifact")]
+    return logged + [r.artifact for r in records if kind_of(r) == "artifact"]
+
+
 def test_an_offline_run_holds_what_was_logged(tracker_of, tmp_path):
     tracker = tracker_of("first")
     tracker.log(1, {"loss": 0.5, "l0": 32.0})
@@ -154,14 +161,28 @@ def test_histograms_and_artefacts_lie_in_the_run(tracker_of, tmp_path):
     (row,) = history_of(records)
     assert (row["density._type"], row["density.values"]) == ("histogram", [3, 1])
     assert row["density.bins"] == [-2.0, -1.0, 0.0]
-    requests = [r.request for r in records if kind_of(r) == "request"]
-    logged = [r.log_artifact.artifact for r in requests if r.HasField("log_artifact")]
-    logged += [r.artifact for r in records if kind_of(r) == "artifact"]
-    (artifact,) = logged
+    (artifact,) = artefacts_in(records)
     assert (artifact.name, artifact.type) == (f"wide-{run_id}", "sae")
     assert json.loads(artifact.metadata) == {"model": "tiny"}
     files = {entry.path for entry in artifact.manifest.contents}
     assert files == {"cfg.json", "sae_weights.safetensors"}
+
+
+def test_names_that_wandb_refuses_become_others_that_stay_apart(tracker_of, tmp_path):
+    (tmp_path / "sae").mkdir()
+    (tmp_path / "sae" / "cfg.json").write_text("{}")
+    tracker = tracker_of("first")
+    long = "_".join(f"lr=0.{number}" for number in range(30))
+    names = ["k=16_d_sae=64", "k-16_d_sae-64", "k.16_d_sae=64", long, f"{long}1"]
+    for name in names:
+        tracker.artifact(name, tmp_path / "sae", {})
+    run_id = tracker.run_id
+    tracker.finish()
+
+    kept = [artefact.name for artefact in artefacts_in(records_in(tmp_path / "first"))]
+    assert len({*kept}) == len(names)
+    assert kept[1] == f"k-16_d_sae-64-{run_id}", "a name that wandb takes stays as it is"
+    assert re.fullmatch(rf"k-16_d_sae-64-[0-9a-f]{{8}}-{run_id}", kept[0])
 
 
 def test_no_account_is_one_clear_line(tracker_of, monkeypatch, tmp_path):

@@ -158,6 +158,14 @@ def test_an_architecture_without_the_loss_is_refused(settings, changes, reason):
         settings(**changes)
 
 
+def test_more_paths_than_bfloat16_can_number_are_refused(settings):
+    paths = [f"{number}.txt" for number in range(257)]
+    settings(path=paths[:256], even_l0=1.0)
+    settings(path=paths)
+    with pytest.raises(ConfigError, match=r"even_l0 tells at most 256 paths apart, .* has 257"):
+        settings(path=paths, even_l0=1.0)
+
+
 def test_two_losses_that_want_one_column_are_refused(settings, labelled_text):
     with pytest.raises(ConfigError, match="leave one out"):
         settings(even_l0=1.0, supervised=SupervisedConfig(labelled_text))

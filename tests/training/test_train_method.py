@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,12 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import CheckpointError, ConfigError, OutputError
 from saesteer.methods import LoReFT
 from saesteer.models import Model
+from saesteer.saes import save_sae
 from saesteer.steer import Plan
 from saesteer.training import StopRequest, train_method
+from saesteer.training.checkpoint import write_checkpoint
+from saesteer.training.folder import state_of
+from saesteer.training.method import MethodTrainer
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +46,9 @@ def contrast(tmp_path_factory: pytest.TempPathFactory) -> str:
 def settings(contrast: str) -> Callable[..., TrainMethodConfig]:
     def make(method: Any = None, **changes: Any) -> TrainMethodConfig:
         usual: dict[str, Any] = {"checkpoint_every_steps": 4, "device": "cpu"}
+        usual |= {"contrast": contrast, "model": "tiny-llama"}
         method = method or {"LoReFT": {"n_steps": 10, "batch_size": 3}}
-        return TrainMethodConfig(method, contrast, "tiny-llama", **{**usual, **changes})
+        return TrainMethodConfig(method, **{**usual, **changes})
 
     return make
 
@@ -124,6 +130,66 @@ def test_other_settings_and_finished_folders_are_refused(
     with pytest.raises(CheckpointError, match=r"method\.LoReFT\.lr: None then, 0\.5 now"):
         run(other, out, resume=True)
     assert run(settings(log_every_steps=5), out, resume=True) is not None
+
+
+@pytest.fixture
+def texts_of(tmp_path: Path) -> Callable[[str], str]:
+    """Writes one file of letters again and again, about another letter each time."""
+
+    def write(letter: str) -> str:
+        sides = ((f"{letter} ee", 1), ("zz xx", 0))
+        rows = [{"text": f"{text} {i}", "label": label} for i in range(10) for text, label in sides]
+        lines = [json.dumps(row) + "\n" for row in rows]
+        (tmp_path / "changing.jsonl").write_text("".join(lines))
+        return str(tmp_path / "changing.jsonl")
+
+    return write
+
+
+@pytest.mark.parametrize("key", ["contrast", "condition"])
+def test_texts_that_changed_are_refused(
+    run: Any, settings: Any, tmp_path: Path, texts_of: Any, key: str
+) -> None:
+    path, steps = texts_of("a"), {"n_steps": 10, "batch_size": 3}
+    config = {
+        "contrast": settings({"Controller": steps}, contrast=path),
+        "condition": settings({"Controller": {**steps, "condition": path}}),
+    }[key]
+    assert run(config, tmp_path / "run", stop_at=4) is None
+    texts_of("b")
+    with pytest.raises(CheckpointError, match=f"was written with another {key}; put back what it"):
+        run(config, tmp_path / "run", resume=True)
+    texts_of("a")
+    assert run(config, tmp_path / "run", resume=True) is not None
+
+
+def test_another_sae_under_the_same_name_is_refused(
+    run: Any, settings: Any, tmp_path: Path, tiny_model: Any, tiny_sae: Any
+) -> None:
+    def write(seed: int) -> None:
+        shutil.rmtree(tmp_path / "sae", ignore_errors=True)
+        save_sae(tiny_sae(tiny_model("llama"), "resid_post.1", seed=seed), tmp_path / "sae")
+
+    write(0)
+    config = settings(sae=str(tmp_path / "sae"))
+    assert run(config, tmp_path / "run", stop_at=4) is None
+    write(1)
+    with pytest.raises(CheckpointError, match="was written with another sae; put back what it"):
+        run(config, tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_that_does_not_say_what_it_learned_from_resumes(
+    run: Any, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(MethodTrainer, "save", save_as_before)
+        assert run(settings(), tmp_path / "run", stop_at=4) is None
+    assert run(settings(), tmp_path / "run", resume=True) is not None
+
+
+def save_as_before(self: MethodTrainer, folder: Path) -> Path:
+    parts = self.step_count, state_of(self), {}, self.learner.state(), 2
+    return write_checkpoint(folder / "checkpoints", *parts)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import time
 import warnings
 from dataclasses import asdict, replace
 
@@ -27,7 +28,7 @@ from saesteer.errors import (
     SiteError,
     TextEndedError,
 )
-from saesteer.models import record
+from saesteer.models import Site, installed, record
 from saesteer.saes import load_crosscoder, load_sae, load_transcoder
 from saesteer.training import folder as folder_module
 from saesteer.training import rates as rates_module
@@ -322,8 +323,10 @@ def test_a_diverging_loss_is_named(run, settings, tmp_path, monkeypatch):
     assert names_in(tmp_path / "run" / "checkpoints") == ["step-00000010"]
 
 
-def test_an_offline_wandb_run_lies_beside_the_sae(run, settings, tmp_path):
-    out = run(settings(n_tokens=256, wandb=WandbConfig(project="tests")), tmp_path / "run")
+@pytest.mark.parametrize("variants", [{}, {"k=2_d_sae=64": {"k": 2}}], ids=["one", "swept"])
+def test_an_offline_wandb_run_lies_beside_the_sae(run, settings, tmp_path, variants):
+    config = settings(n_tokens=256, wandb=WandbConfig(project="tests"), variants=variants)
+    out = run(config, tmp_path / "run")
     (kept,) = out.glob("wandb/offline-run-*/*.wandb")
     assert kept.stat().st_size > 0
 
@@ -395,6 +398,27 @@ def mean_frequency(density) -> float:
     middles = [10 ** ((a + b) / 2) for a, b in zip(low, high, strict=True)]
     latents = sum(density["counts"]) + density["never_fired"]
     return sum(n * m for n, m in zip(density["counts"], middles, strict=True)) / latents
+
+
+def test_nothing_is_read_ahead_while_the_scorer_has_the_model(
+    run, settings, model, tmp_path, figures_of
+):
+    """A hook of the scorer's, at the site that is read, as when an SAE stands in there."""
+    point = model.layout.point(Site(1, "resid_post"))
+
+    def scorer(_):
+        def score(_):
+            with installed([(point, torch.zeros_like)]):
+                time.sleep(0.002)
+            return {}
+
+        return score
+
+    long = {"n_tokens": 100 * 64, "shuffle_batches": 1}
+    plain = figures_of(run(settings(**long), tmp_path / "plain"))
+    ahead = settings(**long, prefetch=200, score=ScoreConfig(every_steps=1))
+    scored = figures_of(train_sae(ahead, tmp_path / "ahead", model=model, scorer=scorer))
+    assert [line["loss"] for line in scored] == [line["loss"] for line in plain]
 
 
 def test_frequencies_survive_a_stop(run, settings, tmp_path, figures_of):
