@@ -133,8 +133,11 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, advice: str = "choose another folder") -> Iterator[None]:
     """Make a folder and hold it against other processes that want it; a killed one lets go.
+
+    Args:
+        advice: what to do where another process holds it.
 
     Raises:
         OutputError: it can't be made or written, or another process holds it.
@@ -145,7 +148,7 @@ def locked(folder: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise OutputError(f"another process is at work in {path}; choose another folder.") from None
+        raise OutputError(f"another process is at work in {path}; {advice}.") from None
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror}.") from error
     try:

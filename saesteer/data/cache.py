@@ -20,13 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from saesteer.data.manifest import no_cache, read_manifest, write_manifest
 from saesteer.data.sources import Chunk, Source
 from saesteer.errors import DataError, OutputError
-from saesteer.files import save_tensors, sha256_of, size_text, sync, write_text
+from saesteer.files import locked, save_tensors, sha256_of, size_text, sync
 
-_MANIFEST = "manifest.json"
-_MANIFEST_TYPES = {"identity": dict, "rows_per_shard": int, "shards": list, "ended": bool}
-_SHARD_TYPES = {"rows": int, "sha256": str, "n_read": int, "n_outliers": int, "state": dict}
 _SPARE_SHARE = 1.02
 """Disk asked for, as a multiple of the tensors' own bytes."""
 
@@ -54,19 +52,9 @@ class ActivationCache:
     ) -> None:
         self.folder = Path(folder)
         self._width, self._dtype, self._rows_per_shard = width, dtype, rows_per_shard
-        fresh = {
-            "identity": json.loads(json.dumps(identity)),
-            "rows_per_shard": rows_per_shard,
-            "shards": [],
-            "ended": False,
-        }
-        self.manifest: dict[str, Any] = _read_manifest(self.folder) or fresh
-        for key in ("identity", "rows_per_shard"):
-            if self.manifest[key] != fresh[key]:
-                raise DataError(
-                    f"{self.folder} holds activations of something else ({key}: "
-                    f"{_difference(self.manifest[key], fresh[key])}); give another cache.path."
-                )
+        as_read = json.loads(json.dumps(identity))
+        self._settings = {"identity": as_read, "rows_per_shard": rows_per_shard}
+        self.manifest = read_manifest(self.folder, self._settings)
 
     @property
     def n_rows(self) -> int:
@@ -80,28 +68,33 @@ class ActivationCache:
     def fill(self, source: Source, n_rows: int) -> Iterator[tuple[int, int]]:
         """Write shards until `n_rows` are there or the source ends; mend what is missing.
 
+        While there is something to write, no other process may.
+
+        Args:
+            source: at its beginning.
+
         Yields:
             rows written and rows wanted, after each shard; to stop there loses nothing.
 
         Raises:
             DataError: the text has changed since the shards were written.
-            OutputError: the disk is too small (before anything is written), full, or read-only.
+            OutputError: the disk is too small (before anything is written), full, or read-only; or
+                another process is filling the cache.
         """
-        start, shards = source.state(), self.manifest["shards"]
-        if shards:
-            self._go_behind(-1, source)  # also where nothing is missing: the text may be another
-        else:
-            self.manifest["ended"] = False  # an empty text may have been filled since
-        self._mend(source, start)
-        missing = n_rows - self.n_rows
-        if missing <= 0 or self.manifest["ended"]:
+        start = source.state()
+        self._go_to(len(self.manifest["shards"]), source, start)  # the text may be another
+        missing = 0 if self.manifest["ended"] else n_rows - self.n_rows
+        if missing <= 0 and all(map(self._is_there, range(len(self.manifest["shards"])))):
             return
         self._check_space(missing)
-        if shards:
-            self._go_behind(-1, source)
-        while self.n_rows < n_rows and not self.manifest["ended"]:
-            self._append(source)
-            yield min(self.n_rows, n_rows), n_rows
+        with locked(self.folder, "start again when it is done, or give another cache.path"):
+            # another process may have filled it meanwhile
+            self.manifest = read_manifest(self.folder, self._settings)
+            self._mend(source, start)
+            self._go_to(len(self.manifest["shards"]), source, start)
+            while self.n_rows < n_rows and not self.manifest["ended"]:
+                self._append(source)
+                yield min(self.n_rows, n_rows), n_rows
 
     def path_of(self, index: int) -> Path:
         """The file of a shard."""
@@ -121,14 +114,17 @@ class ActivationCache:
         except (OSError, KeyError, SafetensorError) as error:
             raise DataError(f"{path} can't be read ({error}); {_MENDING}") from error
 
-    def _go_behind(self, index: int, source: Source) -> None:
-        """Bring the source to where it stood when a shard was written."""
+    def _is_there(self, index: int) -> bool:
+        return self.path_of(index).is_file()
+
+    def _go_to(self, index: int, source: Source, start: dict[str, Any]) -> None:
+        """Bring the source to where a shard begins; the first one does at the source's `start`."""
         try:
-            source.restore(self.manifest["shards"][index]["state"])
+            source.restore(self.manifest["shards"][index - 1]["state"] if index else start)
         except DataError as error:
             raise DataError(f"{self.folder} holds activations of another text: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _no_cache(self.folder, error) from error
+            raise no_cache(self.folder, error) from error
 
     def _append(self, source: Source) -> None:
         """Collect one shard's chunks and write it; the manifest names it once it is on disk."""
@@ -136,14 +132,13 @@ class ActivationCache:
         if chunks:
             entry = self._write_shard(len(self.manifest["shards"]), chunks)
             self.manifest["shards"].append({**entry, "state": source.state()})
-        self._write_manifest()
+        write_manifest(self.folder, self.manifest)
 
     def _write_shard(self, index: int, chunks: list[Chunk]) -> dict[str, Any]:
         rows = torch.cat([chunk.rows for chunk in chunks]).cpu().to(self._dtype)
         path = self.path_of(index)
         scratch = path.with_suffix(".writing")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             save_tensors({"rows": rows}, scratch)
             digest = sha256_of(scratch)
             sync(scratch)
@@ -155,19 +150,16 @@ class ActivationCache:
         return {"rows": len(rows), "sha256": digest, **counts}
 
     def _mend(self, source: Source, start: dict[str, Any]) -> None:
-        """Make again the shards whose files are gone; `start` is the source's beginning."""
+        """Make again the shards whose files are gone."""
         for index, shard in enumerate(self.manifest["shards"]):
-            if self.path_of(index).is_file():
+            if self._is_there(index):
                 continue
-            if index:
-                self._go_behind(index - 1, source)
-            else:
-                source.restore(start)
+            self._go_to(index, source, start)
             chunks, ended = _collect(source, shard["rows"])
             if ended:
                 raise DataError(f"{self.path_of(index)} is gone and its text has ended.")
             self.manifest["shards"][index] |= self._write_shard(index, chunks)
-            self._write_manifest()
+            write_manifest(self.folder, self.manifest)
 
     def _check_space(self, n_rows: int) -> None:
         place = next(p for p in (self.folder, *self.folder.absolute().parents) if p.exists())
@@ -178,15 +170,13 @@ class ActivationCache:
                 f"{size_text(free)} are free; lower n_tokens or give another cache.path."
             )
 
-    def _write_manifest(self) -> None:
-        write_text(self.folder / _MANIFEST, json.dumps(self.manifest))
-
 
 @final
 class CachedSource:
     """The shards of a cache, in order in the first pass and in a seeded order in later ones.
 
-    Each file is verified when it is first read.
+    Passes are over those that there were when it was made; after a restart, what was written since
+    comes once, behind all passes. Each file is verified when it is first read.
     """
 
     def __init__(self, cache: ActivationCache, *, passes: int = 1, seed: int = 0) -> None:
@@ -194,37 +184,59 @@ class CachedSource:
         self._passes = passes
         self._seed = seed
         self._next = 0
+        self._n_shards = len(cache.manifest["shards"])
         self._verified: set[int] = set()
 
     def next_chunk(self) -> Chunk | None:
         """The next shard; None once every pass is over."""
-        shards = self._cache.manifest["shards"]
-        if self._next >= self._passes * len(shards):
+        if self._is_over():
             return None
-        turn, place = divmod(self._next, len(shards))
-        index = self._order(turn, len(shards))[place]
+        turn, place = divmod(self._next, self._n_shards)
+        written_since = self._next - (self._passes - 1) * self._n_shards
+        index = self._order(turn)[place] if turn < self._passes else written_since
         rows = self._cache.read(index, verify=index not in self._verified)
         self._verified.add(index)
         self._next += 1
-        return Chunk(rows, shards[index]["n_read"], shards[index]["n_outliers"])
+        shard = self._cache.manifest["shards"][index]
+        return Chunk(rows, shard["n_read"], shard["n_outliers"])
 
     def skip(self) -> bool:
         """Go behind the next shard without reading it; False once every pass is over."""
-        if self._next >= self._passes * len(self._cache.manifest["shards"]):
+        if self._is_over():
             return False
         self._next += 1
         return True
 
+    def sizes(self) -> list[int]:
+        """Rows of every chunk of all passes."""
+        rows = [shard["rows"] for shard in self._cache.manifest["shards"]]
+        return [rows[index] for turn in range(self._passes) for index in self._order(turn)]
+
     def state(self) -> dict[str, Any]:
-        """How many shards have been handed out or passed over."""
-        return {"shards_read": self._next}
+        """How many shards there are, and have been handed out or passed over."""
+        return {"shards_read": self._next, "shards": self._n_shards}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go behind so many shards."""
-        self._next = state["shards_read"]
+        """Go behind so many shards of as many as there were.
 
-    def _order(self, turn: int, n: int) -> list[int]:
-        order = list(range(n))
+        Raises:
+            DataError: there are fewer by now.
+        """
+        there = len(self._cache.manifest["shards"])
+        n_shards = state.get("shards", there)  # not in older states
+        if n_shards > there:
+            raise DataError(
+                f"{self._cache.folder} holds {there} shards of the {n_shards} that this run reads; "
+                "fill it again as far as it was, or start again in another folder."
+            )
+        self._next, self._n_shards = state["shards_read"], n_shards
+
+    def _is_over(self) -> bool:
+        since = len(self._cache.manifest["shards"]) - self._n_shards
+        return self._next >= self._passes * self._n_shards + since
+
+    def _order(self, turn: int) -> list[int]:
+        order = list(range(self._n_shards))
         if turn:
             random.Random(f"{self._seed}.{turn}").shuffle(order)
         return order
@@ -244,39 +256,3 @@ def _collect(source: Source, n_rows: int) -> tuple[list[Chunk], bool]:
         chunks.append(chunk)
         missing -= len(chunk.rows)
     return chunks, False
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        _check_types(manifest, _MANIFEST_TYPES)
-        for shard in manifest["shards"]:
-            _check_types(shard, _SHARD_TYPES)
-        return manifest
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _no_cache(folder, error) from error
-
-
-def _check_types(entry: Any, types: Mapping[str, type]) -> None:
-    for key, kind in types.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
-            raise ValueError(f"{key!r} is missing or of another type in {_MANIFEST}")
-
-
-def _no_cache(folder: Path, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or error
-    return DataError(
-        f"{folder} is not an activation cache, or a damaged one ({reason}); give another "
-        "cache.path."
-    )
-
-
-def _difference(saved: Any, here: Any) -> str:
-    """The first setting that differs, then and now."""
-    if isinstance(saved, dict) and isinstance(here, dict):
-        for key in here:
-            if saved.get(key) != here[key]:
-                return f"{key} {saved.get(key)!r} there, {here[key]!r} here"
-    return f"{saved!r} there, {here!r} here"

@@ -8,14 +8,14 @@ so that whatever learns from them sees the same tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from saesteer.axes import Rows
 from saesteer.data.tokens import TokenRows, TokenStream
@@ -106,12 +106,18 @@ class ModelSource:
 
     Attributes:
         rows_per_pass: packed rows in one forward pass.
+        compiled: blocks without a site, which run compiled in these passes and in no others:
+            compiled code ignores hooks.
     """
 
     model: Model
     columns: Columns
     tokens: TokenStream
     rows_per_pass: int = 8
+    compiled: Sequence[nn.Module] = ()
+
+    def __post_init__(self) -> None:
+        self._calls = [torch.compile(block._call_impl, dynamic=False) for block in self.compiled]
 
     def next_chunk(self) -> Chunk | None:
         """Activations of the next packed rows; None when the text has ended.
@@ -179,13 +185,26 @@ class ModelSource:
                 raise _Reached
 
         hooks = [(self.model.layout.point(site), reach) for site in self.columns.sites]
-        with suppress(_Reached), installed(hooks):
+        with suppress(_Reached), installed(hooks), _called(self.compiled, self._calls):
             self.model.layout.base(
                 input_ids=rows.input_ids.to(self.model.device),
                 position_ids=rows.position_ids.to(self.model.device),
                 use_cache=False,
             )
         return seen
+
+
+@contextmanager
+def _called(blocks: Sequence[nn.Module], calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """These blocks are called so for the extent of a `with`, as `nn.Module.compile` has it."""
+    before = [block._compiled_call_impl for block in blocks]
+    for block, call in zip(blocks, calls, strict=True):
+        block._compiled_call_impl = call
+    try:
+        yield
+    finally:
+        for block, call in zip(blocks, before, strict=True):
+            block._compiled_call_impl = call
 
 
 def first_rows(

@@ -1,20 +1,24 @@
 """Batches of packed rows from several sources in turn, with a cursor that resumes exactly.
 
-Documents that share a row don't see each other: attention does not cross from one to the next.
+Every row is full. A row may hold several short documents, whose positions restart; long documents
+fill row after row. Documents that share a row don't see each other: attention does not cross from
+one to the next. What a file has left when it ends begins a row that the next file of its source
+fills, so that only the last one drops something, of less than a row.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from saesteer.data.reader import FileReader, PackedRow
+from saesteer.data.reader import FileCursor, FileReader, PackedRow
 from saesteer.data.text import parts_of
 from saesteer.errors import DataError
 
@@ -30,6 +34,9 @@ class TokenRows:
     input_ids: Tensor
     position_ids: Tensor
     labels: Tensor | None = None
+
+
+_NOTHING = PackedRow([], [], [])
 
 
 def _interleaved(weights: Sequence[int]) -> list[int]:
@@ -78,9 +85,12 @@ class TokenStream:
         both = [*((s, passes) for s in sources), *((s, sys.maxsize) for s in labelled)]
         weights += [1] * len(labelled)
         self._turns = _interleaved(weights)
+        open_files: set[FileReader] = set()
         self._readers = [
             [
-                FileReader(part, tokenizer, context, turns, text_field, labelled=i >= len(sources))
+                FileReader(
+                    part, tokenizer, turns, text_field, open_files, labelled=i >= len(sources)
+                )
                 for part in parts_of(source)
             ]
             for i, (source, turns) in enumerate(both)
@@ -88,6 +98,7 @@ class TokenStream:
         self._endless = len(sources)
         self._turn = 0
         self._next_file = [0] * len(both)
+        self._begun = [_NOTHING] * len(both)
         self._ended: set[str] = set()
 
     def next_rows(self, n_rows: int) -> TokenRows | None:
@@ -104,7 +115,8 @@ class TokenStream:
             "turn": self._turn,
             "next_file": list(self._next_file),
             "ended": sorted(self._ended),
-            "files": [[asdict(r.cursor) for r in group] for group in self._readers],
+            "begun": [[list(column) for column in row] for row in self._begun],
+            "files": [[list(r.cursor) for r in group] for group in self._readers],
             "identities": self._identities(),
         }
 
@@ -123,9 +135,11 @@ class TokenStream:
                 "put it back as it was, or give another folder."
             )
         self._turn, self._next_file = state["turn"], list(state["next_file"])
+        begun = state.get("begun", [_NOTHING] * len(self._readers))  # not in older states
+        self._begun = [PackedRow(*row) for row in begun]
         for group, cursors in zip(self._readers, state["files"], strict=True):
             for reader, cursor in zip(group, cursors, strict=True):
-                reader.restore(cursor)
+                reader.restore(FileCursor.of(cursor))
         self._ended = {key for key in state["ended"] if self._has_ended(key)}
 
     def _identities(self) -> list[str]:
@@ -138,7 +152,8 @@ class TokenStream:
             source = self._turns[self._turn]
             self._turn = (self._turn + 1) % len(self._turns)
             if row := self._row_of(source):
-                return row._replace(labels=[source] * self.context) if self._numbered else row
+                labels = [source] * self.context if self._numbered else row.labels
+                return row._replace(labels=labels or [math.nan] * self.context)
         return None
 
     def _has_ended(self, key: str) -> bool:
@@ -159,7 +174,11 @@ class TokenStream:
             key = f"{source}.{index}"
             if key in self._ended:
                 continue
-            if row := readers[index].next_row():
+            begun = self._begun[source]
+            row = begun.followed_by(readers[index].take(self.context - len(begun.ids)))
+            if len(row.ids) == self.context:
+                self._begun[source] = _NOTHING
                 return row
+            self._begun[source] = row
             self._ended.add(key)
         return None

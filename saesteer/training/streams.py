@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict
 
 from saesteer.config import TrainSAEConfig
@@ -98,21 +100,31 @@ def fill_cache(
     begins where the one before it ended.
 
     Raises:
-        OutputError: the disk is too small, full or read-only.
+        OutputError: the disk is too small, full or read-only, or another run is filling it.
         ConfigError, DataError: as `open_stream`; or the text has ended before there is enough.
     """
     check_run(config, model, world.size)
     if world.leads:
-        columns = columns_of(config, model)
-        cache, source = _cache(config, model, columns), _model_source(config, model, columns)
-        for done, wanted in cache.fill(source, rows_cached(config, world.size)):
-            if progress:
-                progress(done, wanted, {})
-            if stop.signal is not None:
-                break
-        else:
-            _check_enough(config, cache, world)
+        with closing(_filling(config, model, world)) as filling:
+            for done, wanted in filling:
+                if progress:
+                    progress(done, wanted, {})
+                if stop.signal is not None:
+                    break
     return not stop.agreed(world)
+
+
+def _filling(
+    config: TrainSAEConfig, model: Model, world: World
+) -> Generator[tuple[int, int], None, None]:
+    """Fill the cache until it lasts each process to the last step; shards are of unequal sizes."""
+    columns = columns_of(config, model)
+    cache, source = _cache(config, model, columns), _model_source(config, model, columns)
+    start = source.state()
+    yield from cache.fill(source, rows_cached(config, world.size))
+    while not _check_enough(config, cache, world):
+        source.restore(start)
+        yield from cache.fill(source, cache.n_rows + 1)
 
 
 def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> ModelSource:
@@ -129,10 +141,10 @@ def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Mod
         labelled=labelled,
         numbered=config.even_l0 > 0,
     )
-    if config.compile and not config.kl:
-        for block in model.layout.blocks[: columns.sites[-1].layer]:
-            block.compile(dynamic=False)
-    return ModelSource(model, columns, tokens, config.rows_per_pass)
+    hooked = {site.layer for site in columns.sites}
+    free = [b for i, b in enumerate(model.layout.blocks[: max(hooked)]) if i not in hooked]
+    compiled = free if config.compile and not config.kl else ()
+    return ModelSource(model, columns, tokens, config.rows_per_pass, compiled)
 
 
 def _cache(config: TrainSAEConfig, model: Model, columns: Columns) -> ActivationCache:
@@ -169,14 +181,24 @@ def rows_cached(config: TrainSAEConfig, size: int = 1) -> int:
     return rows + (size - 1) * config.cache.rows_per_shard
 
 
-def _check_enough(config: TrainSAEConfig, cache: ActivationCache, world: World) -> None:
-    """Make sure, before the first step, that a cache whose text has ended lasts to the last one."""
-    batch, passes = world.share(config.batch_size, "batch_size"), config.cache.passes
-    taken = rows_taken(batch, config.shuffle_batches, config.reuse, config.n_steps) * world.size
-    if cache.n_rows * passes < taken:
+def _check_enough(config: TrainSAEConfig, cache: ActivationCache, world: World) -> bool:
+    """Whether each process's shards last it to the last step; an error where there can't be more.
+
+    Said before the first step: a process that has no rows left ends all of them, and without a
+    checkpoint.
+    """
+    size, passes = world.size, config.cache.passes
+    batch = world.share(config.batch_size, "batch_size")
+    taken = rows_taken(batch, config.shuffle_batches, config.reuse, config.n_steps)
+    sizes = CachedSource(cache, passes=passes, seed=config.seed).sizes()
+    lacking = taken - min(sum(sizes[rank::size]) for rank in range(size))
+    if lacking > 0 and cache.manifest["ended"]:
+        uneven = f"; the smallest share of {size} processes lacks {lacking:,} of them"
         raise DataError(
             f"the text ended when {cache.folder} held {cache.n_rows:,} tokens; n_tokens "
-            f"{config.n_tokens:,} needs {taken:,}, those to shuffle with included, and "
-            f"cache.passes is {passes}. Raise cache.passes, lower n_tokens, or add text and give "
+            f"{config.n_tokens:,} needs {taken * size:,}, those to shuffle with included, and "
+            f"cache.passes is {passes}{uneven if size > 1 else ''}. Raise cache.passes, lower "
+            f"n_tokens,{' start fewer processes,' if size > 1 else ''} or add text and give "
             "another cache.path."
         )
+    return lacking <= 0

@@ -51,7 +51,8 @@ class SAETrainer:
         spread: whether each SAE lives on one process only.
         weights_of_model: the model's fingerprint, which a resumed run must find again.
         wandb_id: carried through checkpoints so that a resumed run goes on under the same id.
-        scorer: held-out scores of an SAE as it stands, taken every `score.every_steps`.
+        scorer: held-out scores of an SAE as it stands, taken every `score.every_steps`; it has the
+            model to itself.
     """
 
     config: TrainSAEConfig
@@ -113,8 +114,11 @@ class SAETrainer:
 
     def _text_ended(self) -> TextEndedError:
         had, wanted = self.step_count * self.config.batch_size, self.config.n_tokens
-        more = "resume with a larger text.passes, or start again with more text"
-        advice = more if had else "add text, raise text.passes, or lower n_tokens"
+        advice = "add text, raise text.passes, or lower n_tokens"
+        if self.config.cache.path:
+            advice = "start again with a larger cache.passes, or more text and another cache.path"
+        elif had:
+            advice = "resume with a larger text.passes, or start again with more text"
         return TextEndedError(f"the text ended after {had:,} of {wanted:,} tokens; {advice}.")
 
     def _step_of(self, name: str, learner: Learner, batch: Tensor) -> StepResult:
@@ -177,7 +181,8 @@ class SAETrainer:
         if self.scorer is None:
             return {}
         sae = learner.to_sae(self.config.model)
-        return self.scorer(sae) if isinstance(sae, SAE) else {}
+        with self.stream.paused():
+            return self.scorer(sae) if isinstance(sae, SAE) else {}
 
     def _rates(self) -> dict[str, float]:
         """Tokens a second since the last log, in all and by stage, and one step's time by SAE."""

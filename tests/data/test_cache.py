@@ -12,6 +12,7 @@ from counting import Counting
 from saesteer.data.cache import ActivationCache, CachedSource
 from saesteer.data.sources import Chunk
 from saesteer.errors import DataError, OutputError
+from saesteer.files import locked
 
 IDENTITY = {"model": "tiny", "sites": ["resid_post.1"]}
 
@@ -120,6 +121,90 @@ def test_the_place_is_kept(open_cache):
         source.next_chunk()
     again.restore(json.loads(json.dumps(source.state())))
     assert rows_of(again) == rows_of(source)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 5])
+def test_a_cache_that_grew_is_read_as_it_was(open_cache, taken):
+    """Passes, and the order of the later ones, are over the shards of then; new ones come last."""
+    fill(open_cache(), Counting(), 16)
+    source = CachedSource(open_cache(), passes=3)
+    for _ in range(taken):
+        source.next_chunk()
+    state = json.loads(json.dumps(source.state()))
+    fill(open_cache(), Counting(), 20)
+    again = CachedSource(open_cache(), passes=3)
+    again.restore(state)
+    assert again.state() == state
+    assert rows_of(again) == [*rows_of(source), *WHOLE[18:]]
+    assert not again.skip()
+    assert len(rows_of(CachedSource(open_cache(), passes=3))) == 60
+
+
+def test_a_cache_that_grows_beside_a_reader_gives_no_more(open_cache):
+    fill(open_cache(), Counting(), 16)
+    source = CachedSource(open_cache(), passes=2)
+    fill(open_cache(), Counting(), 20)
+    assert len(rows_of(source)) == 36
+
+
+def test_a_cache_that_lost_shards_is_refused(open_cache, tmp_path):
+    fill(open_cache(), Counting(), 20)
+    state = CachedSource(open_cache()).state()
+    shutil.rmtree(tmp_path / "cache")
+    fill(open_cache(), Counting(), 12)
+    with pytest.raises(DataError, match=r"cache holds 2 shards of the 4 that this run reads; fill"):
+        CachedSource(open_cache()).restore(state)
+
+
+def test_a_cache_is_filled_by_one_process_at_a_time(open_cache):
+    filling = open_cache().fill(Counting(), 20)
+    next(filling)
+    with pytest.raises(OutputError, match=r"another process is at work in .*cache; start again"):
+        fill(open_cache(), Counting(), 20)
+    fill(open_cache(), Counting(bad=3), 6)
+    assert list(filling)[-1] == (20, 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+def test_a_filling_that_is_left_lets_others_go_on(open_cache):
+    filling = open_cache().fill(Counting(), 20)
+    next(filling)
+    filling.close()
+    fill(open_cache(), Counting(), 20)
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+def test_a_full_cache_is_not_held(open_cache):
+    fill(open_cache(), Counting(), 20)
+    with locked(open_cache().folder):
+        fill(open_cache(), Counting(), 20)
+
+
+@pytest.mark.parametrize("n_before", [6, 20])
+def test_what_another_process_has_written_meanwhile_is_not_written_again(open_cache, n_before):
+    late = open_cache()
+    fill(open_cache(), Counting(), n_before)
+    times = [open_cache().path_of(index).stat().st_mtime_ns for index in range(n_before // 5)]
+    fill(late, Counting(), 20)
+    again = [open_cache().path_of(index).stat().st_mtime_ns for index in range(n_before // 5)]
+    assert again == times
+    assert rows_of(CachedSource(open_cache())) == WHOLE
+
+
+def test_a_cache_that_was_made_of_something_else_meanwhile_is_refused(open_cache):
+    late = open_cache(model="other")
+    fill(open_cache(), Counting(), 6)
+    with pytest.raises(DataError, match="holds activations of something else"):
+        fill(late, Counting(), 6)
+
+
+def test_the_sizes_are_those_of_the_chunks(open_cache):
+    fill(open_cache(), Counting(), 20)
+    source = CachedSource(open_cache(), passes=3, seed=2)
+    sizes = source.sizes()
+    chunks = iter(source.next_chunk, None)
+    assert [len(chunk.rows) for chunk in chunks] == sizes
+    assert sorted(sizes[:4]) == [2, 6, 6, 6]
 
 
 @pytest.mark.parametrize("gone", [(0,), (1,), (0, 1)], ids=str)

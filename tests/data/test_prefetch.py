@@ -70,6 +70,18 @@ def test_an_error_comes_where_the_chunk_would_have_been_and_stays():
     assert prefetch_threads() == []
 
 
+def test_nothing_is_read_while_it_is_paused():
+    inner = Counting(end=10**6)
+    source = Prefetched(inner, 1000)
+    source.next_chunk()
+    with source.paused():
+        place = inner.place
+        time.sleep(0.05)
+        assert inner.place == place
+    assert numbers(source, 20) == list(range(1, 21))
+    source.close()
+
+
 def test_closing_while_the_queue_is_full_ends_the_thread():
     source = Prefetched(Counting(end=10**6), 1)
     source.next_chunk()

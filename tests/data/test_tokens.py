@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,9 @@ from saesteer.errors import DataError
 WORDS = ["the", "rain", "in", "town", "and", "sea", "sun", "a", "b"]
 DOCUMENT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=30).map(" ".join)
 DOCUMENTS = st.lists(DOCUMENT, min_size=1, max_size=12)
+NAMES = ("rain", "sea", "sun", "town", "b")
+SHORT_FILES = st.lists(st.lists(st.integers(1, 9), max_size=3), min_size=1, max_size=8)
+"""How many words each document of each file has."""
 FEW = settings(max_examples=40, deadline=None)
 
 
@@ -42,6 +47,24 @@ def rows_of(stream: TokenStream, n_rows: int = 3):
             for i, p in zip(got.input_ids.tolist(), got.position_ids.tolist(), strict=True)
         ]
     return rows
+
+
+def folder_of(folder: str, files) -> str:
+    """Short files of one word each, neighbours of another."""
+    for index, (word, lengths) in enumerate(zip(itertools.cycle(NAMES), files, strict=False)):
+        write(Path(folder), f"{index}.jsonl", [" ".join([word] * n) for n in lengths])
+    return folder
+
+
+def tokens_of(files, tokenizer):
+    """The tokens of the documents of such a folder, file by file."""
+    return [
+        [
+            tokenizer(" ".join([word] * n), add_special_tokens=False)["input_ids"]
+            for n, _ in itertools.groupby(lengths)
+        ]
+        for word, lengths in zip(itertools.cycle(NAMES), files, strict=False)
+    ]
 
 
 def packed(documents, tokenizer, context):
@@ -118,6 +141,104 @@ def test_a_restored_stream_gives_the_same_rows(tokenizer, first, second, context
         assert rows_of(again) == rest
 
 
+@given(SHORT_FILES, st.integers(2, 40), st.integers(0, 12), st.integers(1, 2))
+@FEW
+def test_a_restored_stream_of_short_files_gives_the_same_rows(
+    tokenizer, files, context, n_before, passes
+):
+    with tempfile.TemporaryDirectory() as folder:
+        folder_of(folder, files)
+        whole, again = (
+            TokenStream([folder], tokenizer, context=context, passes=passes) for _ in range(2)
+        )
+        for _ in range(n_before):
+            whole.next_rows(1)
+        again.next_rows(3)
+        again.restore(json.loads(json.dumps(whole.state())))
+        assert again.state() == whole.state()
+        assert rows_of(again) == rows_of(whole)
+
+
+def test_a_state_is_a_few_numbers_a_file(tokenizer, tmp_path):
+    """Nothing of the piece in hand, of which a copy would be made for every chunk."""
+    for word in NAMES:
+        (tmp_path / f"{word}.txt").write_text(f"{word} " * 9000)
+    stream = TokenStream([str(tmp_path)], tokenizer, context=16)
+    stream.next_rows(7)
+    assert len(json.dumps(stream.state()["files"])) < 20 * len(NAMES)
+
+
+def test_the_state_of_an_older_checkpoint_is_read(tokenizer, tmp_path):
+    """It held the tokens in hand themselves."""
+    documents = ["the rain in the town", "the sea and the sun in"]
+    paths = [write(tmp_path, f"{name}.jsonl", documents) for name in "ab"]
+    whole, again = (TokenStream(paths, tokenizer, context=4, passes=2) for _ in range(2))
+    whole.next_rows(1)
+    ids = tokenizer(documents[0], add_special_tokens=False)["input_ids"][4:]
+    hand = {"tokens": ids, "positions": list(range(4, 4 + len(ids))), "labels": []}
+    empty = {"tokens": [], "positions": [], "labels": []}
+    old = {
+        "turn": 1,
+        "next_file": [0, 0],
+        "ended": [],
+        "files": [
+            [{"passes": 0, "pieces": 1, "fresh": False, **hand}],
+            [{"passes": 0, "pieces": 0, "fresh": False, **empty}],
+        ],
+    }
+    again.restore(old)
+    assert rows_of(again) == rows_of(whole)
+
+
+def test_an_older_checkpoint_at_the_end_of_its_text_goes_on_with_more_passes(tokenizer, tmp_path):
+    path = write(tmp_path, "a.jsonl", ["the rain in", "the"])
+    stream = TokenStream([path], tokenizer, context=4, passes=2)
+    cursor = {"passes": 1, "pieces": 0, "fresh": False, "tokens": [5], "positions": [0]}
+    old = {"turn": 0, "next_file": [0], "ended": ["0.0"], "files": [[{**cursor, "labels": []}]]}
+    stream.restore(old)
+    assert rows_of(stream) == rows_of(TokenStream([path], tokenizer, context=4))
+
+
+@pytest.fixture
+def open_now(monkeypatch):
+    """How many files were open at a time."""
+    counts, real = [0], reader.open_documents
+
+    def counted(*args, **kwargs):
+        counts.append(counts[-1] + 1)
+        try:
+            yield from real(*args, **kwargs)
+        finally:
+            counts.append(counts[-1] - 1)
+
+    monkeypatch.setattr(reader, "open_documents", counted)
+    monkeypatch.setattr(reader, "_PIECES_AT_ONCE", 2)
+    return counts
+
+
+@pytest.mark.parametrize("most", [0, 2, 99])
+def test_no_more_files_are_open_than_may_be(tokenizer, tmp_path, monkeypatch, open_now, most):
+    for word in NAMES:
+        write(tmp_path, f"{word}.jsonl", [f"{word} {i}" for i in range(7)])
+    rows = rows_of(TokenStream([str(tmp_path)], tokenizer, context=4, passes=2))
+    assert max(open_now) == len(NAMES)
+    del open_now[1:]
+    monkeypatch.setattr(reader, "_may_be_open", lambda: most)
+    assert rows_of(TokenStream([str(tmp_path)], tokenizer, context=4, passes=2)) == rows
+    assert max(open_now) <= most + 1, "and the one that is being read"
+    assert open_now[-1] == 0
+
+
+def test_more_passes_go_on_where_fewer_ended(tokenizer, tmp_path):
+    path = write(tmp_path, "a.jsonl", ["the rain in the town", "the sea and the sun in"])
+    once, more, whole = (
+        TokenStream([path], tokenizer, context=7, passes=passes) for passes in (1, 3, 3)
+    )
+    rows = rows_of(once)
+    more.restore(json.loads(json.dumps(once.state())))
+    assert rows + rows_of(more) == rows_of(whole)
+
+
 def test_pieces_without_tokens_are_passed_once(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(reader, "split_pieces", lambda text: ["", text, ""])
     path = write(tmp_path, "a.jsonl", [f"the rain {word}" for word in WORDS])
@@ -168,6 +289,40 @@ def test_the_files_of_a_folder_take_turns(three_sources, tokenizer, tmp_path):
     stream = TokenStream([str(tmp_path)], tokenizer, context=12)
     order = [source_of(row, tokenizer) for row in rows_of(stream)[:6]]
     assert order == ["rain", "sea", "sun"] * 2
+
+
+@given(SHORT_FILES, st.integers(2, 40), st.integers(1, 3))
+@FEW
+def test_what_a_file_leaves_goes_to_the_next_so_that_a_source_drops_less_than_a_row(
+    tokenizer, files, context, passes
+):
+    with tempfile.TemporaryDirectory() as folder:
+        stream = TokenStream([folder_of(folder, files)], tokenizer, context=context, passes=passes)
+        rows = rows_of(stream)
+    flat = [t for file in tokens_of(files, tokenizer) for ids in file for t in ids * passes]
+    assert len(rows) == len(flat) // context
+    left = Counter(flat)
+    left.subtract(token for row in rows for token, _ in row)
+    assert min(left.values(), default=0) >= 0, "no token is read twice"
+
+
+def test_short_files_share_a_row_and_do_not_see_each_other(tokenizer, tmp_path):
+    stream = TokenStream([folder_of(str(tmp_path), [[3], [2], [9]])], tokenizer, context=12)
+    documents = [ids for file in tokens_of([[3], [2], [9]], tokenizer) for ids in file]
+    expected = [(token, place) for ids in documents for place, token in enumerate(ids)]
+    assert rows_of(stream)[0] == expected[:12]
+    assert len(documents[0]) + len(documents[1]) < 12
+
+
+def test_a_row_that_goes_on_in_the_middle_of_a_document_begins_it_anew(tokenizer, tmp_path):
+    """Its beginning stands in another row, so it is a document of its own."""
+    files = [[9], [1], [9]]
+    (a,), (b,), (c,) = tokens_of(files, tokenizer)
+    rows = rows_of(TokenStream([folder_of(str(tmp_path), files)], tokenizer, context=len(b) + 2))
+    n = len(b) + 2
+    mixed = next(row for row in rows if {t for t, _ in row} & {*b} and {t for t, _ in row} - {*b})
+    assert [position for _, position in mixed] == [*range(len(b)), 0, 1]
+    assert n < len(a) < len(c) + n
 
 
 def test_passes_read_a_file_again(tokenizer, tmp_path):
