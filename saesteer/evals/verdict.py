@@ -109,8 +109,7 @@ def _against_others(reference: str, equal: Sequence[Row], rows: Mapping[str, Row
 
 
 def _fluency(row: Row, unsteered: Row | None) -> list[str]:
-    known: list[float | None] = [r["perplexity"] for r in (unsteered, row) if r is not None]
-    if len(known) < 2 or not all(p is not None and math.isfinite(p) for p in known):
+    if unsteered is None or not all(map(_known, (unsteered["perplexity"], row["perplexity"]))):
         return []
     text = (
         f"The price in fluency: perplexity under the unsteered model goes from "
@@ -123,6 +122,10 @@ def _fluency(row: Row, unsteered: Row | None) -> list[str]:
         )
     share = round(100 * row["anti_steered"])
     return [f"{text}; {share} % of the prompts moved the wrong way."]
+
+
+def _known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _family(rows: Mapping[str, Row], method: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from saesteer.config import TrainSAEConfig
 from saesteer.data.text import iterate_texts
@@ -26,7 +26,7 @@ def held_out_scorer(config: TrainSAEConfig) -> Scorer | None:
     """
     paths = config.score.paths
 
-    def texts() -> Iterator[str]:
+    def texts() -> Iterable[str]:
         return iterate_texts(paths, config.text.field) if paths else prose()
 
     def begin(model: Model) -> Score:
