@@ -232,6 +232,12 @@ def _part(module: nn.Module, names: Sequence[str], site: Site) -> nn.Module:
 
 def _contribution(block: nn.Module, site: Site) -> nn.Module:
     """The module whose output is what attention or MLP adds to the residual stream."""
+    factor = float(getattr(block, "residual_multiplier", 1.0))
+    if factor != 1:
+        raise SiteError(
+            f"{site} does not exist: this model adds {factor:g} times what attention and MLP put "
+            "out, behind every module; use resid_pre, resid_mid or resid_post."
+        )
     if site.kind == "attn_out":
         also = ("post_attention_layernorm",) if _norms_attention(block) else ()
         norms, names = ("post_self_attn_layernorm", *also), _ATTENTION

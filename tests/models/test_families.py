@@ -50,6 +50,8 @@ CONFIGS = {
     "glm4": ("Glm4Config", {}),
     "afmoe": ("AfmoeConfig", {"num_dense_layers": 2, **EXPERTS}),
     "vaultgemma": ("VaultGemmaConfig", {}),
+    "granite": ("GraniteConfig", {}),
+    "granite scaled": ("GraniteConfig", {"residual_multiplier": 0.22}),
     "qwen3_next": ("Qwen3NextConfig", {**EXPERTS, **LINEAR}),
     "qwen3_5": ("Qwen3_5TextConfig", LINEAR),
 }
@@ -83,7 +85,9 @@ def layers_of(name: str) -> tuple[int, ...]:
     return (3,) if name in HYBRIDS else (0, 3)
 
 
-@pytest.mark.parametrize(("name", "layer"), [(n, at) for n in CONFIGS for at in layers_of(n)])
+@pytest.mark.parametrize(
+    ("name", "layer"), [(n, at) for n in CONFIGS for at in layers_of(n) if "scaled" not in n]
+)
 def test_what_attention_and_mlp_add_is_what_the_residual_gains(name, layer):
     kinds = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
     pre, attn, mid, mlp, post = read(name, layer, *kinds)
@@ -119,3 +123,11 @@ def test_a_list_of_other_things_is_still_no_list_of_blocks():
     config.num_attention_heads = 1
     with pytest.raises(ModelError, match="no list of 2 blocks with an attention and an MLP part"):
         layout_of(transformers.MambaForCausalLM(config))
+
+
+@pytest.mark.parametrize("kind", ["attn_out", "mlp_out"])
+def test_what_is_multiplied_behind_its_module_is_no_site(kind):
+    model = family("granite scaled")
+    with pytest.raises(SiteError, match=rf"{kind}\.1 does not exist: this model adds 0.22 times"):
+        model.check_site(Site(1, kind))
+    model.check_site(Site(1, "resid_mid"))
