@@ -44,13 +44,7 @@ def bootstrap_interval(
     Raises:
         DataError: no values, or one that is not finite.
     """
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
-        raise DataError(f"an interval needs finite values, one per prompt; got {sample.size}.")
-    picks = np.random.default_rng(seed).integers(0, sample.size, size=(n, sample.size))
-    means = sample[picks].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(sample.mean()), float(low), float(high))
+    return _bootstrap(values, None, seed, n, level)
 
 
 def paired_difference(
@@ -92,19 +86,9 @@ def difference_to_sample(
             "values."
         )
     seen = np.asarray(others, dtype=np.float64)
-    usual = seen.mean(axis=0)
-    whole = paired_difference(a, usual, seed, n, level)
-    if len(seen) == 1:
-        return whole
-    own = np.asarray(a, dtype=np.float64)
-    apart = (seen - usual) * np.sqrt(len(seen) / (len(seen) - 1))
-    rng = np.random.default_rng(seed)
-    prompts = rng.integers(0, own.size, size=(n, own.size))
-    members = rng.integers(0, len(seen), size=(n, len(seen)))
-    drawn = apart[members[:, :, None], prompts[:, None, :]].mean(axis=(1, 2))
-    means = (own - usual)[prompts].mean(axis=1) - drawn
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(whole.mean, float(low), float(high))
+    usual, k = seen.mean(axis=0), len(seen)
+    apart = (seen - usual) * np.sqrt(k / (k - 1)) if k > 1 else None
+    return _bootstrap(np.asarray(a, dtype=np.float64) - usual, apart, seed, n, level)
 
 
 def auroc_interval(
@@ -153,6 +137,24 @@ def grouped_auroc_interval(
     areas += [_weighted_area(levels, labels, draw[group].astype(float)) for draw in draws]
     low, high = np.nanquantile(areas[1:], [0.025, 0.975])
     return Interval(float(areas[0]), float(low), float(high))
+
+
+def _bootstrap(
+    values: Numbers, apart: np.ndarray | None, seed: int, n: int, level: float
+) -> Interval:
+    """Interval of the mean of `values` over prompts, less the mean of as many drawn rows of `apart`
+    `[members, prompts]` as there are."""
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
+        raise DataError(f"an interval needs finite values, one per prompt; got {sample.size}.")
+    rng = np.random.default_rng(seed)
+    prompts = rng.integers(0, sample.size, size=(n, sample.size))
+    means = sample[prompts].mean(axis=1)
+    if apart is not None:
+        members = rng.integers(0, len(apart), size=(n, len(apart)))
+        means -= apart[members[:, :, None], prompts[:, None, :]].mean(axis=(1, 2))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(sample.mean()), float(low), float(high))
 
 
 def _labelled(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_parsers import parsers_of
 
 from saesteer.cli.commands import positive_int, whole_number
 from saesteer.cli.parser import build_parser
@@ -57,15 +56,6 @@ def test_every_option_that_counts_refuses_what_is_no_count() -> None:
     assert ("--tokens", positive_int) in kinds
     assert positive_int("2e6") == 2_000_000
     assert whole_number("0") == 0
-
-
-def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser and those of its commands."""
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices.values():
-                yield from parsers_of(each)
 
 
 def test_unknown_model(run: Any, disk: Path) -> None:

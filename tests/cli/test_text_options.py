@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_parsers import parsers_of
 
 from saesteer.cli.parser import build_parser
-
-
-def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """A parser and those of its commands."""
-    yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for each in action.choices.values():
-                yield from parsers_of(each)
-
 
 LISTS = [
     pytest.param(parser, action, id=f"{parser.prog} {action.option_strings[0]}")

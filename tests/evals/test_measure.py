@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from gates import AtToken
 
 from saesteer.data.contrast import Contrast
 from saesteer.evals.measure import Bench, damage, dose_of, make_bench, measure, write
 from saesteer.evals.scorers import LexiconRate
 from saesteer.evals.tasks import Task
 from saesteer.methods import Prompting
-from saesteer.models import Model, Site
-from saesteer.steer import Frame, Plan, Stop, add, add_scaled, register_kind
+from saesteer.models import Model
+from saesteer.steer import Plan, Stop, add, add_scaled
 
 N_TOKENS = 5
 PROMPTS = ("the rain", "so it was said", "x")
@@ -123,32 +122,12 @@ def test_a_vector_that_does_nothing_has_no_dose(model: Model, bench: Bench) -> N
     assert dose_of(bench, Plan(add(SITE, torch.zeros(model.d_model))), 3) == 0
 
 
-@register_kind
-@dataclass(frozen=True)
-class SaidToken:
-    """Open where the model itself has said a token."""
-
-    token: int
-    sites: tuple[Site, ...] = ()
-
-    def new_state(self) -> object:
-        return None
-
-    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: Any) -> Tensor:
-        assert frame.input_ids is not None
-        said = frame.logical >= frame.need_prompt_lengths("gate")
-        return (frame.input_ids == self.token) & frame.valid & said
-
-    def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
-        return f"token {self.token}"
-
-
 def test_a_text_that_a_plan_ends_counts_as_far_as_it_goes(
     model: Model, bench: Bench, plan: Plan
 ) -> None:
     """Beside texts that go on it costs what it costs alone: padding behind its end is no text."""
     ((_, new),) = write(model, PROMPTS[:1], plan, N_TOKENS).batches
-    stopping = plan + Plan(Stop(gate=SaidToken(int(new[0, 1]))))
+    stopping = plan + Plan(Stop(gate=AtToken(int(new[0, 1]))))
     together = measure(bench, stopping)
     written = write(model, PROMPTS, stopping, N_TOKENS)
     kls, losses = damage(bench, stopping, written)

@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gates import AtToken
 from laws import PROMPTS, Run, direction, fresh, generate, latch_plan, same
 from torch import Tensor
 
 from saesteer import steer
 from saesteer.errors import PlanError
-from saesteer.models import Model, Site
+from saesteer.models import Model
 from saesteer.steer import Always, Backtrack, Control, Edit, Frame, Plan, Refuse, Step, Stop
 
 ARCHES = ("llama", "gpt2", "gemma3", "neox")
-
-
-@steer.register_kind
-@dataclass(frozen=True)
-class AtToken:
-    """Open at one token; with `generated`, only where the model itself has said it."""
-
-    token: int
-    generated: bool = True
-    sites: tuple[Site, ...] = ()
-
-    def new_state(self) -> object:
-        return None
-
-    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: Any) -> Tensor:
-        assert frame.input_ids is not None
-        frame.note("token", frame.input_ids.float())
-        found = (frame.input_ids == self.token) & frame.valid
-        return (
-            found & (frame.logical >= frame.need_prompt_lengths("gate"))
-            if self.generated
-            else found
-        )
-
-    def explain(self, evidence: Mapping[str, Any], row: int, index: int) -> str:
-        return f"token {int(evidence['token'][row, index])}"
 
 
 NEVER = AtToken(-1)

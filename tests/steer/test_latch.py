@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from gates import AtToken
 from laws import PROMPTS, TokenLatch, direction, generate, same
 from torch import Tensor
 
@@ -64,7 +65,7 @@ def model(request: pytest.FixtureRequest, tiny_model: Any) -> Model:
 def test_it_is_open_from_each_opening_on_for_so_long(duration: int | None) -> None:
     ids = torch.tensor([[0, 0, 7, 5, 7, 6, 6, 6, 6], [7, 5, 5, 5, 5, 5, 5, 7, 5]])
     mask = torch.tensor([[0, 0] + [1] * 7, [1] * 9])
-    gate = steer.latched(TokenOnce(7), duration)
+    gate = steer.latched(AtToken(7, generated=False), duration)
     state, parts, start = gate.new_state(), [], 0
     for n in (4, 1, 2, 2):
         end = start + n
@@ -78,21 +79,6 @@ def test_it_is_open_from_each_opening_on_for_so_long(duration: int | None) -> No
     }[duration]
     got = ["".join("o" if o else "." for o in row) for row in torch.cat(parts, 1).tolist()]
     assert got == expected
-
-
-@dataclass(frozen=True)
-class TokenOnce:
-    """Open at one token."""
-
-    token: int
-    sites: tuple[Site, ...] = ()
-
-    def new_state(self) -> object:
-        return None
-
-    def open(self, readings: Mapping[Site, Tensor], frame: Frame, state: Any) -> Tensor:
-        assert frame.input_ids is not None
-        return frame.input_ids == self.token
 
 
 @pytest.mark.parametrize("duration", [None, 3])
@@ -146,4 +132,4 @@ def test_it_is_saved_and_checked(tiny_model: Any, tmp_path: Path) -> None:
     same(*runs, tolerance=0)
     assert "latched: score" in trace.explain()
     with pytest.raises(PlanError, match="duration is 0"):
-        steer.latched(TokenOnce(7), 0)
+        steer.latched(AtToken(7, generated=False), 0)
