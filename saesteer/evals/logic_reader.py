@@ -30,6 +30,7 @@ from saesteer.features.fitting import ReadoutKind, fit_readout, score_rows
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
 from saesteer.features.sparse_rows import SparseRows
 from saesteer.features.thresholds import choose_threshold
+from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
 
@@ -133,9 +134,8 @@ class StatementReader:
         mentions = sum_mentions(text.resid, spans, self.saes)
         apart = [(2 * i, 2 * i + 1) for i in range(len(found))]
         names = self.identity.group(mentions, apart, forms)
-        links = iter(
-            Link(names[2 * i], names[2 * i + 1], part.positive) for i, part in enumerate(found)
-        )
+        each = zip(names[::2], names[1::2], found, strict=True)
+        links = (Link(subject, object_, part.positive) for subject, object_, part in each)
         return [None if part is None else next(links) for part in parts]
 
     @cached_property
@@ -204,11 +204,12 @@ def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
     """An SAE of the same shape whose encoder was never trained, as sparse on `resid` as `sae` is.
 
     Directions are random; each feature's bias centres it and its threshold is the quantile that
-    lets it fire as often as the trained features do on average.
+    lets it fire as often as the trained features do on average, outlier tokens left out.
     """
     generator = torch.Generator().manual_seed(seed)
     coder = random_coder(sae, generator)
-    sample = resid[torch.randperm(len(resid), generator=generator)[:4096]]
+    usual = resid[~outlier_tokens(resid)]
+    sample = usual[torch.randperm(len(usual), generator=generator)[:4096]]
     share = float((sae.encode(sample) > 0).float().mean())
     pre = (sample - sample.mean(0)) @ coder.w_dec.T
     return replace(
@@ -259,8 +260,7 @@ def _concepts(
     """Those of `CONCEPTS`; the plural is told from the singular on relations alone."""
     filler, is_, are, negation, _ = range(len(ROLES))
     relation = (roles == is_) | (roles == are)
-    labels = (roles == filler, relation, roles == negation)
-    told = [(rows, positive) for positive in labels]
+    told = [(rows, positive) for positive in (roles == filler, relation, roles == negation)]
     told.append((rows[relation], roles[relation] == are))
     concepts: list[Concept] = []
     for name, (own, positive) in zip(CONCEPTS, told, strict=True):

@@ -23,7 +23,7 @@ from saesteer.files import save_tensors, whole_folder
 from saesteer.models import Site
 from saesteer.saes import load_sae, save_sae
 
-FORMAT = 7
+FORMAT = 8
 """Raised whenever generating or fitting changes, so that readers of before are not taken."""
 Readers = Mapping[str, StatementReader]
 

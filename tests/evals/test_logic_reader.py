@@ -182,6 +182,14 @@ def test_a_random_sae_fires_as_often_and_is_of_other_directions(trained):
     assert torch.equal(random_sae(sae, resid).w_enc, other.w_enc)
 
 
+def test_outlier_tokens_do_not_move_a_random_sae(trained):
+    resid = torch.cat([t.text.resid[0] for t in trained])
+    far = 1e3 * torch.nn.functional.one_hot(torch.tensor([4] * 30), WIDTH).float()
+    plain, beside = (random_sae(planted_sae(), rows) for rows in (resid, torch.cat([resid, far])))
+    shares = [float((one.encode(resid) > 0).float().mean()) for one in (plain, beside)]
+    assert shares[1] == pytest.approx(shares[0], rel=0.1)
+
+
 def test_texts_encoded_together_are_what_they_are_alone(trained):
     saes = (planted_sae(),)
     together = _named(trained[:5], saes)
