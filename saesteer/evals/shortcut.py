@@ -27,7 +27,7 @@ def lexical_shortcut(question: Question) -> str | None:
 
 def _read(sentence: str) -> tuple[str, str, bool]:
     words = [word.lower() for word in _WORD.findall(sentence)]
-    names = [_stem(word) for word in words if word not in _SMALL]
+    names = [_stem(word) for word in words if word not in _SMALL] or [sentence]
     return names[0], names[-1], "not" not in words
 
 

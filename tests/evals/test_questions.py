@@ -57,6 +57,8 @@ def test_the_shortcut_takes_the_sentence_whose_subject_is_an_object():
     assert lexical_shortcut(question_of(ROW)) == "False"
     other = {**ROW, "context": "Trazes are red. Max is a gorp."}
     assert lexical_shortcut(question_of(other)) is None
+    numbered = {**ROW, "context": f"1. {ROW['context']}"}
+    assert lexical_shortcut(question_of(numbered)) == "False"
 
 
 @pytest.mark.parametrize(
