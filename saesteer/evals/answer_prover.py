@@ -11,7 +11,7 @@ from saesteer.config.answers import AnswerConfig
 from saesteer.evals.answer_rows import Answered, answer_row
 from saesteer.evals.answer_task import AnswerReader, AnswerTask, Tick, with_words
 from saesteer.evals.prover_fit import fit_prover_readers, fitting_problems, n_batches
-from saesteer.evals.prover_problems import generate_prover_problems, prover_question
+from saesteer.evals.prover_problems import ANSWERS, generate_prover_problems, prover_question
 from saesteer.evals.questions import Question, read_questions
 from saesteer.models import Model, load_model
 from saesteer.saes import SAE
@@ -62,8 +62,9 @@ class ProverTask(AnswerTask):
         ]
 
     def practice(self, words: tuple[str, ...], n: int) -> list[Question]:
-        """Generated problems with the options of the test file."""
-        problems = generate_prover_problems(n, seed=self.config.task.seed + 1)
+        """Generated problems with the options of the test file, maybe without the third."""
+        made = generate_prover_problems(2 * n, seed=self.config.task.seed + 1)
+        problems = [one for one in made if ANSWERS.index(one.answer) < len(words)][:n]
         return [with_words(prover_question(problem.to_dict()), words) for problem in problems]
 
     def fit(self, model: Model, sae: SAE, tick: Tick) -> Mapping[str, AnswerReader]:  # noqa: ARG002

@@ -125,9 +125,14 @@ def question_of(row: Any, where: str = "problem", *, bare: bool = False) -> Ques
 def _options(found: Any, where: str) -> Sequence[tuple[str, str]]:
     listed = found if isinstance(found, list) and found else ["A) True", "B) False"]
     matches = [_OPTION.fullmatch(str(option)) for option in listed]
-    if not all(matches):
-        raise TaskError(f"{where}: options {found!r}; expected texts such as 'A) True'.")
-    return [(match[1], match[2].strip()) for match in matches if match]
+    told = [(match[1], match[2].strip()) for match in matches if match]
+    words = {word.casefold() for _, word in told}
+    if not 2 <= len(listed) == len(words) <= 3 or told[0][1].casefold() in ("false", "no"):
+        raise TaskError(
+            f"{where}: options {found!r}; expected texts such as 'A) True', 'B) False' and maybe "
+            "'C) Unknown', in this order."
+        )
+    return told
 
 
 def _hops(fields: Mapping[str, Any]) -> int | None:

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import pytest
 
+from saesteer.config.answers import AnswerConfig, AnswerTaskConfig
 from saesteer.errors import TaskError
-from saesteer.evals.answer_prover import prover_questions
+from saesteer.evals.answer_prover import ProverTask, prover_questions
 from saesteer.evals.logic_conclude import NO, OPEN, YES
 from saesteer.evals.prover_claims import Claim, Formula, Signed, conclude_claims, entailed
 from saesteer.evals.prover_problems import ANSWERS, generate_prover_problems, prover_question
@@ -33,6 +34,13 @@ def test_answers_and_steps_come_evenly_and_are_what_all_worlds_say(problems):
     for one in problems:
         exact = entailed([said.claim for said in one.sentences], one.asked.claim)
         assert WORD[exact or ""] == one.answer
+
+
+@pytest.mark.parametrize("words", [("Yes", "No"), ("Yes", "No", "Unclear")])
+def test_practice_has_as_many_problems_whatever_options_a_file_has(words):
+    practice = ProverTask(AnswerConfig(AnswerTaskConfig("proverqa"))).practice(words, 16)
+    assert len(practice) == 16
+    assert {one.answer for one in practice} == {*words}
 
 
 def test_rules_get_almost_all_that_is_entailed(problems):

@@ -67,6 +67,10 @@ def test_the_shortcut_takes_the_sentence_whose_subject_is_an_object():
         ({"context": ""}, "problem: 'context' is ''; expected a text"),
         ({"answer": "C"}, "answer 'C' is none of the options A, B"),
         ({"options": ["yes"]}, r"options \['yes'\]; expected texts such as 'A\) True'"),
+        ({"options": ["A) True"], "answer": "A"}, "and maybe 'C\\) Unknown', in this order"),
+        ({"options": ["A) True", "B) true"]}, "in this order"),
+        ({"options": ["A) False", "B) True"]}, "in this order"),
+        ({"options": ["A) True", "B) False", "C) Unknown", "D) Both"]}, "in this order"),
         ({"question": "max"}, "holds no sentence"),
     ],
 )
