@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from saesteer.errors import OutputError
+from saesteer.errors import OutputError, SaeError
 from saesteer.evals.logic_reader import CONCEPTS, Saes, StatementReader
 from saesteer.features.concepts import Concept, FeatureReadout, ProbeReadout, Readout
 from saesteer.features.identity import IdentityReadout
@@ -43,7 +43,7 @@ def load_or_fit(folder: Path, saes: Saes, fit: Callable[[], Readers]) -> Readers
     """
     try:
         return load_readers(folder, saes)
-    except (OSError, SafetensorError, KeyError, ValueError, RecursionError):
+    except (OSError, SafetensorError, SaeError, KeyError, ValueError, RecursionError):
         readers = fit()
     try:
         save_readers(readers, folder, saes)
@@ -82,7 +82,7 @@ def load_readers(folder: Path, saes: Saes) -> Readers:
     """Readers as `save_readers` wrote them.
 
     Raises:
-        OSError, SafetensorError, KeyError, ValueError: the folder is missing or damaged.
+        OSError, SafetensorError, SaeError, KeyError, ValueError: the folder is missing or damaged.
     """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     tensors = load_file(folder / "tensors.safetensors")

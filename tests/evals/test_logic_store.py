@@ -50,6 +50,10 @@ def test_a_second_run_does_not_fit_and_a_damaged_folder_is_fitted_again(tmp_path
     load_or_fit(folder, saes, fit)
     load_or_fit(folder, saes, fit)
     assert len(fits) == 2
+    (folder / "random-sae-0" / "sae_weights.safetensors").write_bytes(b"no tensors")
+    load_or_fit(folder, saes, fit)
+    load_or_fit(folder, saes, fit)
+    assert len(fits) == 3
 
 
 def test_other_settings_or_another_sae_have_another_folder(tmp_path: Path):
