@@ -24,7 +24,8 @@ from saesteer.evals.prefill import prefill, token_positions
 from saesteer.evals.questions import Question
 from saesteer.evals.results import describe_model
 from saesteer.models import Model, Site, load_model
-from saesteer.saes import SAE, load_sae
+from saesteer.models.limits import check_prompt
+from saesteer.saes import SAE, check_width, load_sae
 from saesteer.steer import Plan
 
 Progress = Callable[[int, int, str], None]
@@ -63,13 +64,16 @@ def run_answers(
 
     Raises:
         TaskError: a test file that can't be read.
-        SaesteerError: as loading a model or an SAE does.
+        DataError: a problem that has, with an example before it, more tokens than the model reads.
+        SaesteerError: as loading a model or an SAE does; an SAE that does not fit the model.
     """
     started, tick = time.perf_counter(), progress or (lambda *_: None)
     task = load_answer_task(config)
     questions = task.questions()
     model = load_model(config.model, device=config.device, dtype=config.dtype)
     sae = load_sae(config.sae).to(device="cpu")
+    for one in (sae, *task.beside):
+        check_width(one, model)
     groups = _alike(sorted(questions, key=lambda question: -len(question.prompt)))
     steps = task.n_steps + len(groups)
     n_steps, done = steps + -(-len(questions) // config.batch_size), 0
@@ -79,7 +83,8 @@ def run_answers(
         done = min(done + 1, n_steps)
         tick(done, n_steps, what)
 
-    fitted, sites = fit_all(model, sae, task, list(groups), report), (sae.site, *task.other_sites)
+    longest = [alike[0] for alike in groups.values()]
+    fitted, sites = fit_all(model, sae, task, longest, report), (sae.site, *task.other_sites)
     answers = Answers(config.task.seed)
     for alike in groups.values():
         for start in range(0, len(alike), config.batch_size):
@@ -96,13 +101,19 @@ def fit_all(
     model: Model,
     sae: SAE,
     task: AnswerTask,
-    options: Sequence[tuple[str, ...]],
+    longest: Sequence[Question],
     tick: Callable[[str], None],
 ) -> Fitted:
-    """Readers, answers and baselines, none of them from problems to answer."""
-    readers = task.fit(model, sae, tick)
+    """Readers, answers and baselines, none of them from problems to answer.
+
+    Readers come last: they take longest, and what can't be carried out fails before them.
+
+    Args:
+        longest: of the problems to answer, the longest with each kind of options.
+    """
     answers, constant, asking = {}, {}, {}
-    for words in options:
+    for question in longest:
+        words = question.words
         practice = task.practice(words, 2 * N_LEARN)
         train, held = practice[:N_LEARN], practice[N_LEARN:]
         validation = prefill(model, [question.prompt for question in held], sae.site)
@@ -112,8 +123,10 @@ def fit_all(
         constant[words] = constant_steering(model, sae, train, validation, right)
         shortest = min(held, key=lambda question: len(question.prompt))
         asking[words] = ask_with_example(model, task.how, shortest)
+        asked = asking[words].prompt_edits[0].apply(question.prompt)
+        check_prompt(model, model.tokenize(asked).input_ids.shape[1])
         tick(f"learn to say {', '.join(words)}")
-    return Fitted(readers, answers, constant, asking)
+    return Fitted(task.fit(model, sae, tick), answers, constant, asking)
 
 
 def answer_batch(

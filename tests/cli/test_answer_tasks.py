@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
 from saesteer.evals import answer_trains, prover_fit
+from saesteer.evals.answer_moderation import ModerationTask
 from saesteer.evals.prover_problems import generate_prover_problems
 
 METHODS = {
@@ -90,6 +92,26 @@ def test_pairs_are_read_in_folds_and_harmless_ones_counted_apart(compare, tmp_pa
     assert reader["verdict_balanced_accuracy"] > 0.9
     assert 0 <= reader["over_refusal"] <= 1
     assert "over_refusal" in done.out
+
+
+def test_what_a_model_cannot_carry_is_said_before_readers_are_fitted(
+    run, disk, compare, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(ModerationTask, "fit", lambda *_: pytest.fail("readers were fitted"))
+    pairs = [{"prompt": f"ask {n}", "response": "so bad", "is_safe": n % 2 == 0} for n in range(60)]
+    pairs[7]["response"] = "so bad " * 1000
+    (tmp_path / "long.json").write_text(json.dumps(pairs))
+    (tmp_path / "short.json").write_text(json.dumps(pairs[8:]))
+    asked = [
+        ("long.json", disk / "sae", "the prompt has .* tokens; .* reads at most 4096"),
+        ("short.json", disk / "wide-sae", "width"),
+    ]
+    for file, sae, message in asked:
+        test, given = f"task.test={tmp_path / file}", f"model={tmp_path / 'model'}"
+        config = CONFIGS / "beavertails.yaml"
+        found = run("compare", config, given, f"sae={sae}", test, "--out", tmp_path / "x")
+        assert (found.status, "Traceback" in found.err) == (2, False)
+        assert re.search(message, found.err)
 
 
 @pytest.mark.parametrize(
