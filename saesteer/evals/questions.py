@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from saesteer.errors import TaskError
 
-_SENTENCE = re.compile(r"(?=[^.!?\s])(?:\b(?:Dr|Mr|Mrs|Ms|Prof)\.|[^.!?])+[.!?]+")
-"""Up to a full stop that does not belong to a title."""
+_SENTENCE = re.compile(r"(?=[^.!?\s])(?:\b(?:Dr|Mr|Mrs|Ms|Prof)\.|[^.!?])+(?:[.!?]+|(?<=\w)$)")
+"""Up to a full stop that does not belong to a title, or the last word of all."""
 _OPTION = re.compile(r"\s*([A-Z])\)\s*(\S.*)")
 LEAD = "Problem: "
 """Before the context of a file's problem, since a text's first token is read as nothing but its

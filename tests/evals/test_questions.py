@@ -37,6 +37,16 @@ def test_sentences_are_the_statements_and_the_one_in_question():
     ]  # fmt: skip
 
 
+def test_a_last_sentence_needs_no_full_stop():
+    bare = {key: ROW[key].removesuffix(".") for key in ("context", "question")}
+    question = question_of({**ROW, **bare})
+    found = [question.prompt[a:b] for a, b in question.sentences()]
+    assert found[-3:] == ["Trazes are red.", "Max is a gorp", "Max is red"]
+    quoted = question_of({**ROW, "question": 'True or false? "Max is red."'})
+    start, end = quoted.sentences()[-1]
+    assert "Max is red" in quoted.prompt[start:end]
+
+
 def test_no_sentence_begins_the_text_since_a_models_first_token_tells_little():
     question = question_of(ROW)
     assert question.sentences()[0][0] > 0
@@ -71,7 +81,7 @@ def test_the_shortcut_takes_the_sentence_whose_subject_is_an_object():
         ({"options": ["A) True", "B) true"]}, "in this order"),
         ({"options": ["A) False", "B) True"]}, "in this order"),
         ({"options": ["A) True", "B) False", "C) Unknown", "D) Both"]}, "in this order"),
-        ({"question": "max"}, "holds no sentence"),
+        ({"question": "???"}, "holds no sentence"),
     ],
 )
 def test_a_faulty_problem_is_named(change, message):
