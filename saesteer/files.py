@@ -73,20 +73,29 @@ def read_json_lines(path: Path, error: type[SaesteerError]) -> list[tuple[int, A
 
 
 def parse_json(line: str, where: str, error: type[SaesteerError]) -> Any:
-    """A line as a record; a lone half of a surrogate pair, which is JSON but no text, becomes the
-    replacement character.
+    """A line as a record, as `json_value` reads it.
 
     Raises:
         SaesteerError: of the kind `error`: it is not JSON.
     """
     try:
-        record = json.loads(line)
-        if _ESCAPED_HALF.search(line):
-            record = json.loads(_HALF.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
-        return record
+        return json_value(line)
     except (ValueError, RecursionError) as caught:
         reason = getattr(caught, "msg", caught)
         raise error(f"{where}: not valid JSON ({reason}); expected one record a line.") from caught
+
+
+def json_value(text: str) -> Any:
+    """What JSON says; a lone half of a surrogate pair, which is JSON but no text, becomes the
+    replacement character.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON.
+    """
+    value = json.loads(text)
+    if _ESCAPED_HALF.search(text):
+        value = json.loads(_HALF.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+    return value
 
 
 def json_text(value: Any, indent: int | None = 1, *, ascii_only: bool = True) -> str:

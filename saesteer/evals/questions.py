@@ -6,7 +6,6 @@ where its sentences end; everything else that it learns has to come from activat
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from saesteer.errors import TaskError
+from saesteer.files import json_value
 
 _SENTENCE = re.compile(r"(?=[^.!?\s])(?:\b(?:Dr|Mr|Mrs|Ms|Prof)\.|[^.!?])+(?:[.!?]+|(?<=\w)$)")
 """Up to a full stop that does not belong to a title, or the last word of all."""
@@ -80,7 +80,7 @@ def read_questions(
         TaskError: a file that can't be read, or a problem without one of its parts; which and why.
     """
     try:
-        rows: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows: Any = json_value(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise TaskError(f"problems {path} can't be read: {error}.") from error
     if not isinstance(rows, list) or not rows:

@@ -136,7 +136,7 @@ def read_trains(path: str | Path, group: str = "file") -> list[Question]:
         TaskError: a file that can't be read, or a row without a prompt or a known country.
     """
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TaskError(f"trains {path} can't be read: {error}.") from error

@@ -159,6 +159,15 @@ def test_both_formats_are_read(tmp_path):
     assert read_two(tmp_path / "b.json", tmp_path / "b.json") == read_pairs(tmp_path / "a.json")
 
 
+@pytest.mark.parametrize("form", ["{}", "[{}]"])
+def test_half_a_character_is_read_as_everywhere(tmp_path, form):
+    row = json.dumps({"prompt": "p \ud83d", "response": "r", "is_safe": True})
+    (tmp_path / "a.jsonl").write_text(form.replace("{}", row))
+    (pair,) = read_pairs(tmp_path / "a.jsonl")
+    assert pair.prompt == "p \ufffd"
+    assert 0 <= pair.fold(5) < 5
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

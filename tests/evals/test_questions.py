@@ -89,6 +89,13 @@ def test_a_faulty_problem_is_named(change, message):
         question_of({**ROW, **change})
 
 
+def test_half_a_character_and_a_byte_order_mark_are_read_as_everywhere(tmp_path: Path):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([{**ROW, "context": "Max is \ud83d red."}]), encoding="utf-8-sig")
+    (question,) = read_questions(path)
+    assert question.context == "Max is \ufffd red."
+
+
 def test_a_faulty_file_is_named(tmp_path: Path):
     path = tmp_path / "p.json"
     with pytest.raises(TaskError, match="can't be read"):

@@ -82,7 +82,8 @@ def test_a_published_row_loses_its_ending_and_its_article(tmp_path):
     file = tmp_path / "test.csv"
     file.write_text(
         "prompt,label\n\"A train of three cars. The first car is red.\nDue to the train's colours, "
-        'I think it comes from the country of the Netherlands.",the Netherlands\n'
+        'I think it comes from the country of the Netherlands.",the Netherlands\n',
+        encoding="utf-8-sig",
     )
     (question,) = read_trains(file, "mono")
     assert question.context == "A train of three cars. The first car is red."
