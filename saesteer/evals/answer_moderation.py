@@ -19,7 +19,6 @@ from saesteer.config.answers import AnswerConfig
 from saesteer.errors import TaskError
 from saesteer.evals.answer_rows import Answered, answer_row, share
 from saesteer.evals.answer_task import READERS, SHUFFLED, AnswerReader, AnswerTask, Tick, with_words
-from saesteer.evals.logic_reader import random_sae
 from saesteer.evals.moderation_data import (
     HARMLESS,
     WORDS,
@@ -36,6 +35,7 @@ from saesteer.evals.moderation_reader import (
     PooledPairs,
     fit_pair_reader,
     pool_pair,
+    spaces,
 )
 from saesteer.evals.prefill import read_texts, token_positions
 from saesteer.evals.questions import Question
@@ -128,17 +128,17 @@ class ModerationTask(AnswerTask):
         pairs = [*self.pairs, *everyday]
         resid = read_spans(reading, sae, pairs, tick)
         sample = torch.cat([torch.cat(spans) for spans in resid[::BATCH]])[:N_SAMPLE].float()
-        spaces = dict(zip(READERS, (sae, random_sae(sae, sample, task.seed), None), strict=True))
-        pooled = {name: pool_pairs(resid, pairs, space) for name, space in spaces.items()}
+        read = spaces(sae, sample, task.seed)
+        pooled = {name: pool_pairs(resid, pairs, space) for name, space in read.items()}
         fold_of = {f"pair-{n}": pair.fold(task.folds) for n, pair in enumerate(self.pairs)}
         fold = torch.tensor([*fold_of.values(), *[-1] * len(everyday)])
         fitted: dict[str, list[PairReader]] = {name: [] for name in (*READERS, SHUFFLED)}
         for held in range(task.folds):
             used = fold != held
-            for name, space in spaces.items():
+            for name, space in read.items():
                 fitted[name].append(fit_pair_reader(pooled[name], space, used))
             rows = with_shuffled_labels(pooled[READERS[0]], task.seed + held)
-            fitted[SHUFFLED].append(fit_pair_reader(rows, sae, used))
+            fitted[SHUFFLED].append(fit_pair_reader(rows, read[READERS[0]], used))
             tick(f"fit fold {held + 1} of {task.folds}")
         return {name: ModerationReader(tuple(of), fold_of) for name, of in fitted.items()}
 

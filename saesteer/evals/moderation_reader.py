@@ -36,8 +36,8 @@ from typing import final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saesteer.evals.answer_task import Verdict
-from saesteer.evals.logic_reader import ReadText
+from saesteer.evals.answer_task import READERS, Verdict
+from saesteer.evals.logic_reader import ReadText, random_sae
 from saesteer.evals.moderation_data import WORDS
 from saesteer.evals.questions import Question
 from saesteer.features.row_space import Fit, RowSpace
@@ -71,8 +71,17 @@ def pool_pair(
     """
     if sae is None:
         return tuple(span.float().mean(0) for span in spans)
+    return tuple(sae.encode(span.float()).sqrt().mean(0) for span in spans)
+
+
+def spaces(sae: SAE, resid: Float[Tensor, "tokens width"], seed: int) -> dict[str, SAE | None]:
+    """What each of `READERS` reads: faint latents, a random SAE's, as many on, and activations.
+
+    Args:
+        resid: activations that say how often the random SAE's features should fire.
+    """
     faint = sae.fainter(FAINT)
-    return tuple(faint.encode(span.float()).sqrt().mean(0) for span in spans)
+    return dict(zip(READERS, (faint, random_sae(faint, resid, seed), None), strict=True))
 
 
 @final
