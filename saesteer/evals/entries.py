@@ -6,9 +6,9 @@ several seeds is one entry with several plans.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from typing import Any
 
 from saesteer.data.contrast import Contrast
@@ -151,11 +151,15 @@ def _fit(
 
 
 def _named_apart(entries: Sequence[Entry]) -> list[Entry]:
-    """Entries with names that occur once: the second of a name is "name (2)"."""
-    counts: Counter[str] = Counter(RESERVED)
+    """Entries with names that occur once: the second of a name is "name (2)".
+
+    A ready plan leaves the name of prompting to the control.
+    """
     named: list[Entry] = []
     for entry in entries:
-        counts[entry.name] += 1
-        count = counts[entry.name]
-        named.append(replace(entry, name=f"{entry.name} ({count})") if count > 1 else entry)
+        taken = {*RESERVED, *(one.name for one in named)}
+        if entry.family != "prompt":
+            taken.add(Prompting().name)
+        names = chain([entry.name], (f"{entry.name} ({n})" for n in count(2)))
+        named.append(replace(entry, name=next(name for name in names if name not in taken)))
     return named

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import saesteer.methods as methods
 from saesteer.data.contrast import Contrast
 from saesteer.errors import DimensionError, SiteError, TaskError
 from saesteer.evals import compare as compare_task
-from saesteer.evals.entries import check_methods
+from saesteer.evals.entries import check_methods, control_entries, fit_entries
 from saesteer.evals.report import join_results, write_report
 from saesteer.evals.results import Report
 from saesteer.evals.scorers import LexiconRate
@@ -148,6 +149,22 @@ def test_ready_plans_take_part_under_names_of_their_own(
     assert [row["method"] for row in found.compare] == ["unsteered", "mine", "mine (2)", "CAA"]
     assert found.compare[1]["effect"] == found.compare[2]["effect"]
     assert found.settings["sites"] == ["resid_post.2"], "CAA acts where the first plan does"
+
+
+def test_no_two_entries_have_one_name(tiny_model: Callable[[str], Model], vowels: Task) -> None:
+    model = tiny_model("llama")
+    asking = methods.Prompting("be a")
+    vector = add_scaled("resid_post.2", torch.ones(model.d_model))
+    plans = [Plan(vector, name=name) for name in ("mine", "mine", "mine (2)", "unsteered")]
+    given = [asking.fit(model, vowels.contrast), *plans]
+    entries = fit_entries(model, vowels.contrast, given, None, print)
+    controls = control_entries(model, vowels, entries, None, None, (0,), print)
+    names = [entry.name for entry in (*entries, *controls)]
+    assert len(set(names)) == len(names)
+    assert names[:3] == ["prompting (2)", "mine", "mine (2)"]
+    assert "prompting" in names
+    asked = fit_entries(model, vowels.contrast, [asking], None, print)
+    assert [entry.name for entry in asked] == ["prompting"]
 
 
 def test_strength_of_a_ready_plan_does_not_matter(
