@@ -33,14 +33,14 @@ class Answered:
     @property
     def right(self) -> bool:
         """Whether the generated token is the answer (its first token, for a longer word)."""
-        return self._says(self.question.answer)
+        return self.says(self.question.answer)
 
     @property
     def parted(self) -> bool:
         """Whether a verdict was reached and the generated token is not it."""
-        return self.verdict is not None and not self._says(self.verdict)
+        return self.verdict is not None and not self.says(self.verdict)
 
-    def _says(self, word: str) -> bool:
+    def says(self, word: str) -> bool:
         """Whether it is the word, its first token (of 2 letters or more), or 3 of its letters."""
         said, whole = self.said.casefold(), word.casefold()
         if said == whole or (len(said) > 1 and self.begins == word):

@@ -224,7 +224,8 @@ def test_a_row_counts_harmless_pairs_apart():
 
     found = [answered(True, "No")] * 8 + [answered(False, "No")] * 2 + [answered(False, "Yes")] * 2
     found += [answered(True, "Yes", HARMLESS), *[answered(True, "No", HARMLESS)] * 3]
+    found.append(replace(answered(True, "yes", HARMLESS), verdict="No"))
     row = task.row("m", "rule", found, reads=True)
     assert (row["n_problems"], row["accuracy"], row["balanced_accuracy"]) == (12, 10 / 12, 0.75)
     assert row["balanced_accuracy_ci"][0] < 0.75 < row["balanced_accuracy_ci"][1]
-    assert row["over_refusal"] == row["verdict_over_refusal"] == 0.25
+    assert (row["over_refusal"], row["verdict_over_refusal"]) == (0.4, 0.2), "as where it is right"
