@@ -23,6 +23,7 @@ from saesteer.evals.logic_reader import ReadText
 from saesteer.evals.prefill import prefill, token_positions
 from saesteer.evals.questions import Question
 from saesteer.evals.results import describe_model
+from saesteer.methods.base import Family
 from saesteer.models import Model, Site, load_model
 from saesteer.models.limits import check_prompt
 from saesteer.saes import SAE, check_width, load_sae
@@ -31,7 +32,15 @@ from saesteer.steer import Plan
 Progress = Callable[[int, int, str], None]
 N_LEARN = 8
 """Problems that answers are learned on, and as many that choose their doses."""
-FAMILIES = {"prompt": "prompt", "caa": "dense", "dense-probe": "dense", "unsteered": "control"}
+FAMILIES: Mapping[str, Family] = {
+    "prompt": "prompt",
+    "caa": "dense",
+    "dense-probe": "dense",
+    "sae-steering": "feature",
+    "random-sae": "control",
+    SHUFFLED: "control",
+    "unsteered": "control",
+}
 
 
 @dataclass(frozen=True, eq=False)

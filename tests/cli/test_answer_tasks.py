@@ -87,6 +87,11 @@ def test_pairs_are_read_in_folds_and_harmless_ones_counted_apart(compare, tmp_pa
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, results, done = compare("beavertails.yaml", f"task.test={pairs}", "task.n_test=12")
     assert set(found) >= METHODS
+    assert {name: found[name]["family"] for name in METHODS} == {
+        "activation-reasoning": "rule", "dense-probe": "dense", "caa": "dense", "prompt": "prompt",
+        "shuffled": "control", "random-sae": "control", "unsteered": "control",
+    }  # fmt: skip
+    assert found["sae-steering"]["family"] == "feature"
     reader = found["activation-reasoning"]
     assert (reader["n_problems"], results["n_problems"]) == (12, 72)
     assert reader["verdict_balanced_accuracy"] > 0.9
