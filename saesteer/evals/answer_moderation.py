@@ -46,8 +46,6 @@ from saesteer.saes.sae import SAE
 BATCH = 16
 AT_LEAST = 5
 """Pairs of either label that a fold must leave to fit on."""
-N_SAMPLE = 4096
-"""Tokens that say how often a random SAE's features should fire."""
 
 
 @final
@@ -127,8 +125,7 @@ class ModerationTask(AnswerTask):
         everyday = everyday_pairs()
         pairs = [*self.pairs, *everyday]
         resid = read_spans(reading, sae, pairs, tick)
-        sample = torch.cat([torch.cat(spans) for spans in resid[::BATCH]])[:N_SAMPLE].float()
-        read = spaces(sae, sample, task.seed)
+        read = spaces(sae, resid, task.seed)
         pooled = {name: pool_pairs(resid, pairs, space) for name, space in read.items()}
         fold_of = {f"pair-{n}": pair.fold(task.folds) for n, pair in enumerate(self.pairs)}
         fold = torch.tensor([*fold_of.values(), *[-1] * len(everyday)])

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import final
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -51,6 +52,10 @@ C = 18.0
 FAINT = 0.25
 """Share of its threshold from which a feature counts as on: what is too faint to rebuild from still
 tells of harm."""
+EVERY = 16
+"""Of so many pairs one says how often a random SAE's features should fire."""
+Spans = Sequence[Float[Tensor, "_ width"]]
+"""Activations of a pair's request and of its reply."""
 
 
 @final
@@ -62,9 +67,7 @@ class PooledPairs:
     unsafe: Bool[Tensor, " pairs"]
 
 
-def pool_pair(
-    spans: Sequence[Float[Tensor, "_ width"]], sae: SAE | None
-) -> tuple[Float[Tensor, " _"], ...]:
+def pool_pair(spans: Spans, sae: SAE | None) -> tuple[Float[Tensor, " _"], ...]:
     """One pair's row, a block a span: the mean root of each latent.
 
     Without an SAE it is each span's mean activation.
@@ -74,14 +77,15 @@ def pool_pair(
     return tuple(sae.encode(span.float()).sqrt().mean(0) for span in spans)
 
 
-def spaces(sae: SAE, resid: Float[Tensor, "tokens width"], seed: int) -> dict[str, SAE | None]:
+def spaces(sae: SAE, pairs: Sequence[Spans], seed: int) -> dict[str, SAE | None]:
     """What each of `READERS` reads: faint latents, a random SAE's, as many on, and activations.
 
     Args:
-        resid: activations that say how often the random SAE's features should fire.
+        pairs: some of them say how often the random SAE's features should fire.
     """
     faint = sae.fainter(FAINT)
-    return dict(zip(READERS, (faint, random_sae(faint, resid, seed), None), strict=True))
+    sample = torch.cat([span for spans in pairs[::EVERY] for span in spans]).float()
+    return dict(zip(READERS, (faint, random_sae(faint, sample, seed), None), strict=True))
 
 
 @final

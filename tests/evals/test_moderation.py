@@ -23,6 +23,7 @@ from saesteer.evals.moderation_data import (
     read_two,
 )
 from saesteer.evals.moderation_reader import (
+    EVERY,
     ModerationReader,
     fit_pair_reader,
     moderation_rules,
@@ -93,7 +94,7 @@ def test_planted_harm_is_found_and_shuffled_labels_find_nothing(pooled):
 def test_a_span_is_read_by_the_mean_root_of_each_feature_that_is_on_at_least_faintly():
     request, reply = torch.zeros(4, WIDTH), torch.ones(2, WIDTH)
     request[0, 3], request[1, 3], request[2, 5], request[2, 6] = 4.0, 16.0, 0.02, 0.04
-    read = spaces(planted_sae(), torch.rand(50, WIDTH), 0)["activation-reasoning"]
+    read = spaces(planted_sae(), [[torch.rand(50, WIDTH)]], 0)["activation-reasoning"]
     of_request, of_reply = pool_pair([request, reply], read)
     assert of_request[3] == (2 + 4) / 4
     assert of_request[6] == pytest.approx(0.2 / 4), "below the threshold and not too faint to read"
@@ -104,12 +105,13 @@ def test_a_span_is_read_by_the_mean_root_of_each_feature_that_is_on_at_least_fai
 
 
 def test_the_random_sae_has_as_many_latents_on_as_the_one_it_stands_beside():
-    resid = torch.rand(400, WIDTH, generator=torch.Generator().manual_seed(0)) / 7
-    resid *= resid > 0.1
-    trained, other, none = spaces(planted_sae(), resid, 0).values()
-    shares = [float((pool_pair([row[None]], one)[0] > 0).float().mean())
-              for row in resid for one in (trained, other)]  # fmt: skip
-    assert sum(shares[1::2]) == pytest.approx(sum(shares[::2]), rel=0.05)
+    """Of all pairs, whichever come first in the file."""
+    resid = torch.rand(12800, WIDTH, generator=torch.Generator().manual_seed(0)) / 7
+    resid *= resid > torch.where(torch.arange(12800) < 6400, 0.1, 0.13)[:, None]
+    pairs = [part.split(8) for part in resid.split(16) for _ in range(EVERY)]
+    trained, other, none = spaces(planted_sae(), pairs, 0).values()
+    shares = [float((one.encode(resid) > 0).float().mean()) for one in (trained, other) if one]
+    assert shares[1] == pytest.approx(shares[0], rel=0.05)
     assert none is None
 
 
