@@ -19,7 +19,7 @@ from saesteer.evals.logic_store import load_or_fit, readers_folder
 from saesteer.evals.logic_words import Style
 from saesteer.evals.questions import Question, question_of, read_questions
 from saesteer.evals.shortcut import lexical_shortcut
-from saesteer.models import Model, load_model
+from saesteer.models import Model, fastest_dtype, load_model
 from saesteer.saes import SAE
 from saesteer.steer.store import stamp_of
 
@@ -112,7 +112,9 @@ class ChainTask(AnswerTask):
         if task.keep is None:
             readers = fit()
         else:
-            settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": task.fit_dtype}
+            fastest = fastest_dtype(model.device) if task.fit_dtype == "fastest" else None
+            dtype = str(fastest or task.fit_dtype).removeprefix("torch.")
+            settings = {"n_fit": task.n_fit, "seed": task.seed, "dtype": dtype}
             root = Path(task.keep).expanduser()
             folder = readers_folder(root, saes, model=stamp_of(model), **settings)
             readers = load_or_fit(folder, saes, fit)

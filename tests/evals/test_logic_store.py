@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from saesteer.config.answers import AnswerConfig, AnswerTaskConfig
+from saesteer.evals import answer_chains
 from saesteer.evals.logic_reader import StatementReader, fit_reader, random_sae
 from saesteer.evals.logic_store import load_or_fit, load_readers, readers_folder, save_readers
+from saesteer.models import Model, fastest_dtype
 from saesteer.saes import SAE
 
 from .test_logic_reader import SITE, planted_sae, text
@@ -54,6 +58,21 @@ def test_a_second_run_does_not_fit_and_a_damaged_folder_is_fitted_again(tmp_path
     load_or_fit(folder, saes, fit)
     load_or_fit(folder, saes, fit)
     assert len(fits) == 3
+
+
+def test_the_fastest_dtype_has_the_folder_of_the_dtype_that_it_is_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Callable[..., Model]
+):
+    folders: list[Path] = []
+    monkeypatch.setattr(
+        answer_chains, "load_or_fit", lambda folder, *_: folders.append(folder) or {}
+    )
+    model, sae = tiny_model("llama"), planted_sae()
+    here = str(fastest_dtype(model.device)).removeprefix("torch.")
+    for dtype in ("fastest", here, "float64"):
+        given = AnswerTaskConfig("prontoqa", fit_dtype=dtype, keep=str(tmp_path))
+        answer_chains.ChainTask(AnswerConfig(given)).fit(model, sae, print)
+    assert folders[0] == folders[1] != folders[2]
 
 
 def test_other_settings_or_another_sae_have_another_folder(tmp_path: Path):
