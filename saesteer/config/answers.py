@@ -36,7 +36,8 @@ class AnswerTaskConfig:
         test: a file in the published format: JSON for prontoqa and proverqa (there also several,
             with commas between), CSV for rail2country, JSONL or JSON for beavertails. None
             generates problems, which beavertails can't.
-        n_test: so many problems of the file, or of each kind that is generated; all for None.
+        n_test: so many problems of each file; of generated ones so many in all, before twins, and
+            of trains of each kind. All for None.
         fit_dtype: of the model that reads what is fitted on; the fastest is bfloat16 where the
             device has units for it, else float32.
         seed: of generating and fitting.

@@ -84,11 +84,11 @@ class ChainTask(AnswerTask):
         task = self.config.task
         if task.test is not None:
             return read_questions(task.test)[: task.n_test]
-        half = -(-(task.n_test or N_GENERATED) // 2)
+        n, seed = task.n_test or N_GENERATED, task.seed + 10_000
         return [
             question_of(problem.to_dict())
-            for style in NEW_STYLES
-            for problem in generate_problems(half, style=style, seed=task.seed + 10_000, new=True)
+            for style, some in zip(NEW_STYLES, (n - n // 2, n // 2), strict=True)
+            for problem in generate_problems(some, style=style, seed=seed, new=True)
         ]
 
     def practice(self, words: tuple[str, ...], n: int) -> list[Question]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from saesteer.config.answers import AnswerConfig, AnswerTaskConfig
+from saesteer.evals.answer_chains import ChainTask
 from saesteer.evals.logic_problems import (
     Problem,
     ProblemShape,
@@ -84,6 +86,13 @@ def test_names_kept_for_tests_never_occur_in_what_is_fitted_on(style):
     kinds = tested - set(PEOPLE)
     assert len(kinds) > 40
     assert not kinds & {*fitted, *PUBLISHED_KINDS}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_as_many_problems_are_generated_as_asked_for_each_with_its_twin(n):
+    task = ChainTask(AnswerConfig(AnswerTaskConfig("prontoqa", n_test=n)))
+    twins = [question.twin_of is not None for question in task.questions()]
+    assert twins == [False, True] * n
 
 
 def test_new_styles_use_names_of_their_own():
