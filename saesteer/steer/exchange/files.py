@@ -4,7 +4,7 @@
 |---|---|---|
 | `.gguf` | repeng, llama.cpp | one vector a layer, added everywhere |
 | `.pt`, `.pth` | steering-vectors, CAA, lm-eval's `steered` | vectors; only lm-eval's is written |
-| `.csv` | lm-eval's `steered` | features of published SAEs |
+| `.csv` | lm-eval's `steered` | features of published SAEs; not written |
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ _READERS: dict[str, Reader] = {
 _WRITERS: dict[str, Writer] = {
     ".gguf": control_vectors.write,
     ".pt": lm_eval.write_pt,
-    ".csv": lm_eval.write_csv,
 }
 ENDINGS = (*_READERS,)
 """Of files of other libraries; only some are written."""
