@@ -221,3 +221,22 @@ def test_what_no_vector_can_say_is_not_written(tmp_path, tiny_model, tiny_sae) -
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError):
         write_plan(everywhere(steer.add("resid_post.1", VECTORS[1])), tmp_path / "file" / "v.pt")
+
+
+@pytest.mark.parametrize("name", ["v.gguf", "v.pt"])
+def test_a_file_that_can_not_be_finished_leaves_the_old_one(tmp_path, monkeypatch, name) -> None:
+    plan = everywhere(steer.add("resid_post.1", VECTORS[1]))
+    write_plan(plan, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def full(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(GGUFWriter, "write_tensors_to_file", lambda w: full(w.path, b"GG"))
+    with pytest.raises(OutputError, match="can't be written"):
+        write_plan(plan * 2, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [name]

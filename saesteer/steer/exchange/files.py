@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saesteer.errors import OutputError, PlanError
-from saesteer.files import path_of
+from saesteer.files import path_of, whole_folder
 from saesteer.models import Model, Site
 from saesteer.steer.exchange import control_vectors, lm_eval, torch_files
 from saesteer.steer.plan import Plan
@@ -62,14 +62,12 @@ def write_plan(plan: Plan, path: str | Path, model: Model | None = None) -> tupl
 
     Raises:
         PlanError: the format can't hold what the plan does.
-        OutputError: the file can't be written.
+        OutputError: the file can't be written; what lay there still does.
     """
     path = path_of(path, OutputError)
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise PlanError(f"{path} is of no kind that is written; expected {', '.join(_WRITERS)}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return writer(plan, path, model)
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror or error}.") from error
+    with whole_folder(path) as made:
+        made.rmdir()  # a file takes its place
+        return writer(plan, made, model)

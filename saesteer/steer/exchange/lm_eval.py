@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,9 @@ def write_pt(plan: Plan, path: Path, model: Model | None) -> tuple[str, ...]:
         }
         for site, vector in vectors.items()
     }
-    torch.save(held, path)
+    buffer = BytesIO()  # torch.save itself raises no OSError where a disk is full
+    torch.save(held, buffer)
+    path.write_bytes(buffer.getvalue())
     return notes
 
 
