@@ -240,3 +240,11 @@ def test_a_file_that_can_not_be_finished_leaves_the_old_one(tmp_path, monkeypatc
         write_plan(plan * 2, tmp_path / name)
     assert (tmp_path / name).read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_that_llama_cpp_refuses_a_direction_of_block_0_is_told(tmp_path) -> None:
+    """Its `common_control_vector_load_one`: "invalid (zero) direction tensor layer index"."""
+    plan = everywhere(steer.add("resid_post.0", VECTORS[1]), steer.add("resid_post.1", VECTORS[2]))
+    (note,) = write_plan(plan, tmp_path / "v.gguf")
+    assert note.startswith("direction.0: llama.cpp")
+    assert list(vectors_of(read_plan(tmp_path / "v.gguf"))) == ["resid_post.0", "resid_post.1"]

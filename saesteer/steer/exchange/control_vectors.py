@@ -1,6 +1,6 @@
 """repeng's control vectors: a GGUF file with a tensor `direction.N` for the output of block N.
 
-llama.cpp reads and writes the same. Both add the vectors at every token.
+llama.cpp reads and writes the same, but for block 0. Both add the vectors at every token.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ def write(plan: Plan, path: Path, model: Model | None) -> tuple[str, ...]:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
+    if any(site.layer == 0 for site in vectors):
+        notes += ("direction.0: llama.cpp steers no block 0 and loads no file that has one",)
     return notes
 
 
