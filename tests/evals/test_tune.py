@@ -250,6 +250,18 @@ def test_the_command_leaves_a_plan_to_use(config, tmp_path, capsys) -> None:
     assert json.loads((out / "results.json").read_text())["chosen"] is None
 
 
+def test_a_folder_of_something_else_is_not_taken_for_the_plan(config, tmp_path, capsys) -> None:
+    from saesteer.config import dump_config
+
+    file, mine = tmp_path / "tune.yaml", tmp_path / "plan" / "of the holidays.txt"
+    file.write_text(dump_config(replace(config, methods=["CAA"], sites=["resid_post.2"])))
+    mine.parent.mkdir()
+    mine.write_text("by train")
+    assert main(["tune", str(file), "--out", str(tmp_path), "--quiet"]) == 2
+    assert "exists and is no saved plan; choose another folder" in capsys.readouterr().err
+    assert mine.read_text() == "by train"
+
+
 def test_mistakes_are_named_before_the_work(config, tmp_path) -> None:
     with pytest.raises(SiteError, match="layer 9 does not exist"):
         tune(replace(config, sites=["resid_post.9"]), tmp_path)
