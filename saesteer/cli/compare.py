@@ -108,7 +108,14 @@ def quickstart(args: argparse.Namespace) -> None:
 
 
 def _bars(args: argparse.Namespace, stack: ExitStack) -> Callable[[str], Any]:
-    return lambda title: stack.enter_context(Progress(title, quiet=args.quiet))
+    """What begins a bar by its title, and closes the one before it: a terminal draws one alone."""
+    shown = stack.enter_context(ExitStack())
+
+    def begin(title: str) -> Progress:
+        shown.close()
+        return shown.enter_context(Progress(title, quiet=args.quiet))
+
+    return begin
 
 
 def _show(results: dict[str, Any], page: Path) -> None:
