@@ -141,5 +141,5 @@ def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model"
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="a folder of rows: those that are there are kept"
+        "--keep", type=Path, metavar="DIR", help="rows there of the same settings are kept"
     )
