@@ -151,6 +151,16 @@ def test_grad_drop_by_hand(llama: Model, swaps: Contrast) -> None:
     assert got > 0
 
 
+def test_behind_the_last_layer_nothing_can_be_dropped(llama: Model, pair_of: Callable) -> None:
+    """There a mean over dropped layers is the plain estimate, whose paths are all direct."""
+    one = Contrast(tuple(pair_of(0, ("a b c d e", "a q c d e"), (" x", " z"))), "one")
+    plain, dropped = (
+        method(by="site").rank(llama, one).score(f"resid_post.{llama.n_layers - 1}")
+        for method in (AttributionPatching, AtPStar)
+    )
+    assert dropped == pytest.approx(abs(plain), rel=1e-4)
+
+
 def test_relevance_is_conserved_from_layer_to_layer(llama: Model, swaps: Contrast) -> None:
     """No bias anywhere in this model, so coefficients times activations sum to the metric."""
     pair = prompt_pairs(llama, swaps)[0]
