@@ -69,7 +69,7 @@ def _block_rules(model: Model, layer: int, block: nn.Module) -> list[Handle]:
             f"RelP: the queries and keys of {type(block).__name__} can't be found, so its "
             "attention pattern can't be held; use attribution patching."
         )
-    if any(name.endswith("gate_proj") for name, _ in block.named_modules()):
+    if any(name.endswith(("gate_proj", "gate_up_proj")) for name, _ in block.named_modules()):
         handles.append(install(neurons, _half))
     return handles
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GlmConfig, GlmForCausalLM
 
 from saesteer.data.contrast import Contrast, Example
 from saesteer.errors import DataError, SiteError
@@ -15,7 +16,8 @@ from saesteer.localize import ActivationPatching, AtPStar, AttributionPatching, 
 from saesteer.localize.attribution import gradients
 from saesteer.localize.pairs import prompt_pairs, run
 from saesteer.localize.relevance import propagation_rules
-from saesteer.models import Model, Site, record
+from saesteer.localize.slopes import slopes_at
+from saesteer.models import Model, Site, TokenBatch, as_model, record
 
 ARCHES = ("llama", "gpt2", "neox")
 
@@ -177,6 +179,25 @@ def test_relevance_is_conserved_from_layer_to_layer(llama: Model, swaps: Contras
     for site in sites:
         assert float((held[site][0] * coefficients[site]).sum()) == pytest.approx(metric, rel=1e-3)
     assert float((held[sites[0]][0] * slopes[sites[0]]).sum()) != pytest.approx(metric, rel=0.1)
+
+
+def test_relevance_is_conserved_through_a_gate_and_values_in_one_matrix() -> None:
+    torch.manual_seed(0)
+    width = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+    hf = GlmForCausalLM(GlmConfig(vocab_size=64, pad_token_id=0, **width, **heads)).eval()
+    for parameter in hf.parameters():
+        parameter.data *= 4 if parameter.ndim > 1 else 1
+    glm, ids = as_model(hf), torch.tensor([[5, 9, 33, 2, 17]])
+    batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool))
+    sites = [Site(layer, "resid_pre") for layer in range(3)]
+    held = record(glm, batch, sites)
+    with propagation_rules(glm):
+        coefficients = slopes_at(glm, sites, lambda: run(glm, batch)[0, 3])
+    with torch.no_grad():
+        logit = float(run(glm, batch)[0, 3])
+    for site in sites:
+        assert float((held[site] * coefficients[site]).sum()) == pytest.approx(logit, rel=1e-3)
 
 
 def test_relp_ranks_and_leaves_nothing_behind(model: Model, swaps: Contrast) -> None:
