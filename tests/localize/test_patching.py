@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import GlmConfig, GlmForCausalLM
+from transformers import GlmConfig, GlmForCausalLM, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import DataError, SiteError
+from saesteer.errors import DataError, ModelError, SiteError
 from saesteer.localize import ActivationPatching, AtPStar, AttributionPatching, RelP
 from saesteer.localize.attribution import gradients
 from saesteer.localize.pairs import prompt_pairs, run
@@ -198,6 +198,13 @@ def test_relevance_is_conserved_through_a_gate_and_values_in_one_matrix() -> Non
         logit = float(run(glm, batch)[0, 3])
     for site in sites:
         assert float((held[site] * coefficients[site]).sum()) == pytest.approx(logit, rel=1e-3)
+
+
+def test_a_c_attn_of_another_order_than_that_of_gpt2_is_refused() -> None:
+    config = GPTBigCodeConfig(vocab_size=64, n_embd=32, n_layer=1, n_head=4, n_positions=64)
+    model = as_model(GPTBigCodeForCausalLM(config))
+    with pytest.raises(ModelError, match="can't be held"), propagation_rules(model):
+        pass
 
 
 def test_relp_ranks_and_leaves_nothing_behind(model: Model, swaps: Contrast) -> None:
