@@ -72,7 +72,7 @@ class Talk:
 
     def run(self, lines: Iterable[str], console: Console) -> None:
         """Answer line by line until `/quit` or the end of the input."""
-        console.print(f"{self.plan.name}, strength {self.strength:g}. {_COMMANDS}")
+        console.print(f"{self.plan.name}, strength {self.strength:g}. {_COMMANDS}", markup=False)
         console.print("[bold]> [/bold]", end="")
         for line in lines:
             text = line.strip()

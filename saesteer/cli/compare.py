@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,12 +59,11 @@ def compare(args: argparse.Namespace) -> None:
             folder=Path(args.out),
             config=asdict(config),
         )
-    command = " ".join(["saesteer compare", args.config, *args.overrides, "--out DIR"])
     with ExitStack() as stack:
         if tracker is not None:
             stack.callback(tracker.finish)
         results = run_config(
-            config, reproduce=command, progress=_bars(args, stack), tracker=tracker
+            config, reproduce=_again(args), progress=_bars(args, stack), tracker=tracker
         )
     page = write_report(results, args.out)
     write_json(args, results)
@@ -83,10 +83,9 @@ def answer(args: argparse.Namespace) -> None:
     if args.device:
         config = replace(config, device=args.device)
     check_out(args.out)
-    command = " ".join(["saesteer compare", args.config, *args.overrides, "--out DIR"])
     with ExitStack() as stack:
         bar = _bars(args, stack)(config.task.kind)
-        results = run_answers(config, reproduce=command, progress=bar)
+        results = run_answers(config, reproduce=_again(args), progress=bar)
     page = write_report(results, args.out, answers_page)
     write_json(args, results)
     rows = results["compare"]
@@ -107,8 +106,22 @@ def quickstart(args: argparse.Namespace) -> None:
     _show(results, Path(args.out) / "report.html")
 
 
+def _again(args: argparse.Namespace) -> str:
+    """The command that was given, as a shell takes it, for a folder of one's own."""
+    device = ["--device", args.device] if args.device else []
+    given = ["saesteer", "compare", args.config, *args.overrides, *device]
+    return f"{shlex.join(given)} --out DIR"
+
+
 def _bars(args: argparse.Namespace, stack: ExitStack) -> Callable[[str], Any]:
-    return lambda title: stack.enter_context(Progress(title, quiet=args.quiet))
+    """What begins a bar by its title, and closes the one before it: a terminal draws one alone."""
+    shown = stack.enter_context(ExitStack())
+
+    def begin(title: str) -> Progress:
+        shown.close()
+        return shown.enter_context(Progress(title, quiet=args.quiet))
+
+    return begin
 
 
 def _show(results: dict[str, Any], page: Path) -> None:

@@ -50,7 +50,8 @@ def show(args: argparse.Namespace) -> None:
         }
         for edit in plan.edits
     ]
-    others = [act.label for act in plan.weight_edits] + [str(act) for act in plan.prompt_edits]
+    others = [act.label for act in (*plan.weight_edits, *plan.controls)]
+    others += [str(act) for act in plan.prompt_edits]
     told = {"name": plan.name, "strength": plan.strength, "stamp": plan.stamp}
     write_json(args, {**told, "edits": edits, "others": others})
     print(f"{plan.name}, strength {plan.strength:g}, for {plan.stamp or 'any model that fits'}")

@@ -42,7 +42,7 @@ def plan_commands(nouns: Nouns) -> None:
     )
     convert.add_argument("source", metavar="IN", help=_PLAN_HELP)
     convert.add_argument(
-        "target", metavar="OUT", help="a folder, or a file that ends in .gguf, .pt or .csv"
+        "target", metavar="OUT", help="a folder, or a file that ends in .gguf or .pt"
     )
     convert.add_argument("--site", help="where a single vector belongs, such as resid_post.13")
     convert.add_argument("--model", help="check it against this model, and use its modules' names")
@@ -141,5 +141,5 @@ def bench_methods(verbs: argparse._SubParsersAction[Parser]) -> None:
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="of the model"
     )
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="a folder of rows: those that are there are kept"
+        "--keep", type=Path, metavar="DIR", help="rows there of the same settings are kept"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,6 @@ def tune(args: argparse.Namespace) -> None:
             f"nothing keeps within {budget.of} of {budget.at_most:g}; allow more (budget.at_most), "
             "or try smaller doses."
         )
-    shutil.rmtree(out / "plan", ignore_errors=True)
     found.plan.save(out / "plan", found.model)
     chosen, n_tried = found.results["chosen"], found.results["chosen"]["n_candidates"]
     print(f"\n{out / 'plan'}: {chosen['candidate']}{_dose(chosen)}, the best of {n_tried}")

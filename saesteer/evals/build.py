@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from saesteer.config import CompareConfig
-from saesteer.errors import ConfigError
+from saesteer.errors import ConfigError, TaskError
 from saesteer.evals.compare import Progress, compare
 from saesteer.evals.report import join_results
 from saesteer.evals.tasks import load_task
@@ -34,9 +34,13 @@ def run_config(
 
     Raises:
         ConfigError: an unknown method or setting.
+        TaskError: two tasks of one name.
         SaesteerError: as loading, fitting and comparing do.
     """
     tasks = [load_task(name).limited(config.n_validation, config.n_test) for name in config.tasks]
+    names = [task.name for task in tasks]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise TaskError(f"tasks: two are called {double!r}; give each a name of its own.")
     sae = load_sae(config.sae) if config.sae is not None else None
     specs = [read_method(spec, sae) for spec in config.methods]
     model = load_model(config.model, device=config.device, dtype=config.dtype)

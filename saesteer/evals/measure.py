@@ -140,7 +140,8 @@ def damage(bench: Bench, plan: Plan | None, written: Written) -> tuple[tuple[flo
 
 
 def dose_of(bench: Bench, plan: Plan, n_prompts: int) -> float:
-    """Relative dose of `plan` on the unsteered texts of the first prompts, in one forward pass.
+    """Relative dose of `plan` on the unsteered texts of the first prompts, in a forward pass each
+    batch, up to the first batch in which it acts.
 
     At one site an edit can't change the norms it is measured against, so this is linear in the
     plan's strength; a plan that edits several sites, or through gates, only nearly so. A plan that
@@ -148,12 +149,18 @@ def dose_of(bench: Bench, plan: Plan, n_prompts: int) -> float:
     """
     if plan.controls:
         return write(bench.model, bench.prompts[:n_prompts], plan, bench.n_tokens).relative_dose
-    prompt, new = bench.unsteered.batches[0]
-    rows = slice(0, n_prompts)
-    seen = TokenBatch(prompt.input_ids[rows], prompt.attention_mask[rows])
-    lengths = [int(n) for n in seen.lengths]
-    with torch.no_grad(), plan.on(bench.model, prompt_lengths=lengths) as trace:
-        bench.model.forward(_joined(seen, new[rows]), base_only=True)
+    dose, left = 0.0, n_prompts
+    for prompt, new in bench.unsteered.batches:
+        if not dose and left > 0:
+            dose = _dose_on(bench.model, plan, _rows(prompt, slice(left)), new[:left])
+            left -= len(new)
+    return dose
+
+
+def _dose_on(model: Model, plan: Plan, prompt: TokenBatch, new: Tensor) -> float:
+    lengths = [int(n) for n in prompt.lengths]
+    with torch.no_grad(), plan.on(model, prompt_lengths=lengths) as trace:
+        model.forward(_joined(prompt, new), base_only=True)
     return trace.dose()
 
 

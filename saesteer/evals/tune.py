@@ -11,6 +11,7 @@ mean ‖Δh‖/‖h‖ on texts that the unsteered model wrote, which fixes the 
 `relative_dose`, the same ratio measured while the steered model wrote its own.
 
 Each candidate is written down when it is done, so that an interrupted run goes on where it was.
+With another SAE, task, rule book or plan in the file that the config names, it is tried anew.
 """
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ class _Search:
         self.config, self.folder, self.resume = config, folder, resume
         self._bench: Bench | None = None
         measured = {k: v for k, v in asdict(config).items() if k not in _NOT_MEASURED}
-        self._same = json.dumps([measured, model.fingerprint()], sort_keys=True, default=str)
+        weights = [model.fingerprint(), sae and sae.fingerprint()]
+        asked = [asdict(task.contrast), task.prompts["validation"], repr(task.scorer), task.chat]
+        self._same = json.dumps([measured, weights, asked], sort_keys=True, default=str)
 
     @property
     def bench(self) -> Bench:
@@ -161,7 +164,8 @@ class _Search:
 
         A method whose settings name its layers goes there, whatever site it is told.
         """
-        key = hashlib.sha256(f"{self._same}|{candidate.asked}".encode()).hexdigest()[:12]
+        told = f"{self._same}|{candidate.asked}|{self._ready(candidate)}"
+        key = hashlib.sha256(told.encode()).hexdigest()[:12]
         path = self.folder / f"{key}.json"
         if self.resume and path.is_file():
             return json.loads(path.read_text(encoding="utf-8"))
@@ -173,6 +177,10 @@ class _Search:
         row = {**_about(candidate, plan), **about, **self._measured(entry)}
         write_text(path, json.dumps(row, indent=1) + "\n")
         return row
+
+    def _ready(self, candidate: Candidate) -> str:
+        """What the rules or the plan in a file do; a method's settings say all of it already."""
+        return "" if candidate.method in METHODS else digest_of(self.fit(candidate)[0])
 
     def fit(self, candidate: Candidate) -> tuple[Plan, Entry]:
         """The candidate's plan as fitted."""

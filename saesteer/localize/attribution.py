@@ -6,9 +6,9 @@ of m(clean) − m(corrupted), as in activation patching.
 
 `AttributionPatching` is that (Nanda 2023). `AtPStar` (Kramár et al. 2024, 2403.00745) is the mean
 over layers ℓ of |(a − a')·g_ℓ|, g_ℓ with the gradient through what layer ℓ adds cut off (GradDrop,
-their ½: direct and indirect paths that cancel are seen), divided by L − 1 since a place's own layer
-counts for nothing; only sizes are left. Their other repair, exact softmax for query and key nodes,
-has no site here to apply to. `RelP` (Jafari et al. 2025, 2508.21258) puts propagation coefficients
+their ½: direct and indirect paths that cancel are seen), over the L − 1 layers that are not the
+place's own; only sizes are left. Their other repair, exact softmax for query and key nodes, has no
+site here to apply to. `RelP` (Jafari et al. 2025, 2508.21258) puts propagation coefficients
 in the place of g (`localize.relevance`).
 """
 
@@ -137,16 +137,18 @@ class AtPStar(GradientLocalizer):
     def terms(
         self, model: Model, pair: PromptPair, sites: Sequence[Site], changes: Gradients
     ) -> Gradients:
-        """(a − a') ⊙ g_ℓ for every layer ℓ, `[layers, pos, width]`; one backward pass each."""
+        """(a − a') ⊙ g_ℓ for every layer ℓ but the place's own, `[layers, pos, width]`; one
+        backward pass each."""
         dropped = [
             gradients(model, pair, pair.corrupted, sites, _drop(layer))
             for layer in range(model.n_layers)
         ]
-        return {s: torch.stack([changes[s] * grads[s] for grads in dropped]) for s in sites}
+        kept = {s: dropped[: s.layer] + dropped[s.layer + 1 :] or dropped for s in sites}
+        return {s: torch.stack([changes[s] * grads[s] for grads in kept[s]]) for s in sites}
 
     def combine(self, sums: Tensor) -> Tensor:
-        """Mean size over the L − 1 layers that are not the place's own."""
-        return sums.abs().sum(0) / max(len(sums) - 1, 1)
+        """Mean size over the layers."""
+        return sums.abs().mean(0)
 
 
 @final

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from saesteer.errors import ModelError
 from saesteer.models import Model, Site, install, remove
@@ -59,7 +60,7 @@ def _block_rules(model: Model, layer: int, block: nn.Module) -> list[Handle]:
         elif last in ("q_proj", "k_proj"):
             patterns += 1
             handles.append(module.register_forward_hook(_detach))
-        elif last in ("c_attn", "query_key_value"):
+        elif last == "query_key_value" or (last == "c_attn" and isinstance(module, Conv1D)):
             patterns += 2
             heads = 1 if last == "c_attn" else model.layout.n_heads
             handles.append(module.register_forward_hook(_detach_all_but_values(heads)))
@@ -69,7 +70,7 @@ def _block_rules(model: Model, layer: int, block: nn.Module) -> list[Handle]:
             f"RelP: the queries and keys of {type(block).__name__} can't be found, so its "
             "attention pattern can't be held; use attribution patching."
         )
-    if any(name.endswith("gate_proj") for name, _ in block.named_modules()):
+    if any(name.endswith(("gate_proj", "gate_up_proj")) for name, _ in block.named_modules()):
         handles.append(install(neurons, _half))
     return handles
 

@@ -159,7 +159,8 @@ class WandbTracker:
         """Log a wandb table, at the step that is open: figures may still come at that step."""
         columns: list[Any] = list(rows[0]) if rows else []
         data: list[Any] = [[row[column] for column in columns] for row in rows]
-        self._run.log({name: self._wandb.Table(columns=columns, data=data)}, commit=False)
+        table = self._wandb.Table(columns=columns, data=data)  # which is an artefact too
+        self._run.log({_with_digest(name, name[:_LONGEST]): table}, commit=False)
 
     def artifact(
         self, name: str, folder: Path, lineage: Mapping[str, Any], kind: str = "sae"
@@ -213,8 +214,12 @@ class Trackers:
 
 
 def _artefact_name(name: str) -> str:
-    """A name as wandb takes it; one that had to change gets a digest, so that no two meet."""
-    taken = _NOT_IN_A_NAME.sub("-", name)[:_LONGEST]
+    """A name as wandb takes it."""
+    return _with_digest(name, _NOT_IN_A_NAME.sub("-", name)[:_LONGEST])
+
+
+def _with_digest(name: str, taken: str) -> str:
+    """What of a name can be taken; one that had to change gets a digest, so that no two meet."""
     return taken if taken == name else f"{taken}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 

@@ -6,7 +6,8 @@ defaults are seen to steer and not only to disturb. It compares no methods: that
 equal cost (`saesteer compare`). What is measured is what a method claims (`every_method_tasks`):
 most turn neutral openings towards the positives; those that take a behaviour away are given
 openings that call for it; gated and local ones must also leave other prompts alone, which is
-`beside`. With `--keep`, rows stay in a folder and a run that was stopped goes on from there.
+`beside`. With `--keep`, rows stay in a folder and a run that was stopped goes on from there, if it
+is given the same settings.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import ConfigError
 from saesteer.evals.measure import make_bench, measure
 from saesteer.evals.tasks import Task
+from saesteer.files import json_text, write_text
 from saesteer.methods import Method
 from saesteer.methods.named import METHODS, make_method
 from saesteer.models import Model, load_model
@@ -125,33 +127,32 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     for done, name in enumerate(names):
         progress(done, len(names), name)
         if name not in LEFT_OUT:
-            rows.append(_kept(args.keep, name) or _row(ground, name, trials, args))
-            _keep(args.keep, rows[-1])
-    return {
-        "model": MODEL,
-        "dtype": args.dtype,
-        "split": args.split,
-        "prompts": args.prompts,
-        "dose": args.dose,
-        "rows": rows,
-        "left_out": {name: LEFT_OUT[name] for name in names if name in LEFT_OUT},
-    }
+            rows.append(_kept(args, name) or _row(ground, name, trials, args))
+            _keep(args, rows[-1])
+    left_out = {name: LEFT_OUT[name] for name in names if name in LEFT_OUT}
+    return {**_setting(args), "rows": rows, "left_out": left_out}
 
 
-def _kept(folder: Path | None, name: str) -> dict[str, Any] | None:
-    """An earlier run's row, unless it failed."""
-    file = None if folder is None else folder / f"{name}.json"
+def _setting(args: argparse.Namespace) -> dict[str, Any]:
+    """What a row's figures depend on."""
+    asked = {name: getattr(args, name) for name in ("dtype", "split", "prompts", "dose")}
+    return {"model": MODEL, **asked}
+
+
+def _kept(args: argparse.Namespace, name: str) -> dict[str, Any] | None:
+    """The row of an earlier run with the same settings, unless it failed."""
+    file = None if args.keep is None else args.keep / f"{name}.json"
     if file is None or not file.is_file():
         return None
-    row = json.loads(file.read_text(encoding="utf-8"))
-    return None if "error" in row else row
+    held = json.loads(file.read_text(encoding="utf-8"))
+    same = held.get("setting") == _setting(args)
+    return held["row"] if same and "error" not in held["row"] else None
 
 
-def _keep(folder: Path | None, row: dict[str, Any]) -> None:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(row, indent=1, ensure_ascii=False)
-        (folder / f"{row['method']}.json").write_text(text, encoding="utf-8")
+def _keep(args: argparse.Namespace, row: dict[str, Any]) -> None:
+    if args.keep is not None:
+        text = json_text({"setting": _setting(args), "row": row}, ascii_only=False)
+        write_text(args.keep / f"{row['method']}.json", text)
 
 
 def _row(ground: Ground, name: str, trials: Trials, args: argparse.Namespace) -> dict[str, Any]:

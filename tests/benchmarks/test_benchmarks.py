@@ -108,7 +108,8 @@ def test_methods_are_measured_at_a_dose_and_left_out_with_a_reason(tmp_path, rea
         assert low <= mean <= high
         assert mean == pytest.approx(row["effect"] - row[f"{control}_effect"])
     kept = tmp_path / "kept" / "CAA.json"
-    kept.write_text(json.dumps({**row, "verdict": "kept"}))
+    held = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**held, "row": {**row, "verdict": "kept"}}))
     assert result_of(tmp_path, "methods", *args)["rows"][0]["verdict"] == "kept"
 
 

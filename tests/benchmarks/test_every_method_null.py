@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,18 @@ def test_an_effect_must_be_beyond_every_control() -> None:
     assert null.verdict(0.4, level, beyond) == "unclear"
     assert null.verdict(0.4, below, beyond) == "unclear"
     assert null.verdict(0.4, below, below) == "wrong way"
+
+
+def test_a_row_is_kept_for_a_run_of_the_same_settings_alone(tmp_path) -> None:
+    import every_method
+
+    asked = {"split": "validation", "dose": None, "prompts": None, "dtype": "float32"}
+    args = argparse.Namespace(keep=tmp_path, methods=None, **asked)
+    row = {"method": "CAA", "effect": 0.5}
+    every_method._keep(args, row)
+    assert every_method._kept(args, "CAA") == row
+    assert every_method._kept(args, "ActAdd") is None
+    for other in ({"split": "test"}, {"dose": 0.1}, {"prompts": 2}, {"dtype": "bfloat16"}):
+        assert every_method._kept(argparse.Namespace(**{**vars(args), **other}), "CAA") is None
+    every_method._keep(args, {"method": "CAA", "error": "x"})
+    assert every_method._kept(args, "CAA") is None

@@ -72,6 +72,11 @@ def test_the_dose_is_changed_by_a_key_and_by_a_command(talk) -> None:
     assert talk.histories["on"] == talk.histories["off"]
 
 
+def test_a_name_is_shown_as_it_is(talk) -> None:
+    talk.plan = Plan(*talk.plan.acts, name="calm [v2] of [/tmp]")
+    assert "calm [v2] of [/tmp], strength 1." in chat(talk)
+
+
 def test_each_reply_is_a_line(talk) -> None:
     shown = chat(talk, "the rain")
     plain, steered = (talk.histories[side][-1]["content"] for side in ("off", "on"))

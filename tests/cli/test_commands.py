@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,11 @@ from typing import Any
 import pytest
 import torch
 
+from saesteer.cli import main
 from saesteer.cli.parser import build_parser
 from saesteer.saes import load_sae, save_sae
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -265,3 +269,20 @@ def test_methods_are_listed_under_their_names_in_configs(run: Any, tmp_path: Pat
     assert all(row["source"] and row["needs"] for row in rows)
     without = {row["method"] for row in rows if row["strength"] == "no"}
     assert without == {"AurA", "DirectionalAblation", "Prompting"}
+
+
+def test_the_command_that_makes_a_page_again_is_one_that_a_shell_takes(tmp_path, monkeypatch):
+    from saesteer.errors import ConfigError
+    from saesteer.evals import build
+
+    told = []
+
+    def stop(_config, *, reproduce, **_):
+        told.append(reproduce)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(build, "run_config", stop)
+    given = ["compare", str(CONFIGS / "ocean.yaml"), "methods=[CAA, {ActAdd: {positive: sea}}]"]
+    assert main([*given, "--device", "cpu", "--out", str(tmp_path), "--quiet"]) == 2
+    again = ["saesteer", *given, "--device", "cpu", "--out", "DIR"]
+    assert shlex.split(told[0]) == again

@@ -71,6 +71,15 @@ def test_show_needs_no_model(tmp_path, saved, capsys) -> None:
     assert "resid_post.1" in capsys.readouterr().out
 
 
+def test_show_leaves_out_no_kind_of_act(tmp_path, capsys) -> None:
+    weight = steer.WeightEdit("lm_head.weight", torch.ones(3, 1), torch.ones(1, 2))
+    Plan(weight, steer.Backtrack(n=2), steer.PromptEdit(prefix="Be kind.")).save(tmp_path / "all")
+    told = run(tmp_path, "plan", "show", str(tmp_path / "all"))["others"]
+    assert told[:2] == ["change lm_head.weight by rank 1", "take back 2 tokens"]
+    assert "Be kind." in told[2]
+    assert "take back 2 tokens" in capsys.readouterr().out
+
+
 def test_convert_goes_there_and_back(tmp_path, folder, capsys) -> None:
     vector = torch.arange(32.0)
     Plan(steer.add("resid_post.1", vector), strength=0.5).save(tmp_path / "mine")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from contextlib import ExitStack
+
 import pytest
 
 from saesteer.cli import common
@@ -52,3 +55,22 @@ def test_steps_that_grow_slower_are_not_told_by_the_fast_ones(lines):
     shown = lines([*fast, *slow])
     assert shown[0] == "50/120, 14 s left"
     assert shown[-1] == "110/120, 80 s left"
+
+
+def test_only_one_bar_is_drawn_at_a_time(monkeypatch):
+    """Two live displays of a terminal write over each other, ten times a second."""
+    from saesteer.cli import compare
+
+    closed = []
+
+    class Watched(common.Progress):
+        def close(self):
+            closed.append(self._title)
+
+    monkeypatch.setattr(compare, "Progress", Watched)
+    with ExitStack() as stack:
+        begin = compare._bars(argparse.Namespace(quiet=False), stack)
+        begin("scoring the SAE")
+        begin("steering by every method")
+        assert closed == ["scoring the SAE"]
+    assert closed == ["scoring the SAE", "steering by every method"]

@@ -12,8 +12,8 @@ import pytest
 from saesteer import methods
 from saesteer.config import AnswerConfig, CompareConfig, TuneConfig, load_config, read_yaml
 from saesteer.config.load import build_config
-from saesteer.errors import ConfigError
-from saesteer.evals.build import build_method, read_method
+from saesteer.errors import ConfigError, TaskError
+from saesteer.evals.build import build_method, read_method, run_config
 from saesteer.evals.tasks import load_task
 from saesteer.methods import Method
 from saesteer.methods.named import METHODS
@@ -74,6 +74,18 @@ def test_plans_and_rules_come_from_their_files(
     )
     plan = build_method(*read_method({"rules": str(rules)}, sae), sae, model)
     assert len(plan.edits) == 1
+
+
+def test_two_tasks_of_one_name_are_a_mistake(tmp_path: Path) -> None:
+    """A report tells tasks apart by their names: rows of both would stand under each."""
+    task = "{contrast: sentiment, scorer: {kind: vader}, prompts: {validation: [one], test: [two]}}"
+    for folder in ("sea", "mood"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "task.yaml").write_text(task)
+    names = [str(tmp_path / folder / "task.yaml") for folder in ("sea", "mood")]
+    config = CompareConfig(tasks=names, methods=["CAA"], model="none such", sae=None)
+    with pytest.raises(TaskError, match="tasks: two are called 'task'; give each a name"):
+        run_config(config)
 
 
 @pytest.mark.parametrize(

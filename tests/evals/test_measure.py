@@ -11,12 +11,13 @@ import torch
 from gates import AtToken
 
 from saesteer.data.contrast import Contrast
+from saesteer.evals import measure as measuring
 from saesteer.evals.measure import Bench, damage, dose_of, make_bench, measure, write
 from saesteer.evals.scorers import LexiconRate
 from saesteer.evals.tasks import Task
 from saesteer.methods import Prompting
 from saesteer.models import Model
-from saesteer.steer import Plan, Stop, add, add_scaled
+from saesteer.steer import Edit, Plan, Stop, add, add_scaled, spans
 
 N_TOKENS = 5
 PROMPTS = ("the rain", "so it was said", "x")
@@ -120,6 +121,20 @@ def test_the_dose_is_linear_in_strength(bench: Bench, plan: Plan) -> None:
 
 def test_a_vector_that_does_nothing_has_no_dose(model: Model, bench: Bench) -> None:
     assert dose_of(bench, Plan(add(SITE, torch.zeros(model.d_model))), 3) == 0
+
+
+def test_the_dose_is_found_in_whichever_batch_a_plan_acts(
+    model: Model, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit = Edit(add(SITE, torch.ones(model.d_model)), where=spans("it was"))
+    whole = dose_of(bench, Plan(edit), 3)
+    monkeypatch.setattr(measuring, "BATCH_SIZE", 1)
+    written = write(model, PROMPTS, None, N_TOKENS)
+    assert len(written.batches) == 3
+    parted = replace(bench, unsteered=written)
+    assert whole > 0
+    assert dose_of(parted, Plan(edit), 3) == pytest.approx(whole, rel=1e-3)
+    assert dose_of(parted, Plan(edit), 1) == 0
 
 
 def test_a_text_that_a_plan_ends_counts_as_far_as_it_goes(

@@ -141,6 +141,39 @@ def fits(monkeypatch) -> list[str]:
     return told
 
 
+@pytest.mark.parametrize("changed", ["task", "sae", "rules"])
+def test_what_changed_in_a_file_is_measured_again(
+    config, tmp_path, fits, tiny_model, tiny_sae, changed
+) -> None:
+    for name in ("toy.json", "toy.jsonl"):
+        (tmp_path / name).write_bytes((Path(config.task).parent / name).read_bytes())
+    model, rules = tiny_model("llama"), tmp_path / "calm.yaml"
+    save_sae(tiny_sae(model, "resid_post.1"), tmp_path / "sae")
+    concept, act = "concepts: {c: {feature: 1, threshold: -1}}", "acts: {a: {clamp: 2, value: 5}}"
+    rules.write_text(book := f"{concept}\nrules: a :- c.\n{act}")
+    config = replace(
+        config,
+        task=str(tmp_path / "toy.json"),
+        sae=str(tmp_path / "sae"),
+        methods=[{"rules": str(rules)}],
+        sites=[],
+    )
+    tune(config, tmp_path / "out")
+    tune(config, tmp_path / "out", resume=True)
+    assert sum(told.startswith("sweep") for told in fits) == 1
+    if changed == "task":
+        task = json.loads((tmp_path / "toy.json").read_text())
+        task["prompts"]["validation"] = ["a day"]
+        (tmp_path / "toy.json").write_text(json.dumps(task))
+    elif changed == "sae":
+        sae = tiny_sae(model, "resid_post.1")
+        save_sae(replace(sae, b_dec=sae.b_dec + 1), tmp_path / "sae")
+    else:
+        rules.write_text(book.replace("value: 5", "value: 9"))
+    tune(config, tmp_path / "out", resume=True)
+    assert sum(told.startswith("sweep") for told in fits) == 2
+
+
 def test_features_are_tried_once_where_their_sae_reads_and_the_row_says_so(
     config, tmp_path, fits
 ) -> None:
@@ -215,6 +248,18 @@ def test_the_command_leaves_a_plan_to_use(config, tmp_path, capsys) -> None:
     assert main(args) == 2
     assert "nothing keeps within kl of 1e-06" in capsys.readouterr().err
     assert json.loads((out / "results.json").read_text())["chosen"] is None
+
+
+def test_a_folder_of_something_else_is_not_taken_for_the_plan(config, tmp_path, capsys) -> None:
+    from saesteer.config import dump_config
+
+    file, mine = tmp_path / "tune.yaml", tmp_path / "plan" / "of the holidays.txt"
+    file.write_text(dump_config(replace(config, methods=["CAA"], sites=["resid_post.2"])))
+    mine.parent.mkdir()
+    mine.write_text("by train")
+    assert main(["tune", str(file), "--out", str(tmp_path), "--quiet"]) == 2
+    assert "exists and is no saved plan; choose another folder" in capsys.readouterr().err
+    assert mine.read_text() == "by train"
 
 
 def test_mistakes_are_named_before_the_work(config, tmp_path) -> None:

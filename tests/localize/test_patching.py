@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import GlmConfig, GlmForCausalLM, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import DataError, SiteError
+from saesteer.errors import DataError, ModelError, SiteError
 from saesteer.localize import ActivationPatching, AtPStar, AttributionPatching, RelP
 from saesteer.localize.attribution import gradients
 from saesteer.localize.pairs import prompt_pairs, run
 from saesteer.localize.relevance import propagation_rules
-from saesteer.models import Model, Site, record
+from saesteer.localize.slopes import slopes_at
+from saesteer.models import Model, Site, TokenBatch, as_model, record
 
 ARCHES = ("llama", "gpt2", "neox")
 
@@ -151,6 +153,16 @@ def test_grad_drop_by_hand(llama: Model, swaps: Contrast) -> None:
     assert got > 0
 
 
+def test_behind_the_last_layer_nothing_can_be_dropped(llama: Model, pair_of: Callable) -> None:
+    """There a mean over dropped layers is the plain estimate, whose paths are all direct."""
+    one = Contrast(tuple(pair_of(0, ("a b c d e", "a q c d e"), (" x", " z"))), "one")
+    plain, dropped = (
+        method(by="site").rank(llama, one).score(f"resid_post.{llama.n_layers - 1}")
+        for method in (AttributionPatching, AtPStar)
+    )
+    assert dropped == pytest.approx(abs(plain), rel=1e-4)
+
+
 def test_relevance_is_conserved_from_layer_to_layer(llama: Model, swaps: Contrast) -> None:
     """No bias anywhere in this model, so coefficients times activations sum to the metric."""
     pair = prompt_pairs(llama, swaps)[0]
@@ -167,6 +179,32 @@ def test_relevance_is_conserved_from_layer_to_layer(llama: Model, swaps: Contras
     for site in sites:
         assert float((held[site][0] * coefficients[site]).sum()) == pytest.approx(metric, rel=1e-3)
     assert float((held[sites[0]][0] * slopes[sites[0]]).sum()) != pytest.approx(metric, rel=0.1)
+
+
+def test_relevance_is_conserved_through_a_gate_and_values_in_one_matrix() -> None:
+    torch.manual_seed(0)
+    width = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+    hf = GlmForCausalLM(GlmConfig(vocab_size=64, pad_token_id=0, **width, **heads)).eval()
+    for parameter in hf.parameters():
+        parameter.data *= 4 if parameter.ndim > 1 else 1
+    glm, ids = as_model(hf), torch.tensor([[5, 9, 33, 2, 17]])
+    batch = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool))
+    sites = [Site(layer, "resid_pre") for layer in range(3)]
+    held = record(glm, batch, sites)
+    with propagation_rules(glm):
+        coefficients = slopes_at(glm, sites, lambda: run(glm, batch)[0, 3])
+    with torch.no_grad():
+        logit = float(run(glm, batch)[0, 3])
+    for site in sites:
+        assert float((held[site] * coefficients[site]).sum()) == pytest.approx(logit, rel=1e-3)
+
+
+def test_a_c_attn_of_another_order_than_that_of_gpt2_is_refused() -> None:
+    config = GPTBigCodeConfig(vocab_size=64, n_embd=32, n_layer=1, n_head=4, n_positions=64)
+    model = as_model(GPTBigCodeForCausalLM(config))
+    with pytest.raises(ModelError, match="can't be held"), propagation_rules(model):
+        pass
 
 
 def test_relp_ranks_and_leaves_nothing_behind(model: Model, swaps: Contrast) -> None:

@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from saesteer.data.contrast import Contrast
 from saesteer.errors import ContrastError, DataError, DimensionError
-from saesteer.localize import TCAV, FeatureNodes, Neurofeedback, Voids
+from saesteer.localize import TCAV, FeatureNodes, Neurofeedback, Ranking, Voids
 from saesteer.localize.pairs import prompt_pairs, run
-from saesteer.localize.tcav import text_gradients, welch
+from saesteer.localize.tcav import text_gradients
 from saesteer.localize.voids import activity
 from saesteer.methods.directions import Sides
-from saesteer.models import Model, Site, install, record
+from saesteer.models import Model, Site, install
 from saesteer.saes import SAE
 
 
@@ -89,42 +89,55 @@ def test_text_gradients_are_slopes_of_the_log_likelihood(model: Model, letters: 
         assert float(grads[row] @ direction) == pytest.approx(slope, rel=0.05, abs=0.05)
 
 
-def test_a_concept_that_raises_its_texts_is_found_and_significant(
+@pytest.fixture
+def tcav_on(
     model: Model, letters: Contrast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Gradients planted along the difference of the two labels at one site, at random elsewhere."""
-    generator = torch.Generator().manual_seed(0)
+) -> Callable[..., Ranking]:
+    """Ranks sites by train texts and gradients made by hand."""
 
-    def planted(model: Model, contrast: Contrast, sites: list[Site]) -> dict[Site, torch.Tensor]:
-        found = {s: torch.randn(40, model.d_model, generator=generator) for s in sites}
-        train = letters.split("train")
-        means = [
-            torch.stack(
-                [
-                    record(model, model.tokenize(e.text), [sites[2]])[sites[2]][0].mean(0)
-                    for e in side
-                ]
-            ).mean(0)
-            for side in (train.positives, train.negatives)
-        ]
-        found[sites[2]] = found[sites[2]] + 3 * (means[0] - means[1])
-        return found
+    def ranked(rows: dict[Site, torch.Tensor], grads: dict[Site, torch.Tensor]) -> Ranking:
+        half = {site: len(each) // 2 for site, each in rows.items()}
+        sides = {s: Sides(each[: half[s]], each[half[s] :]) for s, each in rows.items()}
+        monkeypatch.setattr("saesteer.localize.tcav.sites_of", lambda *_: [*rows])
+        monkeypatch.setattr("saesteer.localize.tcav.read_sides", lambda *_: sides)
+        monkeypatch.setattr("saesteer.localize.tcav.text_gradients", lambda *_: grads)
+        return TCAV(n_runs=30).rank(model, letters)
 
-    monkeypatch.setattr("saesteer.localize.tcav.text_gradients", planted)
-    ranked = TCAV(n_runs=20).rank(model, letters)
+    return ranked
+
+
+def test_a_concept_that_raises_its_texts_is_found_and_significant(tcav_on: Callable) -> None:
+    """At one site of three both the labels and the gradients go along one direction."""
+    draws = torch.Generator().manual_seed(0)
+    sites = [Site(layer, "resid_post") for layer in range(3)]
+    rows = {site: torch.randn(60, 16, generator=draws) for site in sites}
+    grads = {site: torch.randn(60, 16, generator=draws) for site in sites}
+    rows[sites[2]][:30, 0] += 2.0
+    grads[sites[2]][:, 0] += 2.0
+    ranked = tcav_on(rows, grads)
     best = ranked[0]
-    assert str(best.site) == "resid_post.2"
+    assert best.site == sites[2]
     assert best.score > 0.2
-    assert best.p_value is not None
-    assert best.p_value < 0.05
+    assert best.p_value == pytest.approx(1 / 31)
+    assert all(place.p_value > 0.05 for place in ranked.places[1:])
 
 
 def test_tcav_on_a_real_gradient_gives_probabilities(model: Model, letters: Contrast) -> None:
     places = TCAV(n_runs=3).rank(model, letters).places
     assert len(places) == model.n_layers
-    assert all(-1 <= p.score <= 1 and p.p_value is not None and 0 <= p.p_value <= 1 for p in places)
-    assert welch(torch.ones(3), torch.ones(3)) == 1.0
-    assert welch(torch.ones(3), torch.zeros(3)) == 0.0
+    assert all(-1 <= p.score <= 1 and p.p_value is not None and 0 < p.p_value <= 1 for p in places)
+
+
+def test_labels_that_say_nothing_are_seldom_significant(tcav_on: Callable) -> None:
+    """Gradients with a direction in common, as those of texts have, and labels drawn at random."""
+    site, low, n = Site(0, "resid_post"), 0, 40
+    for seed in range(n):
+        draws = torch.Generator().manual_seed(seed)
+        rows = torch.randn(24, 16, generator=draws)
+        grads = torch.randn(20, 16, generator=draws) + torch.randn(16, generator=draws)
+        (place,) = tcav_on({site: rows}, {site: grads}).places
+        low += place.p_value < 0.05
+    assert low <= 0.1 * n
 
 
 def test_the_name_of_a_contrast_is_none(model: Model) -> None:

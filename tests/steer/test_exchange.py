@@ -164,25 +164,19 @@ def vectors_first(plan: Plan) -> torch.Tensor:
     return plan.edits[0].intervention.constant()
 
 
-def test_a_table_is_written_for_published_saes_only(tmp_path, tiny_model, tiny_sae) -> None:
-    from dataclasses import replace
+def test_a_table_with_two_rows_of_one_module_is_refused(tmp_path, tiny_model, tiny_sae) -> None:
+    """lm-eval's `derive_steer_config` keeps them by module: the first would do nothing."""
+    save_sae(tiny_sae(tiny_model("llama"), "resid_post.2"), tmp_path / "sae")
+    head = "loader,sparse_model,hookpoint,feature_index,steering_coefficient"
+    rows = [f"sae_lens,{tmp_path / 'sae'},{name},{i},2" for i, name in enumerate(("", "layers.2"))]
+    (tmp_path / "v.csv").write_text("\n".join([head, *rows]))
+    with pytest.raises(PlanError, match=r"line 3: resid_post\.2 has a row already"):
+        read_plan(tmp_path / "v.csv")
 
-    model = tiny_model("llama")
-    sae = tiny_sae(model, "resid_post.2")
-    with pytest.raises(PlanError, match="RELEASE:ID"):
-        write_plan(Plan(steer.feature_add(sae, 4, 1.5)), tmp_path / "v.csv", model)
-    sae = replace(sae, name="release:an/id")
-    plan = everywhere(steer.feature_add(sae, [4, 5], [1.5, 2.0])) * 2
-    assert write_plan(plan, tmp_path / "v.csv", model) == ()
-    with (tmp_path / "v.csv").open(newline="") as file:
-        first, second = csv.DictReader(file)
-    assert (first["sparse_model"], first["sae_id"], first["hookpoint"]) == (
-        "release",
-        "an/id",
-        "layers.2",
-    )
-    assert (first["feature_index"], first["steering_coefficient"]) == ("4", "3.0")
-    assert second["steering_coefficient"] == "4.0"
+
+def test_no_table_is_written_since_lm_eval_adds_nothing_from_one(tmp_path) -> None:
+    with pytest.raises(PlanError, match=r"expected \.gguf, \.pt\."):
+        write_plan(everywhere(steer.add("resid_post.1", VECTORS[1])), tmp_path / "v.csv")
 
 
 def rewritten(path: Path, name: str | None = None, compress: int = zipfile.ZIP_STORED) -> Path:
@@ -218,7 +212,7 @@ def test_what_no_vector_can_say_is_not_written(tmp_path, tiny_model, tiny_sae) -
         Plan(Edit(steer.add("resid_post.1", VECTORS[1]), schedule=steer.decay(3.0))),
         Plan(steer.PromptEdit(prefix="x")),
     ):
-        for name in ("v.gguf", "v.pt", "v.csv"):
+        for name in ("v.gguf", "v.pt"):
             with pytest.raises(PlanError):
                 write_plan(plan, tmp_path / name)
             assert not (tmp_path / name).exists()
@@ -227,3 +221,30 @@ def test_what_no_vector_can_say_is_not_written(tmp_path, tiny_model, tiny_sae) -
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError):
         write_plan(everywhere(steer.add("resid_post.1", VECTORS[1])), tmp_path / "file" / "v.pt")
+
+
+@pytest.mark.parametrize("name", ["v.gguf", "v.pt"])
+def test_a_file_that_can_not_be_finished_leaves_the_old_one(tmp_path, monkeypatch, name) -> None:
+    plan = everywhere(steer.add("resid_post.1", VECTORS[1]))
+    write_plan(plan, tmp_path / name)
+    before = (tmp_path / name).read_bytes()
+
+    def full(path: Path, data: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(data[:1])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(GGUFWriter, "write_tensors_to_file", lambda w: full(w.path, b"GG"))
+    with pytest.raises(OutputError, match="can't be written"):
+        write_plan(plan * 2, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+def test_that_llama_cpp_refuses_a_direction_of_block_0_is_told(tmp_path) -> None:
+    """Its `common_control_vector_load_one`: "invalid (zero) direction tensor layer index"."""
+    plan = everywhere(steer.add("resid_post.0", VECTORS[1]), steer.add("resid_post.1", VECTORS[2]))
+    (note,) = write_plan(plan, tmp_path / "v.gguf")
+    assert note.startswith("direction.0: llama.cpp")
+    assert list(vectors_of(read_plan(tmp_path / "v.gguf"))) == ["resid_post.0", "resid_post.1"]

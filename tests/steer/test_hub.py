@@ -80,6 +80,12 @@ def test_the_card_says_what_the_plan_can_not(hub, plan, tiny_model) -> None:
     assert "not stated" in Card().render(plan, "me/polite")
 
 
+def test_the_card_names_every_act() -> None:
+    weight = steer.WeightEdit("lm_head.weight", torch.ones(3, 1), torch.ones(1, 2), strength=2.0)
+    text = Card().render(Plan(weight, steer.Backtrack(n=2)), "me/edited")
+    assert "1. change lm_head.weight by rank 1, strength 2\n1. take back 2 tokens\n" in text
+
+
 def test_other_files_of_a_repository_are_not_fetched(hub, plan) -> None:
     push_to_hub(plan, "me/polite", api=hub)
     (hub.root / "me" / "polite" / "evil.py").write_text("raise SystemExit")

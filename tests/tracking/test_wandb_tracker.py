@@ -146,6 +146,19 @@ def test_no_figure_of_a_comparison_or_a_search_is_lost_beside_the_tables(tracker
     assert len(list(tmp_path.glob("first/wandb/offline-run-*/files/media/table/**/*.json"))) == 4
 
 
+def test_tables_of_long_names_stay_apart(tracker_of, tmp_path):
+    """wandb makes an artefact of each table, whose name may have 128 characters."""
+    tracker = tracker_of("first")
+    names = [f'tune/ActAdd {{"positive": "{" very" * 30} {word}"}}' for word in ("good", "bad")]
+    for name in names:
+        tracker.table(name, [{"kl": 0.5}])
+        tracker.log(0, {"tune/kl": 0.5})
+    tracker.finish()
+    kept = [a.name for a in artefacts_in(records_in(tmp_path / "first"))]
+    assert len({*kept}) == 2
+    assert max(map(len, kept)) <= 128
+
+
 def test_histograms_and_artefacts_lie_in_the_run(tracker_of, tmp_path):
     folder = tmp_path / "sae"
     folder.mkdir()

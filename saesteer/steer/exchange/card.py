@@ -47,7 +47,9 @@ class Card:
         }
         lines = [f"| {key} | {_cell(value)} |" for key, value in facts.items()]
         scored = [f"| {_cell(k)} | {_cell(_figure(v))} |" for k, v in self.scores.items()]
-        edits = [f"1. {edit.label}, strength {edit.strength:g}" for edit in plan.edits]
+        changes = (*plan.edits, *plan.weight_edits)
+        edits = [f"1. {change.label}, strength {change.strength:g}" for change in changes]
+        edits += [f"1. {control.label}" for control in plan.controls]
         edits += [f"1. in front of the prompt: {act}" for act in plan.prompt_edits]
         return "\n".join(
             [

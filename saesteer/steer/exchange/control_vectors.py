@@ -1,10 +1,11 @@
 """repeng's control vectors: a GGUF file with a tensor `direction.N` for the output of block N.
 
-llama.cpp reads and writes the same. Both add the vectors at every token.
+llama.cpp reads and writes the same, but for block 0. Both add the vectors at every token.
 """
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,17 @@ def write(plan: Plan, path: Path, model: Model | None) -> tuple[str, ...]:
     vectors, notes = constant_vectors(plan, "a control vector file")
     if other := [str(site) for site in vectors if site.kind != "resid_post"]:
         raise PlanError(f"a control vector file holds resid_post sites only, not {other}.")
-    writer = GGUFWriter(path, ARCHITECTURE)
     hint = "unknown" if model is None else str(model.hf.config.model_type)
-    writer.add_string(f"{ARCHITECTURE}.model_hint", hint)
-    writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(vectors))
-    for site, vector in vectors.items():
-        writer.add_tensor(f"direction.{site.layer}", vector.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    with closing(GGUFWriter(path, ARCHITECTURE)) as writer:
+        writer.add_string(f"{ARCHITECTURE}.model_hint", hint)
+        writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(vectors))
+        for site, vector in vectors.items():
+            writer.add_tensor(f"direction.{site.layer}", vector.numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    if any(site.layer == 0 for site in vectors):
+        notes += ("direction.0: llama.cpp steers no block 0 and loads no file that has one",)
     return notes
 
 

@@ -4,7 +4,7 @@
 |---|---|---|
 | `.gguf` | repeng, llama.cpp | one vector a layer, added everywhere |
 | `.pt`, `.pth` | steering-vectors, CAA, lm-eval's `steered` | vectors; only lm-eval's is written |
-| `.csv` | lm-eval's `steered` | features of published SAEs |
+| `.csv` | lm-eval's `steered` | features of published SAEs; not written |
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saesteer.errors import OutputError, PlanError
-from saesteer.files import path_of
+from saesteer.files import path_of, whole_folder
 from saesteer.models import Model, Site
 from saesteer.steer.exchange import control_vectors, lm_eval, torch_files
 from saesteer.steer.plan import Plan
@@ -30,7 +30,6 @@ _READERS: dict[str, Reader] = {
 _WRITERS: dict[str, Writer] = {
     ".gguf": control_vectors.write,
     ".pt": lm_eval.write_pt,
-    ".csv": lm_eval.write_csv,
 }
 ENDINGS = (*_READERS,)
 """Of files of other libraries; only some are written."""
@@ -63,14 +62,12 @@ def write_plan(plan: Plan, path: str | Path, model: Model | None = None) -> tupl
 
     Raises:
         PlanError: the format can't hold what the plan does.
-        OutputError: the file can't be written.
+        OutputError: the file can't be written; what lay there still does.
     """
     path = path_of(path, OutputError)
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise PlanError(f"{path} is of no kind that is written; expected {', '.join(_WRITERS)}.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return writer(plan, path, model)
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror or error}.") from error
+    with whole_folder(path) as made:
+        made.rmdir()  # a file takes its place
+        return writer(plan, made, model)

@@ -3,13 +3,17 @@
 "add" adds coefficient x vector to every position of a module's output. "clamp" sets the part of the
 activation along the unit vector d, measured from the bias b where there is one, to the coefficient
 c: h + d (c - d·(h - b)). Modules are named from the base model on: `layers.9`.
+
+Tables are read and not written: the harness carries out one row a module, and since 0.4.9.2 none
+that adds ("Bias is not supported"); a `.pt` file holds the same.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +25,11 @@ from saesteer.models import Model, Site
 from saesteer.saes import SAE, load_sae
 from saesteer.steer.edit import Edit
 from saesteer.steer.exchange.vectors import constant_vectors, one_vector
-from saesteer.steer.feature_edits import FeatureAdd
 from saesteer.steer.intervention import Intervention, add
 from saesteer.steer.low_rank import low_rank
 from saesteer.steer.plan import Plan
 from saesteer.steer.where import all
 
-COLUMNS = (
-    *("loader", "action", "sparse_model", "hookpoint", "feature_index"),
-    *("steering_coefficient", "head_index", "sae_id", "description"),
-)
 _NEEDED = {"sparse_model", "feature_index", "steering_coefficient"}
 _MODULE = re.compile(r"(?:layers|h)\.(\d+)(?:\.(mlp|self_attn|attention|attn))?")
 _PARTS = {None: "resid_post", "mlp": "mlp_out"}
@@ -40,7 +39,7 @@ def read_csv(path: Path, _site: Site | None) -> Plan:
     """The features that a CSV names, as vectors of the SAEs that it names.
 
     Raises:
-        PlanError: no such table, or a row that can't be carried out.
+        PlanError: no such table, a row that can't be carried out, or two of one module.
         SaeError, NetworkError: an SAE that can't be found.
     """
     edits = []
@@ -56,6 +55,12 @@ def read_csv(path: Path, _site: Site | None) -> Plan:
         if None in row:
             raise PlanError(f"{who}: it has more cells than the table has columns.")
         edits.append(_edit(_from_sae(row, who), who))
+        site = edits[-1].intervention.site
+        if site in {edit.intervention.site for edit in edits[:-1]}:
+            raise PlanError(
+                f"{who}: {site} has a row already, and lm-eval carries out the last one alone; "
+                "keep one row a module."
+            )
     if not edits:
         raise PlanError(f"{path} has no rows.")
     return Plan(*edits, name=path.stem)
@@ -91,22 +96,9 @@ def write_pt(plan: Plan, path: Path, model: Model | None) -> tuple[str, ...]:
         }
         for site, vector in vectors.items()
     }
-    torch.save(held, path)
-    return notes
-
-
-def write_csv(plan: Plan, path: Path, model: Model | None) -> tuple[str, ...]:
-    """Write a plan that adds features of published SAEs, `RELEASE:ID`.
-
-    Raises:
-        PlanError: another kind of edit, or an SAE that lm-eval could not find.
-    """
-    _, notes = constant_vectors(plan, "lm-eval's steered")
-    rows = [row for edit in plan.edits for row in _rows(edit, plan.strength, model)]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    buffer = BytesIO()  # torch.save itself raises no OSError where a disk is full
+    torch.save(held, buffer)
+    path.write_bytes(buffer.getvalue())
     return notes
 
 
@@ -193,25 +185,3 @@ def _from_sae(row: Mapping[str, str], who: str) -> dict[str, Any]:
 
 def _place(hookpoint: str, sae: SAE) -> Site:
     return site_of(hookpoint) if hookpoint else sae.site
-
-
-def _rows(edit: Edit, strength: float, model: Model | None) -> Iterator[dict[str, Any]]:
-    act = edit.intervention
-    release, colon, sae_id = (
-        act.stamp.name.partition(":") if isinstance(act, FeatureAdd) else ("",) * 3
-    )
-    if not isinstance(act, FeatureAdd) or not colon:
-        raise PlanError(
-            f"{edit.label}: the CSV holds amounts added to features of SAEs named RELEASE:ID; "
-            "write a .pt file instead."
-        )
-    for feature, amount in zip(act.reader.features, act.amount.tolist(), strict=True):
-        yield {
-            "loader": "sae_lens",
-            "action": "add",
-            "sparse_model": release,
-            "hookpoint": module_of(act.site, model),
-            "feature_index": feature,
-            "steering_coefficient": amount * edit.strength * strength,
-            "sae_id": sae_id,
-        }
