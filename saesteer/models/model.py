@@ -20,8 +20,10 @@ from saesteer.models.limits import check_count, check_generation, is_whole
 from saesteer.models.offload import device_of
 from saesteer.models.prompts import Chat, Prompt, as_prompts, is_single
 from saesteer.models.sites import Site
+from saesteer.shown import shown
 
 
+@shown
 @dataclass(frozen=True)
 class TokenBatch:
     """Rows of token ids with their validity, both `[batch, pos]`; the mask is boolean.
