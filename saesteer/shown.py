@@ -27,6 +27,11 @@ class _Short(reprlib.Repr):
             return f"tensor({numbers})"
         return f"tensor{list(tensor.shape)}"
 
+    def repr_instance(self, x: Any, level: int) -> str:
+        """Its kind alone where it would take several lines, as modules do."""
+        text = super().repr_instance(x, level)
+        return f"<{type(x).__name__}>" if "\n" in text else text
+
     def repr_Site(self, site: Any, _level: int) -> str:
         """As it is written."""
         return str(site)

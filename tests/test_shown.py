@@ -10,6 +10,8 @@ import torch
 
 import saesteer as ss
 from saesteer import steer
+from saesteer.metrics.density import density_of
+from saesteer.rules.reading import read_prompt
 from saesteer.shown import shown
 
 SITE = ss.Site.parse("mlp_out.2")
@@ -86,3 +88,22 @@ def test_a_contrast_shows_its_first_examples() -> None:
     contrast = ss.Contrast.read("politeness")
     assert len(repr(contrast)) < 1500
     assert contrast.examples[0].text in repr(contrast)
+
+
+def test_what_holds_many_tokens_is_short(tiny_model: Any, tiny_sae: Any) -> None:
+    model = tiny_model("llama")
+    sae, text = tiny_sae(model, "resid_post.1"), "the rain in the town " * 9
+    concepts = {"rain": {"feature": 3, "threshold": 0.1}}
+    book = ss.RuleBook.from_dict({"rules": "wet :- rain.", "concepts": concepts})
+    counts = torch.ones(9, dtype=torch.int64)
+    values = (
+        model.tokenize(text),
+        model.layout,
+        ss.top_features(model, sae, text),
+        density_of(counts, 20),
+        read_prompt(book, model, sae, text),
+    )
+    for value in values:
+        assert repr(value).startswith(type(value).__name__)
+        assert len(repr(value)) < 1500
+        assert "\n" not in repr(value)

@@ -258,6 +258,7 @@ def _bench_train(parser: _Parser) -> None:
         action="extend",
         help="for --end-to-end; default: prose",
     )
+    parser.add_argument("--field", help="key of the text in JSON records")
     tuned = "sae-lens with autocast, compile, TF32"
     parser.add_argument("--tuned", action="store_true", help=tuned)
     parser.set_defaults(shape=None)

@@ -18,7 +18,7 @@ class TrainMethodConfig:
         method: a name, or a name with its settings: `{Controller: {n_steps: 400}}`.
         contrast: a file, or a built-in name.
         site: where to act; default the method's own.
-        sae: for methods that need features.
+        sae: stays empty; no learned method reads features.
         dtype: of the language model.
     """
 
@@ -37,11 +37,13 @@ class TrainMethodConfig:
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def __post_init__(self) -> None:
-        """Check that there is one method.
+        """Check that there is one method, and no SAE that would be left unread.
 
         Raises:
-            ConfigError: there are none or several.
+            ConfigError: there are none or several, or there is an SAE.
         """
+        if self.sae is not None:
+            raise ConfigError(f"sae: no learned method reads features; leave {self.sae!r} out.")
         if not isinstance(self.method, str) and len(self.method) != 1:
             raise ConfigError(f"method: {self.method} must be one name with its settings.")
 

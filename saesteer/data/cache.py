@@ -96,6 +96,10 @@ class ActivationCache:
                 self._append(source)
                 yield min(self.n_rows, n_rows), n_rows
 
+    def keep(self, n_shards: int) -> None:
+        """Take no notice of shards behind the first `n_shards`; their files stay."""
+        del self.manifest["shards"][n_shards:]
+
     def path_of(self, index: int) -> Path:
         """The file of a shard."""
         return self.folder / f"shard-{index:05d}.safetensors"

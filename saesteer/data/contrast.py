@@ -159,18 +159,19 @@ class Contrast:
         return paired
 
 
-def needs_contrast(function: Callable[..., _T]) -> Callable[..., _T]:
-    """A `fit(self, model, contrast, ...)` that refuses what is no contrast, such as its name.
+def as_contrast(given: object) -> Contrast:
+    """`given` itself; raises ContrastError where it is no contrast but, say, the name of one."""
+    if not isinstance(given, Contrast):
+        raise ContrastError(none_such(given, "contrast", "Contrast.read"))
+    return given
 
-    Raises:
-        ContrastError: saying how a name is read.
-    """
+
+def needs_contrast(function: Callable[..., _T]) -> Callable[..., _T]:
+    """A `fit(self, model, contrast, ...)` that refuses what is no contrast, as `as_contrast`."""
 
     @functools.wraps(function)
     def checked(self: Any, model: Any, contrast: Any, *args: Any, **kwargs: Any) -> _T:
-        if not isinstance(contrast, Contrast):
-            raise ContrastError(none_such(contrast, "contrast", "Contrast.read"))
-        return function(self, model, contrast, *args, **kwargs)
+        return function(self, model, as_contrast(contrast), *args, **kwargs)
 
     return checked
 

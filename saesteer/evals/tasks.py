@@ -18,6 +18,7 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import TaskError
 from saesteer.evals.scorers import Scorer, build_scorer
 from saesteer.files import path_of
+from saesteer.models.limits import check_count
 
 SPLITS = ("validation", "test")
 
@@ -50,7 +51,14 @@ class Task:
             )
 
     def limited(self, n_validation: int | None = None, n_test: int | None = None) -> Task:
-        """The same task with only the first prompts of each split (all of them for None)."""
+        """The same task with only the first prompts of each split (all of them for None).
+
+        Raises:
+            TaskError: fewer than one.
+        """
+        for name, n in (("n_validation", n_validation), ("n_test", n_test)):
+            if n is not None:
+                check_count(name, n, error=TaskError)
         kept = {
             "validation": self.prompts["validation"][:n_validation],
             "test": self.prompts["test"][:n_test],

@@ -196,11 +196,16 @@ def check_pool(pool: str) -> None:
 def prefix_ids(model: Model, prompt: str = "") -> list[int]:
     """Ids that come before a text: the tokenizer's BOS, if it sets one, and the prompt's.
 
-    A prompt that opens with BOS already, as chat templates write it, gets no second one.
+    A prompt that a chat template wrote has all that it is meant to have.
     """
-    bos = getattr(model.tokenizer, "bos_token", None)
-    has_bos = bool(bos) and prompt.startswith(str(bos))
-    return list(model.need_tokenizer()(prompt, add_special_tokens=not has_bos)["input_ids"])
+    whole = _is_rendered(model, prompt)
+    return list(model.need_tokenizer()(prompt, add_special_tokens=not whole)["input_ids"])
+
+
+def _is_rendered(model: Model, prompt: str) -> bool:
+    """Whether a chat template wrote a prompt: it holds special tokens."""
+    special = model.need_tokenizer().convert_ids_to_tokens(model.special_ids.tolist())
+    return bool(prompt) and any(token in prompt for token in special)
 
 
 def text_ids(model: Model, example: Example | str, row: int = 0) -> tuple[list[int], int]:
@@ -210,8 +215,8 @@ def text_ids(model: Model, example: Example | str, row: int = 0) -> tuple[list[i
         DataError: a text without tokens, or longer than the model can read.
     """
     text, prompt = (example, None) if isinstance(example, str) else (example.text, example.prompt)
-    if prompt and not prompt[-1].isspace() and not text[:1].isspace():
-        prompt += "\n"
+    apart = not prompt or prompt[-1].isspace() or text[:1].isspace() or _is_rendered(model, prompt)
+    prompt = prompt if apart else f"{prompt}\n"
     prefix = prefix_ids(model, prompt or "")
     ids = list(model.need_tokenizer()(text, add_special_tokens=False)["input_ids"])
     if not set(ids) - set(model.special_ids.tolist()):

@@ -25,13 +25,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from saesteer.data.contrast import Contrast, Example
+from saesteer.data.contrast import Contrast, Example, as_contrast
 from saesteer.errors import ContrastError, DataError
 from saesteer.features.activations import text_ids
 from saesteer.metrics.outliers import median_norm, norms, outlier_tokens
 from saesteer.models import Model, TokenBatch, as_model, install, pad_rows
 from saesteer.models.limits import check_count
 from saesteer.saes.checks import Features
+from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 
 EFFECT_DOSE = 0.1
@@ -80,12 +81,14 @@ def logit_effects(
 
     Raises:
         ConfigError: `batch_size` below 1.
+        SaeError, DimensionError: no SAE, or one of another width.
         FeatureError: a feature outside the SAE.
-        DataError: no pair is long enough to be scored.
+        DataError: no contrast, or no pair is long enough to be scored.
     """
     model = as_model(model)
+    check_width(sae, model)
     chosen = sae.check_features(features)
-    batches = _scored_batches(model, contrast, max_pairs, batch_size)
+    batches = _scored_batches(model, as_contrast(contrast), max_pairs, batch_size)
     return _measured(model, batches, (_pushed(model, sae, f, dose, batches) for f in chosen))
 
 
@@ -104,10 +107,11 @@ def change_effects(
 
     Raises:
         ConfigError: `batch_size` below 1.
-        DataError: no pair is long enough to be scored.
+        DataError: no contrast, or no pair is long enough to be scored.
     """
     model = as_model(model)
-    return _measured(model, _scored_batches(model, contrast, max_pairs, batch_size), changes)
+    batches = _scored_batches(model, as_contrast(contrast), max_pairs, batch_size)
+    return _measured(model, batches, changes)
 
 
 def _measured(

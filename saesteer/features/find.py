@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saesteer.data.contrast import Contrast
-from saesteer.errors import ContrastError, DataError, none_such
+from saesteer.data.contrast import Contrast, as_contrast
+from saesteer.errors import DataError
 from saesteer.features.activations import (
     Examples,
     Pool,
@@ -117,9 +117,7 @@ def find_features(
     check_count("effects", effects, 0)
     model = as_model(model)
     check_width(sae, model)
-    if not isinstance(contrast, Contrast):
-        raise ContrastError(none_such(contrast, "contrast", "Contrast.read"))
-    chosen = contrast.split(split)
+    chosen = as_contrast(contrast).split(split)
     stats = latent_stats(model, sae, chosen.examples, pool=pool, batch_size=batch_size)
     positive = torch.tensor([example.label == 1 for example in chosen.examples])
     ranked = rank_features(stats, positive, top=max(top, effects), min_examples=min_examples)

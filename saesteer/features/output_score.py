@@ -23,6 +23,7 @@ from saesteer.features.lens import lens_weights
 from saesteer.models import Model, TokenBatch, as_model, install, record
 from saesteer.models.limits import check_count
 from saesteer.saes.checks import Features
+from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
 
 AMPLIFY = 10.0
@@ -46,11 +47,13 @@ def output_scores(
 
     Raises:
         ConfigError: `batch_size` below 1.
+        SaeError, DimensionError: no SAE, or one of another width.
         FeatureError: a feature outside the SAE.
         DataError: a prompt without tokens.
     """
     check_count("batch_size", batch_size)
     model = as_model(model)
+    check_width(sae, model)
     chosen = list(sae.check_features(features))
     batch = model.tokenize(prompt)
     resid = record(model, batch, [sae.site])[sae.site][0, -1]

@@ -20,6 +20,7 @@ from saesteer.models import Model, as_model, record
 from saesteer.models.limits import check_count
 from saesteer.saes.load import check_width
 from saesteer.saes.sae import SAE
+from saesteer.shown import shown
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class TopFeature:
     firings: tuple[Firing, ...]
 
 
+@shown
 @dataclass(frozen=True)
 class TopFeatures:
     """The features of one text, largest share first, beside the text's tokens."""

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from saesteer.shown import shown
+
 DENSE_FREQUENCY = 0.1
 """Latents on more tokens than this are dense (Karvonen et al. 2025, SAEBench, core metrics)."""
 
@@ -20,6 +22,7 @@ LOG10_EDGES = tuple(step / 4 for step in range(-24, 1))
 """-6 to 0 in quarters; what is rarer than one token in a million falls in the first bin."""
 
 
+@shown
 @dataclass(frozen=True)
 class Density:
     """Firing frequencies of an SAE's latents.

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from saesteer.errors import DataError
+
 
 def distinct_n(samples: Sequence[str | Sequence[Hashable]], n: int = 2) -> float:
     """Different n-grams divided by all n-grams, over all samples together; 0.0 without any.
@@ -16,7 +18,12 @@ def distinct_n(samples: Sequence[str | Sequence[Hashable]], n: int = 2) -> float
     Args:
         samples: texts, split at white space, or lists of tokens.
         n: 1 or more.
+
+    Raises:
+        DataError: n is no such number.
     """
+    if not isinstance(n, int) or n < 1:
+        raise DataError(f"n is {n!r}, expected a whole number of 1 or more.")
     grams: set[tuple[Hashable, ...]] = set()
     total = 0
     for sample in samples:

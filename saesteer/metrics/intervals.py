@@ -144,6 +144,7 @@ def _bootstrap(
 ) -> Interval:
     """Interval of the mean of `values` over prompts, less the mean of as many drawn rows of `apart`
     `[members, prompts]` as there are."""
+    _check_level(level)
     sample = np.asarray(values, dtype=np.float64)
     if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
         raise DataError(f"an interval needs finite values, one per prompt; got {sample.size}.")
@@ -155,6 +156,11 @@ def _bootstrap(
         means -= apart[members[:, :, None], prompts[:, None, :]].mean(axis=(1, 2))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(sample.mean()), float(low), float(high))
+
+
+def _check_level(level: object) -> None:
+    if not (isinstance(level, int | float) and 0 < level < 1):
+        raise DataError(f"level is {level!r}, expected a number between 0 and 1, such as 0.95.")
 
 
 def _labelled(
@@ -188,8 +194,9 @@ def share_interval(hits: Sequence[bool | int], level: float = 0.95) -> Interval:
     """Share of hits with Wilson's score interval, which does not collapse at 0 or 1.
 
     Raises:
-        DataError: no values.
+        DataError: no values, or no such level.
     """
+    _check_level(level)
     n = len(hits)
     if not n:
         raise DataError("an interval of a share needs at least one value; got none.")

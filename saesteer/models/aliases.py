@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-import warnings
+import runpy
+from importlib.util import find_spec
+from pathlib import Path
 
 
 def hub_name(ref: str) -> str:
     """`google/gemma-2-2b` for `gemma-2-2b`; a path and what is no such name as it is.
 
-    Only names without a slash are looked up: transformer-lens takes seconds to import.
+    Only the file of names is read: transformer-lens takes seconds to import.
     """
     if "/" in ref or os.path.exists(ref):
         return ref
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformer_lens.supported_models import MODEL_ALIASES
-    names = {alias.lower(): name for name, aliases in MODEL_ALIASES.items() for alias in aliases}
+    library = find_spec("transformer_lens")
+    assert library is not None
+    assert library.origin is not None
+    known = runpy.run_path(str(Path(library.origin).with_name("supported_models.py")))
+    aliases = known["MODEL_ALIASES"].items()
+    names = {alias.lower(): name for name, others in aliases for alias in others}
     return names.get(ref.lower(), ref)

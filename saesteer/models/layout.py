@@ -21,6 +21,7 @@ from saesteer.errors import ModelError, SiteError
 from saesteer.models.hooks import HookPoint
 from saesteer.models.offload import weight_of
 from saesteer.models.sites import Site
+from saesteer.shown import shown
 
 _ATTENTION = ("self_attn", "attn", "attention")
 _MLP = ("mlp", "block_sparse_moe", "feed_forward")
@@ -33,6 +34,7 @@ _ROUTER = ("gate", "router")
 _FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 
 
+@shown
 @dataclass(frozen=True, eq=False)
 class Layout:
     """The parts of one model that sites, readers and editors need.

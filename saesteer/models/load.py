@@ -89,7 +89,7 @@ def load_skeleton(ref: str) -> Model:
 
     from saesteer.models import embedded
 
-    ref = ref if ref == embedded.NAME else hub_name(ref)
+    ref = hub_name(ref)
     where, options = _source(str(embedded.prepare()) if ref == embedded.NAME else ref)
     try:
         with torch.device("meta"):

@@ -20,8 +20,10 @@ from saesteer.models.limits import check_count, check_generation, is_whole
 from saesteer.models.offload import device_of
 from saesteer.models.prompts import Chat, Prompt, as_prompts, is_single
 from saesteer.models.sites import Site
+from saesteer.shown import shown
 
 
+@shown
 @dataclass(frozen=True)
 class TokenBatch:
     """Rows of token ids with their validity, both `[batch, pos]`; the mask is boolean.
@@ -278,7 +280,13 @@ class Model:
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad_id: int, side: str = "left") -> TokenBatch:
-    """Rows of ids padded to one length on `side` ("left" or "right")."""
+    """Rows of ids padded to one length on `side` ("left" or "right").
+
+    Raises:
+        DataError: another side, or no rows.
+    """
+    if side not in ("left", "right") or not rows:
+        raise DataError(f"{len(rows)} rows to pad on {side!r}: give one or more, left or right.")
     width = max(len(row) for row in rows)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros(len(rows), width, dtype=torch.bool)

@@ -16,6 +16,7 @@ from saesteer.rules.evidence import Evidence
 from saesteer.rules.gate import RuleGate
 from saesteer.rules.miss import NearMiss
 from saesteer.rules.proof import Proof
+from saesteer.shown import shown
 from saesteer.steer.frame import Frame
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 
 @final
+@shown
 @dataclass(frozen=True, eq=False)
 class RuleReading:
     """One row: its tokens and the evidence of the single pass over them."""

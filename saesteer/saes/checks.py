@@ -78,15 +78,20 @@ def check_shapes(name: str, tensors: Mapping[str, tuple[Tensor, tuple[int, ...]]
             )
 
 
-def check_width(resid: Tensor, d_model: int, name: str) -> None:
-    """Activations must have the width that is read.
+def check_width(resid: object, width: int, name: str, *, what: str = "activations") -> None:
+    """Activations, or latents, must be a tensor of the width that is read.
 
     Raises:
-        DimensionError: they have another.
+        DimensionError: they have another, or are no tensor.
     """
-    if resid.shape[-1] != d_model:
+    if not isinstance(resid, Tensor) or not resid.ndim:
         raise DimensionError(
-            f"SAE {name} reads activations of width {d_model}, got width {resid.shape[-1]}. "
+            f"SAE {name} reads {what} as a tensor [..., {width}], got {type(resid).__name__}; "
+            "torch.as_tensor makes one of an array."
+        )
+    if resid.shape[-1] != width:
+        raise DimensionError(
+            f"SAE {name} reads {what} of width {width}, got width {resid.shape[-1]}. "
             "Use an SAE trained on this model and site."
         )
 

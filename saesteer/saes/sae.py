@@ -194,8 +194,13 @@ class SAE:
         return torch.where(pre > self.threshold, pre, 0.0)
 
     def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_model"]:
-        """The reconstruction of what is `seen` of the residual, in the SAE's dtype."""
-        return latents @ self.w_dec + self.b_dec
+        """The reconstruction of what is `seen` of the residual, in the SAE's dtype.
+
+        Raises:
+            DimensionError: another number of latents.
+        """
+        check_width(latents, self.d_sae, self.name, what="latents")
+        return latents.to(self.dtype) @ self.w_dec + self.b_dec
 
     def seen(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """What `decode` is compared with: `resid`, less its mean where the SAE is `centred`."""
@@ -256,7 +261,12 @@ class SAE:
 
         What is too faint to rebuild from may still tell. A TopK or ReLU SAE has no thresholds, and
         stays as it is.
+
+        Raises:
+            SaeError: the share is none from 0 to 1.
         """
+        if not (isinstance(share, int | float) and 0 <= share <= 1):
+            raise SaeError(f"share is {share!r}, expected a number from 0 to 1.")
         return replace(self, threshold=share * self.threshold)
 
     def fingerprint(self) -> str:

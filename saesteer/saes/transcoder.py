@@ -99,7 +99,12 @@ class Transcoder:
         return torch.where(pre > self.threshold, pre, torch.zeros_like(pre))
 
     def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
-        """What the latents write at `target`, without the skip connection."""
+        """What the latents write at `target`, without the skip connection.
+
+        Raises:
+            DimensionError: another number of latents.
+        """
+        check_width(latents, self.d_sae, self.name, what="latents")
         return latents @ self.w_dec + self.b_dec
 
     def __call__(self, resid: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:

@@ -94,7 +94,15 @@ class Trace:
         return _mean(parts)
 
     def edit_dose(self, edit: int) -> float:
-        """The same for one edit alone, by its place in the plan."""
+        """The same for one edit alone, by its place in the plan.
+
+        Raises:
+            PlanError: the plan has no such edit.
+        """
+        if edit not in range(len(self.labels)):
+            raise PlanError(
+                f"edit {edit!r} does not exist; the plan has {len(self.labels)}, from 0."
+            )
         ratios = []
         for p in self.passes:
             deeds = [deed for deed in p.deeds if deed.edit == edit]

@@ -18,7 +18,6 @@ from saesteer.methods.base import read_contrast
 from saesteer.methods.learned import MethodLearner
 from saesteer.methods.named import METHODS, check_method, make_method
 from saesteer.models import Model, load_model
-from saesteer.saes import SAE, load_sae
 from saesteer.training.checkpoint import write_checkpoint
 from saesteer.training.distributed import ALONE, World
 from saesteer.training.folder import checkpoint_of, restoring, run_folder, state_of
@@ -79,8 +78,7 @@ class MethodTrainer:
         """Continue from a checkpoint.
 
         Raises:
-            CheckpointError: it is damaged, or was written under another config, with other texts or
-                with another SAE.
+            CheckpointError: it is damaged, or was written under another config or with other texts.
         """
         with restoring(path, self) as saved:
             then = saved.state.get("learned_from", self.learned_from)  # older ones don't say
@@ -117,12 +115,12 @@ def train_method(
     """
     out = Path(out)
     checkpoint = checkpoint_of(out, resume, [_PLAN])
-    (method, sae), contrast = read_learned(config), Contrast.read(config.contrast)
+    method, contrast = read_learned(config), Contrast.read(config.contrast)
     model = model or load_model(config.model, dtype=config.dtype, device=config.device)
     with watch_signals() if stop is None else nullcontext(stop) as request:
         learner = method.learner(model, contrast, config.site)
         trainer = MethodTrainer(config, learner, weights_of_model=model.fingerprint())
-        trainer.learned_from = _digests(config, contrast, sae)
+        trainer.learned_from = _digests(config, contrast)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         with run_folder(out, trainer, resumed=checkpoint is not None) as tracker:
@@ -134,13 +132,12 @@ def train_method(
     return out / _PLAN
 
 
-def read_learned(config: TrainMethodConfig) -> tuple[LearnedMethod, SAE | None]:
-    """The method that a config describes, and the SAE that it names.
+def read_learned(config: TrainMethodConfig) -> LearnedMethod:
+    """The method that a config describes.
 
     Raises:
         ConfigError: no such method or setting, a method that is not learned, or a site for one
             that takes none.
-        SaeError: its SAE can't be loaded.
     """
     name = config.method_name
     learned = [known for known, kind in METHODS.items() if issubclass(kind, LearnedMethod)]
@@ -149,18 +146,16 @@ def read_learned(config: TrainMethodConfig) -> tuple[LearnedMethod, SAE | None]:
         raise ConfigError(f"method: {name!r} {what}; learned methods are {', '.join(learned)}.")
     if config.site is not None and not METHODS[name].takes_site:
         raise ConfigError(f"site: {name} acts at places of its own; leave site out.")
-    sae = load_sae(config.sae) if config.sae is not None else None
-    check_method("method", name, config.settings, sae)
-    method = make_method(name, config.settings, sae)
+    check_method("method", name, config.settings, None)
+    method = make_method(name, config.settings, None)
     assert isinstance(method, LearnedMethod)
-    return method, sae
+    return method
 
 
-def _digests(config: TrainMethodConfig, contrast: Contrast, sae: SAE | None) -> dict[str, str]:
+def _digests(config: TrainMethodConfig, contrast: Contrast) -> dict[str, str]:
     """What a config names that may change under its name."""
     texts = {"contrast": contrast}
     if (condition := config.settings.get("condition")) is not None:
         texts["condition"] = read_contrast(condition)
     records = {key: json_text([asdict(e) for e in text.examples]) for key, text in texts.items()}
-    found = {key: hashlib.sha256(each.encode()).hexdigest() for key, each in records.items()}
-    return found if sae is None else {**found, "sae": sae.fingerprint()}
+    return {key: hashlib.sha256(each.encode()).hexdigest() for key, each in records.items()}

@@ -60,6 +60,7 @@ def open_stream(
     Raises:
         ConfigError: as `check_run`.
         DataError: a text path holds nothing readable, or the cache holds something else.
+        PeerError: another process has ended.
     """
     check_run(config, model, world.size)
     if config.kl:
@@ -79,6 +80,8 @@ def open_stream(
         whole = _model_source(config, model, columns)
     else:
         cache = _cache(config, model, columns)
+        # another run may have added shards since some process looked
+        cache.keep(-world.most(-len(cache.manifest["shards"])))
         whole = CachedSource(cache, passes=config.cache.passes, seed=config.seed)
     source = Share(whole, world.rank, world.size)
     depth = config.prefetch

@@ -18,7 +18,8 @@ from saesteer.training.coder import scale_of
 from saesteer.training.sparse import SparseCoder, TopKSettings, unit_rows
 
 _QUIET = 0.3
-"""Length of new encoder rows beside trained ones; at full length they would drown those."""
+"""Length of new encoder rows beside trained ones, at most and in thresholds; at full length they
+would drown those."""
 _LOWEST = 1e-3
 """Least threshold of a latent beside the mean one; at 0 it would have no unit."""
 
@@ -80,13 +81,14 @@ class TopKCoder(SparseCoder):
         scale, own = self.input_scale, slice(sae.d_sae)
         norm = (sae.w_dec * scale).norm(dim=-1)
         b_enc = sae.b_enc if sae.apply_b_dec_to_input else sae.b_enc + sae.b_dec @ sae.w_enc
-        self.w_enc.mul_(_QUIET)
+        cuts = sae.threshold * norm
+        self.threshold.copy_(cuts.mean())
+        has = self.threshold > 0  # TopK and ReLU have no thresholds
+        self.w_enc.mul_(torch.where(has, self.threshold.clamp(max=1), 1.0) * _QUIET)
         self.w_enc[own] = sae.w_enc.t() * (norm / scale)[:, None]
         self.b_enc[own] = b_enc * norm
         self.w_dec[own] = F.normalize(sae.w_dec, dim=-1)
         self.b_dec.copy_(sae.b_dec * scale)
-        cuts = sae.threshold * norm
-        self.threshold.copy_(cuts.mean())
         if self.norms is not None:
             self.norms[own] = (cuts / self.threshold).clamp(min=_LOWEST)[:, None]
             self.w_enc.div_(self.norms)

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     d_sae = int(args.shape.split("x")[1])
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        texts = list(iterate_texts(args.text) if args.text else prose())
+        texts = list(iterate_texts(args.text, args.field) if args.text else prose())
         model = load_model(MODEL, dtype="fastest")
         ours = our_trainer(model, texts, Path(folder), d_sae, args.k)
         rivals = {

@@ -95,3 +95,10 @@ def test_a_feature_s_text_is_read_with_progress(
 def test_help_says_which_positions_are_attributed(run: Any) -> None:
     assert "--last N" in run("features", "attribute", "--help").out
     assert "default: all" in run("features", "attribute", "--help").out
+
+
+def test_whatever_reads_paths_of_text_takes_the_key() -> None:
+    for parser in parsers_of(build_parser()):
+        options = {option: action for action in parser._actions for option in action.option_strings}
+        if "--text" in options and options["--text"].metavar == "PATH":
+            assert "--field" in options, parser.prog

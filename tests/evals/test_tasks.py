@@ -105,3 +105,9 @@ def test_prompts_in_both_splits_are_refused() -> None:
     prompts = {"validation": ("a", "b"), "test": ("b",)}
     with pytest.raises(TaskError, match="such as 'b'"):
         Task("toy", CONTRAST, prompts, build_scorer("vader"))
+
+
+@pytest.mark.parametrize("n", [-1, 0])
+def test_a_task_is_limited_to_a_number_of_prompts(n: int) -> None:
+    with pytest.raises(TaskError, match=f"n_test is {n}, expected 1 or more"):
+        load_task("ocean").limited(n_test=n)

@@ -26,6 +26,7 @@ from saesteer.features.activations import (
     prefix_ids,
     read_activations,
     text_batches,
+    text_ids,
 )
 from saesteer.models import TokenBatch, install, record
 from saesteer.models.limits import check_count
@@ -94,6 +95,21 @@ def test_a_prompt_that_opens_with_bos_gets_no_second_one(tiny_model: Any, adds_b
         model.tokenizer.backend_tokenizer.post_processor = opening
     assert prefix_ids(model, "hi").count(bos_id) == adds_bos
     assert prefix_ids(model, f"{bos}hi").count(bos_id) == 1
+
+
+@pytest.mark.parametrize("prompt", ["[INST] hi [/INST]", "<eos>[INST] hi [/INST]"])
+def test_a_rendered_chat_is_left_as_its_template_wrote_it(tiny_model: Any, prompt: str) -> None:
+    model = copy.copy(tiny_model("llama"))
+    model.tokenizer = copy.deepcopy(model.tokenizer)
+    bos, bos_id = model.tokenizer.bos_token, model.tokenizer.bos_token_id
+    opening = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, bos_id)])
+    model.tokenizer.backend_tokenizer.post_processor = opening
+    ids, n_before = text_ids(model, Example("yes", 1, prompt=prompt))
+    if rendered := prompt.startswith("<eos>"):
+        assert ids[:n_before] == ids_of(model, prompt)
+    else:
+        assert ids[:n_before] == [bos_id, *ids_of(model, f"{prompt}\n")]
+    assert (bos_id in ids) != rendered
 
 
 def test_outliers_can_be_dropped(tiny_model: Any) -> None:

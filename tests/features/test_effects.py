@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +11,16 @@ import torch
 import torch.nn.functional as F
 
 from saesteer.data.contrast import Contrast, Example
-from saesteer.errors import DataError, FeatureError
+from saesteer.errors import ContrastError, DataError, FeatureError, SaeError
 from saesteer.features.activations import prefix_ids, text_ids
-from saesteer.features.effects import SCORED_TOKENS, _cut_texts, common_length, logit_effects
+from saesteer.features.effects import (
+    SCORED_TOKENS,
+    _cut_texts,
+    change_effects,
+    common_length,
+    logit_effects,
+)
+from saesteer.features.output_score import output_scores
 from saesteer.models import install
 
 CONTRAST = Contrast.from_texts(
@@ -159,6 +167,15 @@ def test_errors(tiny_model: Any, tiny_sae: Any) -> None:
     sae = tiny_sae(model, "resid_post.1")
     with pytest.raises(FeatureError, match="feature 9999 does not exist"):
         logit_effects(model, sae, CONTRAST, [9999])
+    for read in (logit_effects, output_scores):
+        given = (CONTRAST, [1]) if read is logit_effects else ([1],)
+        with pytest.raises(SaeError, match="a str is no SAE; read it"):
+            inspect.unwrap(read)(model, "name", *given)
+    for given in ("sentiment", [("a", "b")], None):
+        with pytest.raises(ContrastError, match="is no contrast"):
+            inspect.unwrap(logit_effects)(model, sae, given, [1])
+        with pytest.raises(ContrastError, match="is no contrast"):
+            inspect.unwrap(change_effects)(model, given, [])
     one, other = [t for t in ("the", "a", "t") if len(model.tokenizer(t)["input_ids"]) == 1][:2]
     with pytest.raises(DataError, match="long enough to be scored"):
         logit_effects(model, sae, Contrast.from_texts([one], [other]), [0])

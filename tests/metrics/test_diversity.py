@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
+from saesteer.errors import DataError
 from saesteer.metrics import distinct_n
 
 
@@ -30,3 +33,9 @@ def test_no_bigram_spans_two_samples():
 def test_saying_it_again_halves_it():
     text = "the cat sat on the mat"
     assert distinct_n([text, text]) == pytest.approx(distinct_n([text]) / 2)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2"])
+def test_n_is_a_whole_number(n):
+    with pytest.raises(DataError, match="expected a whole number of 1 or more"):
+        inspect.unwrap(distinct_n)(["a b c"], n)

@@ -166,3 +166,10 @@ def test_a_grouped_auroc_is_the_plain_one_with_an_interval_over_groups():
 def test_a_grouped_auroc_needs_both_labels():
     with pytest.raises(DataError, match="both labels"):
         grouped_auroc_interval([1.0, 2.0], [True, True], [0, 1])
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 2.0, float("nan")])
+@pytest.mark.parametrize("interval", [share_interval, bootstrap_interval])
+def test_a_level_is_a_share(interval, level) -> None:
+    with pytest.raises(DataError, match="expected a number between 0 and 1"):
+        interval([1], level=level)

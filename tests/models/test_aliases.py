@@ -38,11 +38,19 @@ def test_a_folder_comes_before_an_alias(tiny_model, tmp_path, monkeypatch):
     assert load_skeleton("gpt2-small").n_layers == model.n_layers
 
 
-@pytest.mark.parametrize("ref", ["owner/gpt2-small", "no/such/folder"])
-def test_a_name_that_is_no_alias_imports_nothing_to_find_out(ref):
+@pytest.mark.parametrize(
+    ("ref", "name"),
+    [
+        ("owner/gpt2-small", "owner/gpt2-small"),
+        ("no/such/folder", "no/such/folder"),
+        ("gpt2", "gpt2"),
+        ("gpt2-small", "gpt2"),
+    ],
+)
+def test_transformer_lens_is_not_imported_to_find_out(ref, name):
     code = (
         "import sys; from saesteer.models.aliases import hub_name;"
         f"print(hub_name({ref!r}), 'transformer_lens' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"{ref} False"
+    assert done.stdout.strip() == f"{name} False"

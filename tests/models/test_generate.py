@@ -232,3 +232,9 @@ def test_a_message_that_calls_a_tool_needs_no_content():
 def test_batches_of_nothing_are_refused(model, prompts, batch_size):
     with pytest.raises(DataError, match=f"batch_size is {batch_size}, expected 1 or more"):
         model.generate(prompts, batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("rows", "side"), [([[1]], "x"), ([], "left")])
+def test_rows_are_padded_on_a_side_that_there_is(rows, side):
+    with pytest.raises(DataError, match="rows to pad on .* left or right"):
+        pad_rows(rows, 0, side)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from saesteer.errors import DimensionError, FeatureError, SaeError
 from saesteer.models.sites import Site
-from saesteer.saes import save_sae
+from saesteer.saes import SAE, save_sae
 from saesteer.saes.checks import check_features
 
 NEAR = 1e-4  # a pre-activation this near to its threshold may fall on either side
@@ -223,3 +223,25 @@ def test_what_is_no_dtype_of_floats(random_sae, tmp_path, dtype):
 def test_a_device_that_is_not_there(random_sae, device, told):
     with pytest.raises(SaeError, match=told):
         random_sae().to(device)
+
+
+@pytest.mark.parametrize("given", [np.zeros((2, 16), np.float32), [0.0] * 16, "x", torch.ones(())])
+@pytest.mark.parametrize("read", ["pre", "decode"])
+def test_what_is_no_tensor_is_refused_in_one_line(random_sae, given, read):
+    method = inspect.unwrap(getattr(SAE, read))
+    with pytest.raises(DimensionError, match="as a tensor .* torch.as_tensor makes one"):
+        method(random_sae(), given)
+
+
+def test_latents_of_another_number_are_refused_and_of_another_dtype_cast(random_sae, resid):
+    sae = random_sae()
+    with pytest.raises(DimensionError, match=f"reads latents of width {sae.d_sae}, got width 5"):
+        sae.decode(torch.zeros(2, 5))
+    latents = sae.encode(resid).to(torch.float64)
+    assert torch.equal(sae.decode(latents), sae.decode(latents.float()))
+
+
+@pytest.mark.parametrize("share", [-1, 1.5, float("nan"), "a", None])
+def test_fainter_is_a_share(random_sae, share):
+    with pytest.raises(SaeError, match="expected a number from 0 to 1"):
+        inspect.unwrap(SAE.fainter)(random_sae(), share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -210,3 +211,12 @@ def test_the_trace_outlives_the_plan_and_can_be_cleared(tiny_model: Any) -> None
     assert trace.n_positions == seen > 0
     trace.clear()
     assert trace.n_positions == 0
+
+
+@pytest.mark.parametrize("edit", [1, -1, "x", None])
+def test_the_dose_of_an_edit_that_is_not_there(tiny_model: Any, edit: Any) -> None:
+    model = tiny_model("llama")
+    with Plan(steer.add("resid_post.1", UNIT), where=steer.all()).on(model) as trace:
+        model.hf(torch.tensor([[5, 6, 7]]))
+    with pytest.raises(PlanError, match="does not exist; the plan has 1, from 0"):
+        inspect.unwrap(type(trace).edit_dose)(trace, edit)

@@ -30,7 +30,7 @@ def shards_of(config) -> list[dict]:
 
 def steps_of(config, model, rank, size) -> int:
     """How many batches a process of a world can draw."""
-    stream, n = open_stream(config, model, columns_of(config, model), World(rank, size)), 0
+    stream, n = open_stream(config, model, columns_of(config, model), Agreed(rank, size)), 0
     while n < config.n_steps and stream.next_batch() is not None:
         n += 1
     return n
@@ -113,3 +113,17 @@ def test_a_cache_that_ends_early_all_the_same_is_told_what_helps(cached, model):
     trainer = open_trainer(cached(1000), model)
     with pytest.raises(TextEndedError, match=r"32,000 tokens; start again with a larger cache\.pa"):
         list(iter(trainer.step, None))
+
+
+def test_all_processes_share_the_shards_that_each_of_them_sees(cached, model):
+    """Another run may add shards between one process's look at the manifest and the next one's."""
+
+    class Behind(World):
+        def most(self, number):
+            return max(number, -2)  # the other process sees 2 shards
+
+    assert fill_cache(cached(30), model, StopRequest())
+    assert len(shards_of(cached(30))) > 2
+    config = cached(30)
+    stream = open_stream(config, model, columns_of(config, model), Behind(0, 2))
+    assert stream.state()[0]["source"]["source"]["shards"] == 2

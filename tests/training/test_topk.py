@@ -342,6 +342,24 @@ def test_latents_keep_thresholds_of_their_own(make, batch):
     )
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["one threshold", "one for each latent"])
+def test_new_latents_are_quiet_beside_low_thresholds(make, batch, apart):
+    """Gated and JumpReLU SAEs often have thresholds far below what an activation is."""
+    cuts = torch.linspace(0.01, 0.09, D_SAE) if apart else torch.full((D_SAE,), 0.05)
+    trained = make().to_sae([Site.parse("resid_post.0")], "tiny")
+    trained = replace(trained, threshold=cuts / trained.w_dec.norm(dim=-1))
+    k = int((trained.encode(batch) > 0).sum() / len(batch))
+    coder = TopKCoder(D_MODEL, 2 * D_SAE, TopKSettings(k=k), seed=3)
+    coder.begin_from(trained)
+    coder.initialise(batch)
+    new = coder.to_sae([Site.parse("resid_post.0")], "tiny").encode(batch)[:, D_SAE:]
+    assert (new > 0).sum() < 0.01 * new.numel()
+    chosen, _ = coder.select(coder.split(batch)[0])
+    assert (chosen.features >= D_SAE).sum() < 0.02 * len(chosen.features)
+    pre = coder.split(batch)[0] @ coder.w_enc[D_SAE:].t()
+    assert (pre > 0).any(0).all()  # random and not nothing, so that AuxK has what to bring in
+
+
 @pytest.mark.parametrize("more", [0, 16])
 def test_abstopk_begins_from_abstopk_without_its_mirrors(make, batch, more):
     first = make("abstopk")

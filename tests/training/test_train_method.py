@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from saesteer.data.contrast import Contrast
 from saesteer.errors import CheckpointError, ConfigError, OutputError
 from saesteer.methods import LoReFT
 from saesteer.models import Model
-from saesteer.saes import save_sae
 from saesteer.steer import Plan
 from saesteer.training import StopRequest, train_method
 from saesteer.training.checkpoint import write_checkpoint
@@ -163,19 +161,11 @@ def test_texts_that_changed_are_refused(
     assert run(config, tmp_path / "run", resume=True) is not None
 
 
-def test_another_sae_under_the_same_name_is_refused(
-    run: Any, settings: Any, tmp_path: Path, tiny_model: Any, tiny_sae: Any
-) -> None:
-    def write(seed: int) -> None:
-        shutil.rmtree(tmp_path / "sae", ignore_errors=True)
-        save_sae(tiny_sae(tiny_model("llama"), "resid_post.1", seed=seed), tmp_path / "sae")
-
-    write(0)
-    config = settings(sae=str(tmp_path / "sae"))
-    assert run(config, tmp_path / "run", stop_at=4) is None
-    write(1)
-    with pytest.raises(CheckpointError, match="was written with another sae; put back what it"):
-        run(config, tmp_path / "run", resume=True)
+def test_an_sae_that_no_learned_method_reads_is_refused(settings: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"sae: no learned method reads features; leave 'any' out"
+    ):
+        settings(sae="any")
 
 
 def test_a_checkpoint_that_does_not_say_what_it_learned_from_resumes(
