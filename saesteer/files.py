@@ -215,16 +215,27 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OutputError: it can't be written; what lay there still does.
     """
-    place = Path(os.path.realpath(folder))
+    with whole_file(folder) as made:
+        made.mkdir()
+        yield made
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """Where to write a file, which then takes the place of `file`, or of what this links to.
+
+    Raises:
+        OutputError: it can't be written; what lay there still does.
+    """
+    place = Path(os.path.realpath(file))
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".saving-") as scratch:
             made = Path(scratch) / place.name
-            made.mkdir()
             yield made
             put_in_place([made], place.parent)
     except OSError as error:
-        raise OutputError(f"{folder} can't be written ({error.strerror or error}).") from error
+        raise OutputError(f"{file} can't be written ({error.strerror or error}).") from error
 
 
 def put_in_place(made: Sequence[Path], folder: Path) -> None:

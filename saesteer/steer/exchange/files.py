@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from saesteer.errors import OutputError, PlanError
-from saesteer.files import path_of, whole_folder
+from saesteer.files import path_of, whole_file
 from saesteer.models import Model, Site
 from saesteer.steer.exchange import control_vectors, lm_eval, torch_files
 from saesteer.steer.plan import Plan
@@ -68,6 +68,5 @@ def write_plan(plan: Plan, path: str | Path, model: Model | None = None) -> tupl
     writer = _WRITERS.get(path.suffix.lower())
     if writer is None:
         raise PlanError(f"{path} is of no kind that is written; expected {', '.join(_WRITERS)}.")
-    with whole_folder(path) as made:
-        made.rmdir()  # a file takes its place
+    with whole_file(path) as made:
         return writer(plan, made, model)
