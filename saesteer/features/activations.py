@@ -204,8 +204,10 @@ def prefix_ids(model: Model, prompt: str = "") -> list[int]:
 
 def _is_rendered(model: Model, prompt: str) -> bool:
     """Whether a chat template wrote a prompt: it holds special tokens."""
+    if not prompt:
+        return False
     special = model.need_tokenizer().convert_ids_to_tokens(model.special_ids.tolist())
-    return bool(prompt) and any(token in prompt for token in special)
+    return any(token in prompt for token in special)
 
 
 def text_ids(model: Model, example: Example | str, row: int = 0) -> tuple[list[int], int]:
