@@ -30,15 +30,27 @@ def evaluate(args: argparse.Namespace) -> None:
     _show(result)
 
 
+def average(args: argparse.Namespace) -> None:
+    """Save the mean of SAEs that were trained from one start."""
+    from saesteer.saes import average_saes, load_sae, save_sae
+
+    check_json(args)
+    _check_new(args.out)
+    saes = [load_sae(sae) for sae in args.saes]
+    averaged = average_saes(saes, args.weights)
+    check_out(args.out)
+    save_sae(averaged, args.out, extra_metadata={"averaged": len(saes)})
+    write_json(args, {"sae": args.out, "averaged": args.saes})
+    print(args.out)
+
+
 def level(args: argparse.Namespace) -> None:
     """Give each latent a threshold of its own and save the SAE."""
     from saesteer.data.sources import first_rows
     from saesteer.saes import check_levels, level_thresholds, save_sae
-    from saesteer.saes.lens_format import CFG_NAME
 
     check_json(args)
-    if (path_of(args.out, OutputError) / CFG_NAME).exists():
-        raise OutputError(f"{args.out} already holds an SAE; choose another folder.")
+    _check_new(args.out)
     model, sae = load_pair(args)
     check_levels(sae, args.l0)
     sources = {path: _source(args, model, sae, path) for path in args.text}
@@ -63,6 +75,14 @@ def path(args: argparse.Namespace) -> None:
     folder = sae_path(args.sae)
     write_json(args, {"folder": str(folder)})
     print(folder)
+
+
+def _check_new(out: str) -> None:
+    """Refuse a folder that holds an SAE."""
+    from saesteer.saes.lens_format import CFG_NAME
+
+    if (path_of(out, OutputError) / CFG_NAME).exists():
+        raise OutputError(f"{out} already holds an SAE; choose another folder.")
 
 
 def _source(args: argparse.Namespace, model: Any, sae: Any, path: str) -> Any:

@@ -18,8 +18,8 @@ from saesteer.cli.commands import (
 
 
 def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
-    """Score, level and find SAEs."""
-    verbs = group(nouns, "sae", "Score, level and find sparse autoencoders.")
+    """Score, level, average and find SAEs."""
+    verbs = group(nouns, "sae", "Score, level, average and find sparse autoencoders.")
     parser = command(verbs, "eval", later("sae", "evaluate"), "Score an SAE on text.")
     parser.add_argument("sae", help=SAE_HELP)
     model_option(parser)
@@ -54,6 +54,21 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
         type=float,
         metavar="N",
         help="mean L0 that no path may exceed; default: the mean over the paths as they are",
+    )
+    out_option(parser)
+    parser = command(
+        verbs,
+        "average",
+        later("sae", "average"),
+        "The mean of SAEs trained from one start (`init`): better than each, at no cost in use.",
+    )
+    parser.add_argument("saes", metavar="SAE", nargs="+", help=SAE_HELP)
+    parser.add_argument(
+        "--weights",
+        type=float,
+        nargs="+",
+        metavar="W",
+        help="how much each counts; default: equally",
     )
     out_option(parser)
     parser = command(verbs, "path", later("sae", "path"), "Print the folder of an SAE.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saesteer.saes.average import average_saes
 from saesteer.saes.convert import ConversionReport, to_threshold
 from saesteer.saes.crosscoder import Crosscoder, load_crosscoder
 from saesteer.saes.level import LevelRow, check_levels, level_thresholds
@@ -20,6 +21,7 @@ __all__ = [
     "SaeRef",
     "Transcoder",
     "as_sae",
+    "average_saes",
     "check_levels",
     "check_width",
     "level_thresholds",

@@ -1,0 +1,57 @@
+"""`saesteer sae average`: the mean of SAEs of one start is saved, and bad input is one line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saesteer.saes import load_sae, save_sae
+
+
+@pytest.fixture
+def other(disk: Path, tmp_path: Path) -> Path:
+    """The SAE of the folder with its thresholds doubled."""
+    sae = load_sae(disk / "sae")
+    return save_sae(replace(sae, threshold=2 * sae.threshold), tmp_path / "other")
+
+
+def test_it_saves_the_mean(run: Any, disk: Path, other: Path, tmp_path: Path) -> None:
+    report, out = tmp_path / "average.json", tmp_path / "mean"
+    saes = [disk / "sae", other]
+    done = run(
+        "sae", "average", *saes, "--weights", 3, 1, "--out", out, "--json", report
+    )  # fmt: skip
+    assert (done.status, done.err, done.out) == (0, "", f"{out}\n")
+    assert json.loads(report.read_text()) == {"sae": str(out), "averaged": list(map(str, saes))}
+    old, new = load_sae(disk / "sae"), load_sae(out)
+    assert new.threshold.allclose(1.25 * old.threshold)
+    assert new.w_dec.allclose(old.w_dec)
+    assert new.metadata["averaged"] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ((), "two SAEs or more; 1 given"),
+        (("nowhere",), "nowhere"),
+        (("OTHER", "--weights", 1), "2 SAEs take 2 weights above 0"),
+        (("OTHER", "--out", "OTHER"), "already holds an SAE; choose another folder"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_one_line_and_leaves_no_sae(
+    run: Any, disk: Path, other: Path, tmp_path: Path, more: tuple[Any, ...], reason: str
+) -> None:
+    words = (*more, *(() if "--out" in more else ("--out", tmp_path / "mean")))
+    told = [other if word == "OTHER" else word for word in words]
+    before = load_sae(other).fingerprint()
+    done = run("sae", "average", disk / "sae", *told)
+    assert (done.status, done.out) == (2, "")
+    assert len(done.err.strip().splitlines()) == 1
+    assert reason in done.err
+    assert not (tmp_path / "mean").exists()
+    assert load_sae(other).fingerprint() == before
