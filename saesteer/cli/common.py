@@ -31,13 +31,25 @@ def load_pair(args: argparse.Namespace) -> tuple[Model, SAE]:
     Raises:
         SaeError, ModelError, DimensionError: as `load_sae` and `load_model` do.
     """
-    from saesteer.models import load_model
-    from saesteer.saes import check_width, load_sae
+    from saesteer.saes import load_sae
 
     sae = load_sae(args.sae)
+    model = model_of(args, sae)
+    return model, sae.to(device=model.device)
+
+
+def model_of(args: argparse.Namespace, sae: SAE) -> Model:
+    """The model that an SAE belongs to (or `--model`).
+
+    Raises:
+        ModelError, DimensionError: as `load_model` and `check_width` do.
+    """
+    from saesteer.models import load_model
+    from saesteer.saes import check_width
+
     model = load_model(args.model or sae.model_name or DEFAULT_MODEL, device=args.device)
     check_width(sae, model)
-    return model, sae.to(device=model.device)
+    return model
 
 
 def check_json(args: argparse.Namespace) -> None:

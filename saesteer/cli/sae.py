@@ -6,7 +6,15 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from saesteer.cli.common import Progress, check_json, check_out, load_pair, show_table, write_json
+from saesteer.cli.common import (
+    Progress,
+    check_json,
+    check_out,
+    load_pair,
+    model_of,
+    show_table,
+    write_json,
+)
 from saesteer.cli.sae_tables import TABLES
 from saesteer.errors import OutputError
 from saesteer.files import path_of
@@ -31,34 +39,41 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def average(args: argparse.Namespace) -> None:
-    """Save the mean of SAEs that were trained from one start."""
+    """Save the mean of SAEs that were trained from one start, with their L0."""
+    import torch
+
+    from saesteer.metrics.outliers import outlier_tokens
     from saesteer.saes import average_saes, load_sae, save_sae
+    from saesteer.saes.convert import scores_of
 
     check_json(args)
     _check_new(args.out)
     saes = [load_sae(sae) for sae in args.saes]
-    averaged = average_saes(saes, args.weights)
-    check_out(args.out)
+    average_saes(saes, args.weights)  # what can't be averaged is refused before any text is read
+    model = model_of(args, saes[0])
+    saes = [sae.to(device=model.device) for sae in saes]
+    rows = torch.cat(list(_activations(args, model, saes[0]).values()))
+    rows = rows[~outlier_tokens(rows)]
+    averaged = average_saes(saes, args.weights, rows)
     save_sae(averaged, args.out, extra_metadata={"averaged": len(saes)})
-    write_json(args, {"sae": args.out, "averaged": args.saes})
-    print(args.out)
+    scores = [scores_of(sae, rows) for sae in (*saes, averaged)]
+    result = [
+        {"sae": sae, "l0": score.l0, "fvu_per_token": score.fvu_per_token}
+        for sae, score in zip((*args.saes, args.out), scores, strict=True)
+    ]
+    write_json(args, {"sae": args.out, "scores": result})
+    show_table(result)
 
 
 def level(args: argparse.Namespace) -> None:
     """Give each latent a threshold of its own and save the SAE."""
-    from saesteer.data.sources import first_rows
     from saesteer.saes import check_levels, level_thresholds, save_sae
 
     check_json(args)
     _check_new(args.out)
     model, sae = load_pair(args)
     check_levels(sae, args.l0)
-    sources = {path: _source(args, model, sae, path) for path in args.text}
-    check_out(args.out)
-    kinds = {}
-    for path, source in sources.items():
-        with Progress(f"reading {path}", quiet=args.quiet) as progress:
-            kinds[path] = first_rows(source, args.max_tokens, progress)
+    kinds = _activations(args, model, sae)
     with Progress("levelling", quiet=args.quiet) as progress:
         levelled, rows = level_thresholds(sae, kinds, args.l0, progress=progress)
     save_sae(levelled, args.out)
@@ -85,15 +100,25 @@ def _check_new(out: str) -> None:
         raise OutputError(f"{out} already holds an SAE; choose another folder.")
 
 
-def _source(args: argparse.Namespace, model: Any, sae: Any, path: str) -> Any:
-    """Activations of one path of text at the SAE's site."""
-    from saesteer.data.sources import Columns, ModelSource
+def _activations(args: argparse.Namespace, model: Any, sae: Any) -> dict[str, Any]:
+    """Activations at the SAE's site by path of text; paths and `--out` are looked at first."""
+    from saesteer.data.sources import Columns, ModelSource, first_rows
     from saesteer.data.tokens import TokenStream
     from saesteer.models.limits import check_context
 
     check_context(model, args.context)
-    stream = TokenStream([path], model.tokenizer, context=args.context, text_field=args.field)
-    return ModelSource(model, Columns.of(model, [sae.site]), stream)
+    columns = Columns.of(model, [sae.site])
+    streams = {
+        path: TokenStream([path], model.tokenizer, context=args.context, text_field=args.field)
+        for path in args.text
+    }
+    check_out(args.out)
+    found = {}
+    for path, stream in streams.items():
+        with Progress(f"reading {path}", quiet=args.quiet) as progress:
+            source = ModelSource(model, columns, stream)
+            found[path] = first_rows(source, args.max_tokens, progress)
+    return found
 
 
 def _scores(args: argparse.Namespace, model: Any, sae: Any) -> dict[str, Any]:

@@ -63,10 +63,14 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
         "The mean of SAEs trained from one start (`init`): better than each, at no cost in use.",
     )
     parser.add_argument("saes", metavar="SAE", nargs="+", help=SAE_HELP)
+    model_option(parser)
+    text_option(parser, 50_000, " of each path", told="on it thresholds are set to the mean L0")
+    count_option(parser, "--context", 256, "tokens per row")
     parser.add_argument(
         "--weights",
         type=float,
         nargs="+",
+        action="extend",
         metavar="W",
         help="how much each counts; default: equally",
     )

@@ -2,7 +2,8 @@
 
 Runs that start from one SAE (`init`) and see other text, seeds or objectives end beside each other;
 what they disagree about is mostly noise, and their mean is better than they are at no cost in use.
-Source: "Model soups" (Wortsman et al., 2022).
+Latents that single runs had on by mistake are off in the mean, so its L0 is below theirs, and the
+thresholds can come down by as much. Source: "Model soups" (Wortsman et al., 2022).
 """
 
 from __future__ import annotations
@@ -11,19 +12,29 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from saesteer.errors import SaeError
+from saesteer.errors import DataError, SaeError
+from saesteer.metrics.outliers import outlier_tokens
+from saesteer.saes.checks import check_width
+from saesteer.saes.convert import CHUNK
 from saesteer.saes.sae import SAE
 
 _NEAREST = 0.7
 """Mean cosine between decoder rows of equal index below which runs had no common start: those of
 one start stay above 0.99 over some million tokens, and two seeds are near 0."""
+_LOWEST = 0.3
+"""Thresholds fall to this share of themselves at most."""
 _ALIKE = ("site", "model_name", "activation", "k", "apply_b_dec_to_input", "centred")
 
 
 @torch.no_grad()
-def average_saes(saes: Sequence[SAE], weights: Sequence[float] | None = None) -> SAE:
+def average_saes(
+    saes: Sequence[SAE],
+    weights: Sequence[float] | None = None,
+    resid: Float[Tensor, "*batch d_model"] | None = None,
+) -> SAE:
     """The weighted mean of SAEs that were trained from a common start.
 
     Each decoder row keeps the mean norm that it had, so activations stay as large as they were.
@@ -31,6 +42,9 @@ def average_saes(saes: Sequence[SAE], weights: Sequence[float] | None = None) ->
     Args:
         saes: two or more of one shape, site and kind.
         weights: how much each counts, each above 0; default equally.
+        resid: activations at their site, some ten thousand tokens. With them all thresholds are
+            scaled by one factor, at which the mean has the runs' mean L0; outlier tokens are left
+            out. An SAE without thresholds (ReLU, TopK) takes no notice.
 
     Returns:
         An SAE on the first one's device and in its dtype; of the metadata what all agree on.
@@ -38,6 +52,8 @@ def average_saes(saes: Sequence[SAE], weights: Sequence[float] | None = None) ->
     Raises:
         SaeError: fewer than two; they differ in shape, site or kind; latents of equal index are
             other features (seeds of their own); a weight is missing or not above 0.
+        DataError: `resid` has no token that counts.
+        DimensionError: `resid` has another width.
     """
     shares = _shares(len(saes), weights)
     first = saes[0]
@@ -58,7 +74,29 @@ def average_saes(saes: Sequence[SAE], weights: Sequence[float] | None = None) ->
         if all(sae.metadata.get(key) == value for sae in saes)
     }
     cast = {name: tensor.to(first.dtype) for name, tensor in tensors.items()}
-    return replace(first, **cast, metadata=metadata)
+    mean = replace(first, **cast, metadata=metadata)
+    if resid is None or mean.activation == "topk" or not bool((mean.threshold > 0).all()):
+        return mean
+    return replace(mean, threshold=mean.threshold * _factor(mean, saes, shares, resid))
+
+
+def _factor(mean: SAE, saes: Sequence[SAE], shares: Sequence[float], resid: Tensor) -> float:
+    """Of its thresholds, at which `mean` has as many latents on as `saes` have on average."""
+    check_width(resid, mean.d_model, mean.name)
+    rows = resid.reshape(-1, resid.shape[-1])
+    rows = rows[~outlier_tokens(rows)]
+    wanted, ratios = 0.0, []
+    for chunk in rows.split(CHUNK):
+        for sae, share in zip(saes, shares, strict=True):
+            wanted += share * int((sae.encode(chunk.to(sae.w_enc)) > 0).sum())
+        ratio = mean.pre(chunk.to(mean.w_enc)) / mean.threshold
+        ratios.append(ratio[ratio > _LOWEST].float())
+    if not round(wanted):
+        raise DataError(f"{len(rows)} tokens on which nothing fires can't set a threshold.")
+    found = torch.cat(ratios).sort(descending=True).values
+    last = min(round(wanted), len(found)) - 1  # the least that is still on
+    below = found[last + 1] if last + 1 < len(found) else found[last] * 0.999
+    return float((found[last] + below) / 2)
 
 
 def _shares(n: int, weights: Sequence[float] | None) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from saesteer.errors import SaeError
+from saesteer.errors import DataError, DimensionError, SaeError
 from saesteer.models.sites import Site
 from saesteer.saes import SAE, average_saes
 
@@ -45,14 +45,49 @@ def test_it_is_the_mean_of_the_weights_with_decoder_norms_kept():
     grown = mean.w_dec[:, :1] / w_dec[:, :1]
     torch.testing.assert_close(mean.w_dec, w_dec * grown)
     torch.testing.assert_close(mean.w_enc, (0.75 * a.w_enc + 0.25 * b.w_enc) / grown.t())
+    cut = 0.75 * a.threshold + 0.25 * b.threshold
+    torch.testing.assert_close(mean.threshold, cut / grown[:, 0])
     rows = torch.randn(40, D_MODEL)  # scaled alike, both read and write what the plain mean does
     plain = replace(
         a,
         w_dec=w_dec,
         **{k: 0.75 * getattr(a, k) + 0.25 * getattr(b, k) for k in ("w_enc", "b_enc", "b_dec")},
-        threshold=0.75 * a.threshold + 0.25 * b.threshold,
+        threshold=cut,
     )
     torch.testing.assert_close(mean(rows), plain(rows))
+
+
+def test_with_activations_it_has_the_mean_l0_of_its_runs():
+    runs, resid = [trained(seed, 0.3) for seed in (1, 2, 3)], 4 * torch.randn(3, 700, D_MODEL)
+
+    def l0(sae: SAE) -> float:
+        return float((sae.encode(resid) > 0).sum(-1).float().mean())
+
+    wanted = 0.5 * l0(runs[0]) + 0.25 * l0(runs[1]) + 0.25 * l0(runs[2])
+    plain = average_saes(runs, [2.0, 1.0, 1.0])
+    mean = average_saes(runs, [2.0, 1.0, 1.0], resid)
+    assert abs(l0(plain) - wanted) > 0.01
+    assert l0(mean) == pytest.approx(wanted, abs=0.001)
+    factor = mean.threshold / plain.threshold
+    torch.testing.assert_close(factor, factor[:1].expand(D_SAE))
+    torch.testing.assert_close(mean.w_enc, plain.w_enc)
+
+
+def test_without_thresholds_activations_change_nothing():
+    rows = torch.randn(90, D_MODEL)
+    for kind in ({"threshold": torch.zeros(D_SAE), "activation": "relu"},
+                 {"activation": "topk", "k": 4}):  # fmt: skip
+        runs = [trained(seed, 0.2, **kind) for seed in (1, 2)]
+        mean = average_saes(runs, resid=rows)
+        assert mean.threshold.equal(average_saes(runs).threshold)
+
+
+def test_activations_must_fit():
+    runs = [trained(1), trained(2)]
+    with pytest.raises(DimensionError):
+        average_saes(runs, resid=torch.randn(9, D_MODEL + 1))
+    with pytest.raises(DataError, match="0 tokens on which nothing fires"):
+        average_saes(runs, resid=torch.zeros(0, D_MODEL))
 
 
 def test_noise_of_single_runs_averages_out():
