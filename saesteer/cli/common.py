@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from saesteer.files import json_text, path_of, write_text
 if TYPE_CHECKING:
     from saesteer.models import Model
     from saesteer.saes import SAE
+    from saesteer.tracking import Tracker
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 _EVERY_SECONDS = 10.0
@@ -196,3 +198,28 @@ class Progress:
 def _figures(figures: Mapping[str, float]) -> str:
     shown = ("loss", "fvu", "l0", "dead_fraction", "tokens_per_second")
     return " ".join(f"{name} {figures[name]:.4g}" for name in shown if name in figures)
+
+
+@contextmanager
+def wandb_run(config: Any, folder: str | Path) -> Iterator[Tracker | None]:
+    """The wandb run that a config with a `wandb` section asks for; None where it names no project.
+
+    Its files go to `folder`.
+    """
+    from dataclasses import asdict
+
+    from saesteer.tracking import WandbTracker, finishing
+
+    asked = config.wandb
+    if asked.project is None:
+        yield None
+        return
+    run = WandbTracker(
+        project=asked.project,
+        name=asked.name,
+        mode=asked.mode,
+        folder=Path(folder),
+        config=asdict(config),
+    )
+    with finishing(run):
+        yield run

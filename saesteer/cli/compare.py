@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from saesteer.cli.common import Progress, check_json, check_out, show_table, write_json
+from saesteer.cli.common import Progress, check_json, check_out, show_table, wandb_run, write_json
 
 _SHOWN = (
     "task",
@@ -35,12 +35,11 @@ _ANSWERED = (
 
 def compare(args: argparse.Namespace) -> None:
     """Compare methods as a config says, and write the page."""
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from saesteer.config import CompareConfig, load_config, read_yaml
     from saesteer.evals.build import run_config
     from saesteer.evals.report import write_report
-    from saesteer.tracking import WandbTracker
 
     check_json(args)
     if "task" in read_yaml(args.config):
@@ -50,18 +49,8 @@ def compare(args: argparse.Namespace) -> None:
     if args.device:
         config = replace(config, device=args.device)
     check_out(args.out)
-    tracker = None
-    if config.wandb.project is not None:
-        tracker = WandbTracker(
-            project=config.wandb.project,
-            name=config.wandb.name,
-            mode=config.wandb.mode,
-            folder=Path(args.out),
-            config=asdict(config),
-        )
     with ExitStack() as stack:
-        if tracker is not None:
-            stack.callback(tracker.finish)
+        tracker = stack.enter_context(wandb_run(config, args.out))
         results = run_config(
             config, reproduce=_again(args), progress=_bars(args, stack), tracker=tracker
         )

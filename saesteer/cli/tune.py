@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from saesteer.cli.common import Progress, check_json, check_out, show_table, write_json
+from saesteer.cli.common import Progress, check_json, check_out, show_table, wandb_run, write_json
 from saesteer.errors import TaskError
 
 
@@ -17,12 +17,11 @@ def tune(args: argparse.Namespace) -> None:
     Raises:
         TaskError: nothing that was tried keeps within the budget.
     """
-    from dataclasses import asdict, replace
+    from dataclasses import replace
 
     from saesteer.config import TuneConfig, dump_config, load_config
     from saesteer.evals.tune import tune as run
     from saesteer.files import json_text, write_text
-    from saesteer.tracking import WandbTracker
 
     check_json(args)
     config = load_config(TuneConfig, args.config, args.overrides)
@@ -31,13 +30,7 @@ def tune(args: argparse.Namespace) -> None:
     out = Path(args.out)
     write_text(out / "config.resolved.yaml", dump_config(config))
     with ExitStack() as stack:
-        tracker = None
-        if config.wandb.project is not None:
-            wandb = {"project": config.wandb.project, "name": config.wandb.name}
-            tracker = WandbTracker(
-                **wandb, mode=config.wandb.mode, folder=out, config=asdict(config)
-            )
-            stack.callback(tracker.finish)
+        tracker = stack.enter_context(wandb_run(config, out))
         progress = stack.enter_context(Progress("tune", quiet=args.quiet))
         found = run(config, out, resume=args.resume, progress=progress, tracker=tracker)
     write_text(out / "results.json", json_text(found.results) + "\n")

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from saesteer.errors import ConfigError, OutputError
 from saesteer.files import json_text, sha256_of, write_text
@@ -39,9 +39,12 @@ class Tracker(Protocol):
         """Record the SAE or the plan in `folder`, and what it was made from."""
         ...
 
-    def finish(self) -> None:
-        """Flush and close; nothing may be logged afterwards."""
+    def finish(self, *, failed: bool = False) -> None:
+        """Flush and close, as failed where an error ended the work; nothing may be logged later."""
         ...
+
+
+T = TypeVar("T", bound=Tracker)
 
 
 class NoTracker:
@@ -58,7 +61,7 @@ class NoTracker:
     ) -> None:
         """Forget the artefact."""
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Do nothing."""
 
 
@@ -94,8 +97,8 @@ class JsonlTracker:
         text = json_text({"name": name, "kind": kind, "sha256": files, **lineage})
         write_text(folder / "lineage.json", text + "\n")
 
-    def finish(self) -> None:
-        """Close the file."""
+    def finish(self, *, failed: bool = False) -> None:  # noqa: ARG002
+        """Close the file; its figures are all it says."""
         try:
             self._file.close()
         except OSError as error:
@@ -172,9 +175,9 @@ class WandbTracker:
             artifact.add_file(str(file))
         self._run.log_artifact(artifact)
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Close the run and wait until it is uploaded, or on its way to the disk when offline."""
-        self._run.finish()
+        self._run.finish(exit_code=int(failed))
 
     def _value(self, value: Any) -> Any:
         """A histogram as wandb draws it; a number as it is."""
@@ -206,11 +209,27 @@ class Trackers:
         for tracker in self._trackers:
             tracker.artifact(name, folder, lineage, kind)
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Close all, also behind one that fails."""
         with ExitStack() as stack:
             for tracker in self._trackers:
-                stack.callback(tracker.finish)
+                stack.callback(tracker.finish, failed=failed)
+
+
+@contextmanager
+def finishing(tracker: T) -> Iterator[T]:
+    """Finish a tracker at the end, as failed where an error is on its way out.
+
+    A run that is interrupted (SIGINT, SIGTERM) has not failed.
+    """
+    failed = False
+    try:
+        yield tracker
+    except Exception:
+        failed = True
+        raise
+    finally:
+        tracker.finish(failed=failed)
 
 
 def _artefact_name(name: str) -> str:

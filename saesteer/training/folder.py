@@ -12,7 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 from saesteer.config import WandbConfig, dump_config, load_config
 from saesteer.errors import CheckpointError, ConfigError, OutputError, SaesteerError
 from saesteer.files import locked, path_of, write_text
-from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, WandbTracker
+from saesteer.tracking import (
+    JsonlTracker,
+    NoTracker,
+    Tracker,
+    Trackers,
+    WandbTracker,
+    finishing,
+)
 from saesteer.training.checkpoint import Checkpoint, list_checkpoints, open_checkpoint
 from saesteer.training.distributed import ALONE, World
 
@@ -125,11 +132,8 @@ def run_folder(out: Path, run: Tracked, *, resumed: bool) -> Iterator[Tracker]:
         new = [out / name for name in (_CONFIG, _METRICS) if not (out / name).exists()]
         try:
             write_text(out / _CONFIG, dump_config(run.config))
-            tracker = _open_tracker(out, run, resumed)
-            try:
+            with finishing(_open_tracker(out, run, resumed)) as tracker:
                 yield tracker
-            finally:
-                tracker.finish()
         except SaesteerError:
             if run.step_count == 0:
                 for path in new:

@@ -209,7 +209,7 @@ def test_a_tracker_gets_table_and_figures(tiny_model: Callable[[str], Model], vo
         def artifact(self, name: str, folder: Any, lineage: Any, kind: str = "sae") -> None:
             raise AssertionError("a comparison makes no SAE")
 
-        def finish(self) -> None:
+        def finish(self, *, failed: bool = False) -> None:
             raise AssertionError("the tracker belongs to the caller")
 
     kept = Kept()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 
 from saesteer.errors import OutputError
-from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers
+from saesteer.tracking import JsonlTracker, NoTracker, Tracker, Trackers, finishing
 
 ROWS = [{"method": "CAA", "effect": 0.5}, {"method": "clamp", "effect": 0.75}]
 
@@ -110,8 +111,8 @@ class Memory:
     def artifact(self, name, folder, lineage, kind="sae"):
         self.calls.append(("artifact", name, folder, dict(lineage)))
 
-    def finish(self):
-        self.calls.append(("finish",))
+    def finish(self, *, failed=False):
+        self.calls.append(("finish", failed))
 
 
 def test_several_trackers_are_one():
@@ -119,8 +120,8 @@ def test_several_trackers_are_one():
     both = Trackers(one, NoTracker(), two)
     both.log(3, {"loss": 1.0})
     both.table("methods", ROWS)
-    both.finish()
-    assert one.calls == [("log", 3, {"loss": 1.0}), ("table", "methods", ROWS), ("finish",)]
+    both.finish(failed=True)
+    assert one.calls == [("log", 3, {"loss": 1.0}), ("table", "methods", ROWS), ("finish", True)]
     assert two.calls == one.calls
 
 
@@ -129,3 +130,15 @@ def test_no_tracker_takes_everything():
     assert tracker.log(1, {"a": 1.0}) is None
     assert tracker.table("t", ROWS) is None
     assert tracker.finish() is None
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "failed"), [(None, False), (OutputError("no"), True), (KeyboardInterrupt(), False)]
+)
+def test_what_ends_the_work_says_whether_it_failed(ended_by, failed):
+    memory = Memory()
+    with pytest.raises(type(ended_by)) if ended_by else nullcontext(), finishing(memory) as tracker:
+        assert tracker is memory
+        if ended_by:
+            raise ended_by
+    assert memory.calls == [("finish", failed)]

@@ -7,12 +7,14 @@ import re
 import struct
 import time
 import warnings
+from contextlib import suppress
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from saesteer.errors import ConfigError
+from saesteer.errors import ConfigError, TaskError
 
 
 @pytest.fixture
@@ -203,3 +205,35 @@ def test_no_account_is_one_clear_line(tracker_of, monkeypatch, tmp_path):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     with pytest.raises(ConfigError, match=r"wandb can't start .*; log in first, or set wandb\.m"):
         tracker_of("first", mode="online")
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_failed_run_is_closed_as_one(tracker_of, tmp_path, failed):
+    tracker_of("w").finish(failed=failed)
+    assert records_in(tmp_path / "w")[-1].exit.exit_code == int(failed)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_command_closes_its_run_as_it_ended(tracker_of, tmp_path, failed):
+    from saesteer.cli.common import wandb_run
+    from saesteer.config import WandbConfig
+
+    @dataclass
+    class Settings:
+        wandb: WandbConfig
+
+    tracker_of("other").finish()  # wandb is imported, its warnings caught
+    with suppress(TaskError), wandb_run(Settings(WandbConfig(project="tests")), tmp_path) as run:
+        run.log(1, {"effect": 0.5})
+        if failed:
+            raise TaskError("nothing to compare.")
+    assert records_in(tmp_path)[-1].exit.exit_code == int(failed)
+
+
+def test_a_config_without_a_project_has_no_run(tmp_path):
+    from saesteer.cli.common import wandb_run
+    from saesteer.config import WandbConfig
+
+    with wandb_run(SimpleNamespace(wandb=WandbConfig()), tmp_path) as run:
+        assert run is None
+    assert not any(tmp_path.iterdir())

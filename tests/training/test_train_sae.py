@@ -350,7 +350,7 @@ def test_wandb_gets_the_same_figures(run, settings, tmp_path, monkeypatch, figur
         def artifact(self, name, folder, lineage, kind="sae"):
             started.append((name, folder, lineage["config"]["seed"]))
 
-        def finish(self):
+        def finish(self, *, failed=False):
             started.append(self.lines)
 
     monkeypatch.setattr(folder_module, "WandbTracker", Fake)
