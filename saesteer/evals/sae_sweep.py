@@ -150,14 +150,21 @@ def _with_grid(config: TrainSAEConfig, values: Grid) -> TrainSAEConfig:
 
 
 def mark_front(rows: Sequence[SweepRow]) -> list[SweepRow]:
-    """The same rows, those on the Pareto front of L0 against CE recovered marked."""
+    """The same rows, those on the Pareto front of L0 against CE recovered marked; a row whose
+    figures are no numbers (a run that blew up) is on none."""
 
     def beaten(row: SweepRow, other: SweepRow) -> bool:
         sparser = other.scores["l0"] - row.scores["l0"]
         better = other.scores["ce_recovered"] - row.scores["ce_recovered"]
         return sparser <= 0 <= better and (sparser, better) != (0, 0)
 
-    return [replace(row, on_front=not any(beaten(row, other) for other in rows)) for row in rows]
+    def counts(row: SweepRow) -> bool:
+        return all(math.isfinite(row.scores[score]) for score in ("l0", "ce_recovered"))
+
+    return [
+        replace(row, on_front=counts(row) and not any(beaten(row, other) for other in rows))
+        for row in rows
+    ]
 
 
 def render(rows: Sequence[SweepRow], config: TrainSAEConfig) -> str:

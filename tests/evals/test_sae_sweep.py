@@ -83,7 +83,7 @@ def test_a_stopped_sweep_goes_on(run):
 
 def test_the_front_holds_what_nothing_beats():
     scores = {"a": (10.0, 0.9), "b": (20.0, 0.95), "c": (20.0, 0.94), "d": (30.0, 0.95)}
-    scores["e"] = scores["a"]
+    scores |= {"e": scores["a"], "f": (5.0, math.nan), "g": (math.nan, 0.99)}
     rows = [SweepRow(n, {}, {"l0": x, "ce_recovered": y}) for n, (x, y) in scores.items()]
     assert {row.name for row in mark_front(rows) if row.on_front} == {"a", "b", "e"}
 
