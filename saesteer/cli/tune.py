@@ -37,10 +37,11 @@ def tune(args: argparse.Namespace) -> None:
     write_json(args, found.results)
     show_table([_row(row) for row in found.results["tried"]])
     if found.plan is None:
-        budget = config.budget
+        budget, earlier = config.budget, out / "plan"
         raise TaskError(
             f"nothing keeps within {budget.of} of {budget.at_most:g}; allow more (budget.at_most), "
             "or try smaller doses."
+            + (f" {earlier} is an earlier run's." if earlier.exists() else "")
         )
     found.plan.save(out / "plan", found.model)
     chosen, n_tried = found.results["chosen"], found.results["chosen"]["n_candidates"]

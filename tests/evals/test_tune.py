@@ -246,7 +246,9 @@ def test_the_command_leaves_a_plan_to_use(config, tmp_path, capsys) -> None:
     assert f"at dose {results['chosen']['dose']:g} (strength" in shown.out
     args = ["tune", str(file), "--out", str(out), "--quiet", "--resume", "budget.at_most=0.000001"]
     assert main(args) == 2
-    assert "nothing keeps within kl of 1e-06" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "nothing keeps within kl of 1e-06" in told
+    assert f"{out / 'plan'} is an earlier run's." in told
     assert json.loads((out / "results.json").read_text())["chosen"] is None
 
 
