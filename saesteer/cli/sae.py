@@ -42,18 +42,17 @@ def average(args: argparse.Namespace) -> None:
     """Save the mean of SAEs that were trained from one start, with their L0."""
     import torch
 
-    from saesteer.metrics.outliers import outlier_tokens
-    from saesteer.saes import average_saes, load_sae, save_sae
+    from saesteer.metrics.outliers import usual_rows
+    from saesteer.saes import average_saes, check_average, load_sae, save_sae
     from saesteer.saes.convert import scores_of
 
     check_json(args)
     _check_new(args.out)
     saes = [load_sae(sae) for sae in args.saes]
-    average_saes(saes, args.weights)  # what can't be averaged is refused before any text is read
+    check_average(saes, args.weights)
     model = model_of(args, saes[0])
     saes = [sae.to(device=model.device) for sae in saes]
-    rows = torch.cat(list(_activations(args, model, saes[0]).values()))
-    rows = rows[~outlier_tokens(rows)]
+    rows = usual_rows(torch.cat(list(_activations(args, model, saes[0]).values())))
     averaged = average_saes(saes, args.weights, rows)
     save_sae(averaged, args.out, extra_metadata={"averaged": len(saes)})
     scores = [scores_of(sae, rows) for sae in (*saes, averaged)]

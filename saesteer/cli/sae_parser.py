@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from saesteer.cli.commands import (
     SAE_HELP,
@@ -22,9 +23,7 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     verbs = group(nouns, "sae", "Score, level, average and find sparse autoencoders.")
     parser = command(verbs, "eval", later("sae", "evaluate"), "Score an SAE on text.")
     parser.add_argument("sae", help=SAE_HELP)
-    model_option(parser)
-    text_option(parser)
-    count_option(parser, "--context", 256, "tokens per row")
+    _read_on(parser)
     parser.add_argument(
         "--concepts",
         nargs="*",
@@ -39,6 +38,13 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument(
         "--sae-lens", action="store_true", help="also sae-lens's run_evals on the same tokens"
     )
+    _made(verbs)
+    parser = command(verbs, "path", later("sae", "path"), "Print the folder of an SAE.")
+    parser.add_argument("sae", help=SAE_HELP)
+
+
+def _made(verbs: argparse._SubParsersAction[Parser]) -> None:
+    """What makes another SAE of one or several, from text."""
     parser = command(
         verbs,
         "level",
@@ -46,9 +52,7 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
         "Give each latent a threshold of its own, so that no kind of text has more latents on.",
     )
     parser.add_argument("sae", help=SAE_HELP)
-    model_option(parser)
-    text_option(parser, 50_000, " of each path")
-    count_option(parser, "--context", 256, "tokens per row")
+    _read_on(parser, 50_000, " of each path")
     parser.add_argument(
         "--l0",
         type=float,
@@ -63,9 +67,7 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
         "The mean of SAEs trained from one start (`init`): better than each, at no cost in use.",
     )
     parser.add_argument("saes", metavar="SAE", nargs="+", help=SAE_HELP)
-    model_option(parser)
-    text_option(parser, 50_000, " of each path", told="on it thresholds are set to the mean L0")
-    count_option(parser, "--context", 256, "tokens per row")
+    _read_on(parser, 50_000, " of each path", told="on it thresholds are set to the mean L0")
     parser.add_argument(
         "--weights",
         type=float,
@@ -75,5 +77,10 @@ def sae_commands(nouns: argparse._SubParsersAction[Parser]) -> None:
         help="how much each counts; default: equally",
     )
     out_option(parser)
-    parser = command(verbs, "path", later("sae", "path"), "Print the folder of an SAE.")
-    parser.add_argument("sae", help=SAE_HELP)
+
+
+def _read_on(parser: Parser, *tokens: Any, **told: str) -> None:
+    """`--model`, `--text` as `text_option` takes it, and `--context`: text to run an SAE on."""
+    model_option(parser)
+    text_option(parser, *tokens, **told)
+    count_option(parser, "--context", 256, "tokens per row")

@@ -30,7 +30,7 @@ from saesteer.features.fitting import ReadoutKind, fit_readout, score_rows
 from saesteer.features.identity import IdentityReadout, NamedText, fit_identity
 from saesteer.features.sparse_rows import SparseRows
 from saesteer.features.thresholds import choose_threshold
-from saesteer.metrics.outliers import outlier_tokens
+from saesteer.metrics.outliers import usual_rows
 from saesteer.models.sites import Site
 from saesteer.saes.sae import SAE
 
@@ -208,7 +208,7 @@ def random_sae(sae: SAE, resid: Activations, seed: int = 0) -> SAE:
     """
     generator = torch.Generator().manual_seed(seed)
     coder = random_coder(sae, generator)
-    usual = resid[~outlier_tokens(resid)]
+    usual = usual_rows(resid)
     sample = usual[torch.randperm(len(usual), generator=generator)[:4096]]
     share = float((sae.encode(sample) > 0).float().mean())
     pre = (sample - sample.mean(0)) @ coder.w_dec.T

@@ -14,7 +14,7 @@ from saesteer.metrics.intervals import (
     share_interval,
 )
 from saesteer.metrics.language import perplexity, token_ce, token_kl
-from saesteer.metrics.outliers import OUTLIER_FACTOR, median_norm, norms, outlier_tokens
+from saesteer.metrics.outliers import OUTLIER_FACTOR, median_norm, norms, outlier_tokens, usual_rows
 from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
 
 __all__ = [
@@ -37,4 +37,5 @@ __all__ = [
     "share_interval",
     "token_ce",
     "token_kl",
+    "usual_rows",
 ]

@@ -46,3 +46,9 @@ def outlier_tokens(
     """
     outlier = norms(resid) > factor * median_norm(resid, valid)
     return outlier if valid is None else outlier & valid.bool()
+
+
+def usual_rows(resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "n d_model"]:
+    """Activations token by token, outlier tokens left out."""
+    rows = resid.reshape(-1, resid.shape[-1])
+    return rows[~outlier_tokens(rows)]

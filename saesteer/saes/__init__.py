@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saesteer.saes.average import average_saes
+from saesteer.saes.average import average_saes, check_average
 from saesteer.saes.convert import ConversionReport, to_threshold
 from saesteer.saes.crosscoder import Crosscoder, load_crosscoder
 from saesteer.saes.level import LevelRow, check_levels, level_thresholds
@@ -22,6 +22,7 @@ __all__ = [
     "Transcoder",
     "as_sae",
     "average_saes",
+    "check_average",
     "check_levels",
     "check_width",
     "level_thresholds",

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.errors import DataError, SaeError
-from saesteer.metrics.outliers import outlier_tokens
+from saesteer.metrics.outliers import usual_rows
 from saesteer.saes.checks import check_width
 from saesteer.saes.convert import CHUNK
 from saesteer.saes.sae import SAE
@@ -50,15 +50,12 @@ def average_saes(
         An SAE on the first one's device and in its dtype; of the metadata what all agree on.
 
     Raises:
-        SaeError: fewer than two; they differ in shape, site or kind; latents of equal index are
-            other features (seeds of their own); a weight is missing or not above 0.
+        SaeError: as `check_average` does.
         DataError: `resid` has no token that counts.
         DimensionError: `resid` has another width.
     """
-    shares = _shares(len(saes), weights)
-    first = saes[0]
-    for other in saes[1:]:
-        _check_alike(first, other)
+    check_average(saes, weights)
+    first, shares = saes[0], _shares(len(saes), weights)
     tensors = {
         name: _mean([getattr(sae, name) for sae in saes], shares)
         for name in ("w_enc", "b_enc", "w_dec", "b_dec", "threshold")
@@ -80,11 +77,22 @@ def average_saes(
     return replace(mean, threshold=mean.threshold * _factor(mean, saes, shares, resid))
 
 
+def check_average(saes: Sequence[SAE], weights: Sequence[float] | None = None) -> None:
+    """Refuse what can't be averaged before any text is read.
+
+    Raises:
+        SaeError: fewer than two; they differ in shape, site or kind; latents of equal index are
+            other features (seeds of their own); a weight is missing or not above 0.
+    """
+    _shares(len(saes), weights)
+    for other in saes[1:]:
+        _check_alike(saes[0], other)
+
+
 def _factor(mean: SAE, saes: Sequence[SAE], shares: Sequence[float], resid: Tensor) -> float:
     """Of its thresholds, at which `mean` has as many latents on as `saes` have on average."""
     check_width(resid, mean.d_model, mean.name)
-    rows = resid.reshape(-1, resid.shape[-1])
-    rows = rows[~outlier_tokens(rows)]
+    rows = usual_rows(resid)
     wanted, ratios = 0.0, []
     for chunk in rows.split(CHUNK):
         for sae, share in zip(saes, shares, strict=True):

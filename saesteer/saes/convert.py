@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saesteer.errors import DataError
-from saesteer.metrics.outliers import outlier_tokens
+from saesteer.metrics.outliers import usual_rows
 from saesteer.metrics.reconstruction import ReconstructionScores, ReconstructionSums
 from saesteer.saes.sae import SAE
 
@@ -47,8 +47,7 @@ def to_threshold(sae: SAE, resid: Float[Tensor, "*batch d_model"]) -> tuple[SAE,
         DataError: fewer than two tokens.
         DimensionError: the activations have another width.
     """
-    rows = resid.reshape(-1, resid.shape[-1])
-    rows = rows[~outlier_tokens(rows)]
+    rows = usual_rows(resid)
     if len(rows) < 2:
         raise DataError(f"a threshold can't be fitted to {len(rows)} tokens; give some thousands.")
     converted = sae

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saesteer.errors import DataError, SaeError
-from saesteer.metrics.outliers import outlier_tokens
+from saesteer.metrics.outliers import usual_rows
 from saesteer.saes.checks import check_width
 from saesteer.saes.convert import CHUNK, scores_of
 from saesteer.saes.sae import SAE
@@ -122,8 +122,7 @@ def check_levels(sae: SAE, l0: float | None = None) -> None:
 
 def _kept(sae: SAE, name: str, resid: Tensor) -> Tensor:
     check_width(resid, sae.d_model, sae.name)
-    rows = resid.reshape(-1, resid.shape[-1])
-    kept = rows[~outlier_tokens(rows)]
+    kept = usual_rows(resid)
     if len(kept) < 2:
         raise DataError(f"{name}: {len(kept)} tokens can't level an SAE; give some ten thousand.")
     return kept
