@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import Any
 
 from saesteer.cli.common import Progress, check_json, load_pair, show_table, write_json
@@ -13,6 +15,9 @@ def top(args: argparse.Namespace) -> None:
     from saesteer.features.top import top_features
 
     check_json(args)
+    if os.path.isfile(args.text):
+        hint = f'note: {args.text} is a file; its name is read; its text: --text "$(cat FILE)".'
+        print(hint, file=sys.stderr)
     model, sae = load_pair(args)
     found = top_features(model, sae, args.text, top=args.top).to_dict()
     write_json(args, found)

@@ -111,7 +111,7 @@ def _features(nouns: argparse._SubParsersAction[_Parser]) -> None:
         verbs, "top", _later("features", "top"), "Which features fire on a text, and where."
     )
     top.add_argument("sae", help=SAE_HELP)
-    top.add_argument("--text", required=True, help="the text itself")
+    top.add_argument("--text", required=True, help="the text itself, not a file")
     find = _command(
         verbs, "find", _later("features", "find"), "Rank features by a set of contrasting texts."
     )

@@ -135,6 +135,12 @@ def test_features(
     assert untold not in done.out
 
 
+def test_a_file_given_as_the_text_is_told(run: Any, disk: Path) -> None:
+    command = ("features", "top", disk / "sae", "--model", disk / "model", "--text")
+    assert "is a file; its name is read" in run(*command, disk / "text.txt").err
+    assert "is a file" not in run(*command, "the sea").err
+
+
 def test_a_feature_card_prints_whole_numbers_whole(capsys: Any) -> None:
     from saesteer.cli.features import _print_card
 
