@@ -45,7 +45,7 @@ from saesteer.saes.sae import SAE
 
 TOLD = "tells_a_colour"
 N_FEATURES = 4096
-"""Features that a colour is read from, the most telling of 8,192: things of a colour share few."""
+"""Features that a colour is read from, the most telling of all: things of a colour share few."""
 C_TOLD, C_COLOUR = 0.01, 0.001
 """Regularisation: the best of three for where a colour is told, on the things for tests, as the
 layer was; of three for which it is, on things left out of fitting."""

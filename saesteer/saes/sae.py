@@ -73,8 +73,7 @@ class FeatureSlice:
         Raises:
             DimensionError: the activations have another width.
         """
-        if resid.shape[-1] != self.w_enc.shape[0]:  # asked first: naming the site takes its time
-            check_width(resid, self.d_model, f"slice at {self.site}")
+        self._check(resid, self.w_enc.shape[0], "activations")
         return affine(resid.to(self.w_enc.dtype), self.w_enc, self.bias)
 
     def read(self, resid: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch k"]:
@@ -85,8 +84,18 @@ class FeatureSlice:
         return torch.where(pre > self.threshold, pre, self.off)
 
     def delta(self, change: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch d_model"]:
-        """What a change of the latents, `z_new - z`, adds to the residual: `change @ w_dec`."""
+        """What a change of the latents, `z_new - z`, adds to the residual: `change @ w_dec`.
+
+        Raises:
+            DimensionError: it is of another number of latents.
+        """
+        self._check(change, self.w_dec.shape[0], "changes")
         return change @ self.w_dec
+
+    def _check(self, given: object, width: int, what: str) -> None:
+        """The site is named only where something is wrong: naming it takes its time."""
+        if not isinstance(given, Tensor) or not given.ndim or given.shape[-1] != width:
+            check_width(given, width, f"slice at {self.site}", what=what)
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | str | None = None

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from saesteer.errors import DimensionError, FeatureError, SaeError
 from saesteer.models.sites import Site
-from saesteer.saes import SAE, save_sae
+from saesteer.saes import SAE, FeatureSlice, save_sae
 from saesteer.saes.checks import check_features
 
 NEAR = 1e-4  # a pre-activation this near to its threshold may fall on either side
@@ -148,6 +148,8 @@ def test_activations_of_another_width_are_refused(random_sae):
     for read in (sae.encode, sae.slice([0]).read, sae):
         with pytest.raises(DimensionError, match="of width 16, got width 17"):
             read(torch.zeros(1, 17))
+    with pytest.raises(DimensionError, match="reads changes of width 1, got width 2"):
+        sae.slice([0]).delta(torch.zeros(1, 2))
 
 
 def test_tensors_that_do_not_fit_are_refused(random_sae):
@@ -226,11 +228,12 @@ def test_a_device_that_is_not_there(random_sae, device, told):
 
 
 @pytest.mark.parametrize("given", [np.zeros((2, 16), np.float32), [0.0] * 16, "x", torch.ones(())])
-@pytest.mark.parametrize("read", ["pre", "decode"])
-def test_what_is_no_tensor_is_refused_in_one_line(random_sae, given, read):
-    method = inspect.unwrap(getattr(SAE, read))
+@pytest.mark.parametrize("method", [SAE.pre, SAE.decode, FeatureSlice.pre, FeatureSlice.delta])
+def test_what_is_no_tensor_is_refused_in_one_line(random_sae, given, method):
+    sae = random_sae()
+    coder = sae.slice([0]) if "Slice" in method.__qualname__ else sae
     with pytest.raises(DimensionError, match="as a tensor .* torch.as_tensor makes one"):
-        method(random_sae(), given)
+        inspect.unwrap(method)(coder, given)
 
 
 def test_latents_of_another_number_are_refused_and_of_another_dtype_cast(random_sae, resid):
