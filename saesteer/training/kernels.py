@@ -7,6 +7,7 @@ BatchTopK here. On two threads the backward of plain indexing differs from run t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
@@ -38,6 +39,17 @@ class Active:
         """Entries that are already in the order of their bags."""
         starts = torch.searchsorted(bags, torch.arange(n_rows * levels, device=bags.device))
         return cls(bags, features, starts, levels)
+
+    @classmethod
+    def joined(cls, blocks: Sequence[Active]) -> Active:
+        """A batch from its blocks of rows, in their order."""
+        bags, starts, n_bags, n = [], [], 0, 0
+        for block in blocks:
+            bags.append(block.bags + n_bags)
+            starts.append(block.starts + n)
+            n_bags, n = n_bags + len(block.starts), n + len(block.bags)
+        features = torch.cat([block.features for block in blocks])
+        return cls(torch.cat(bags), features, torch.cat(starts), blocks[0].levels)
 
     @property
     def rows(self) -> Int[Tensor, " n"]:

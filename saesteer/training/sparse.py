@@ -22,6 +22,10 @@ from saesteer.training.coder import Coder, StepResult, squares
 from saesteer.training.kernels import Active, SparseSums, drop_along_, to_unit_
 from saesteer.training.select import Kind, survivors
 
+BLOCK = 1024
+"""Rows whose dense pre-activations are in memory together, where it can be so few; with more the
+matmul is no faster on a CPU."""
+
 
 @dataclass(frozen=True)
 class TopKSettings:
@@ -142,14 +146,27 @@ class SparseCoder(Coder):
 
     @torch.no_grad()
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Active, Float[Tensor, " n"]]:
-        """The surviving entries of scaled inputs and their fp32 latents."""
+        """The surviving entries of scaled inputs and their fp32 latents.
+
+        On a CPU, rows that choose for themselves do so a block at a time.
+        """
         settings, dtype = self.settings, self.settings.dtype
-        centred = x - self.offset
-        pre = self.workspace(len(x), dtype)
-        torch.addmm(self.b_enc.to(dtype), centred.to(dtype), self.w_enc.to(dtype).t(), out=pre)
-        return survivors(
-            centred, pre, self.w_enc, self.b_enc, settings.k, settings.kind, self.threshold
-        )
+        together = x.is_cuda or settings.kind == "batchtopk"
+        size = len(x) if together else min(len(x), BLOCK)
+        pre, rough = self.workspace(size, dtype), self.w_enc.to(dtype).t()
+        blocks: list[Active] = []
+        latents: list[Tensor] = []
+        for centred in (x - self.offset).split(size):
+            out = pre[: len(centred)]
+            torch.addmm(self.b_enc.to(dtype), centred.to(dtype), rough, out=out)
+            active, found = survivors(
+                centred, out, self.w_enc, self.b_enc, settings.k, settings.kind, self.threshold
+            )
+            blocks.append(active)
+            latents.append(found)
+        if len(blocks) == 1:
+            return blocks[0], latents[0]
+        return Active.joined(blocks), torch.cat(latents)
 
     def workspace(self, n_rows: int, dtype: torch.dtype) -> Tensor:
         """The buffer for dense pre-activations, kept from step to step: page faults cost as much

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from saesteer.errors import ConfigError
 from saesteer.models import Site
+from saesteer.training import sparse
 from saesteer.training.kernels import Active
 from saesteer.training.sparse import TopKSettings
 from saesteer.training.topk import TopKCoder
@@ -177,6 +178,19 @@ def test_nominees_are_more_than_are_needed(kind, threshold):
         coder.threshold.fill_(threshold)
         chosen.append(set_of(*coder.select(x)).keys())
     assert chosen[0] == chosen[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["topk", "abstopk"])
+def test_blocks_of_rows_choose_as_all_rows_together(monkeypatch, kind, dtype):
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    coder = TopKCoder(64, 2048, TopKSettings(k=24, kind=kind, dtype=dtype), seed=0)
+    whole, values = coder.select(x)
+    monkeypatch.setattr(sparse, "BLOCK", 100)
+    blocks, found = coder.select(x)
+    assert torch.equal(blocks.starts, whole.starts)
+    assert set_of(blocks, found).keys() == set_of(whole, values).keys()
+    assert found.sort().values.allclose(values.sort().values)
 
 
 def test_a_feature_at_an_edge_belongs_to_the_next_level():
