@@ -23,8 +23,8 @@ from saesteer.training.kernels import Active, SparseSums, drop_along_, to_unit_
 from saesteer.training.select import Kind, survivors
 
 BLOCK = 1024
-"""Rows whose dense pre-activations are in memory together, where it can be so few; with more the
-matmul is no faster on a CPU."""
+"""Rows whose dense pre-activations are in memory together, where it can be so few. At 4,096 rows of
+768 -> 24,576 the choice takes 8 % longer than with all, and the step 30 % less memory."""
 
 
 @dataclass(frozen=True)
@@ -153,12 +153,13 @@ class SparseCoder(Coder):
         settings, dtype = self.settings, self.settings.dtype
         together = x.is_cuda or settings.kind == "batchtopk"
         size = len(x) if together else min(len(x), BLOCK)
-        pre, rough = self.workspace(size, dtype), self.w_enc.to(dtype).t()
+        pre, bias = self.workspace(size, dtype), self.b_enc.to(dtype)
+        columns = self.w_enc.to(dtype).t()
         blocks: list[Active] = []
         latents: list[Tensor] = []
         for centred in (x - self.offset).split(size):
             out = pre[: len(centred)]
-            torch.addmm(self.b_enc.to(dtype), centred.to(dtype), rough, out=out)
+            torch.addmm(bias, centred.to(dtype), columns, out=out)
             active, found = survivors(
                 centred, out, self.w_enc, self.b_enc, settings.k, settings.kind, self.threshold
             )
