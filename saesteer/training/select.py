@@ -7,6 +7,7 @@ needed, and its error is far smaller than the gap to the last of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -24,32 +25,27 @@ _GROUP = 8
 """Entries of a row that first compete among themselves for a place among its largest."""
 _SPARE = 1.25
 """Nominees as a multiple of those wanted, where no threshold says enough."""
+_PART = 1 << 22
+"""Entries of a batch among which its largest are looked for together."""
 
 
 @torch.no_grad()
-def survivors(
+def row_survivors(
     centred: Float[Tensor, "rows d_in"],
     pre: Float[Tensor, "rows d_sae"],
     w_enc: Float[Tensor, "d_sae d_in"],
     b_enc: Float[Tensor, " d_sae"],
     k: int,
-    kind: Kind,
-    threshold: Float[Tensor, ""],
+    *,
+    signed: bool,
 ) -> tuple[Active, Float[Tensor, " n"]]:
-    """The entries that survive, by row and feature, and their fp32 latents.
+    """The k entries that survive in each row, and their fp32 latents.
 
     Args:
         centred: what the encoder's columns are multiplied with.
         pre: dense pre-activations in any dtype; its memory may be written over.
-        threshold: running threshold of a batch's choice; 0 where there is none yet.
+        signed: choose by magnitude and keep signs.
     """
-    if kind == "batchtopk":
-        floor = torch.where(threshold > 0, threshold * _FLOOR_SHARE, torch.inf)
-        active = _above(pre, floor, k * len(pre))
-        latents = (bag_dots(centred, w_enc, active) + b_enc[active.features]).relu()
-        keep = _best(latents, min(k * len(pre), len(latents)))
-        return Active.of(active.bags[keep], active.features[keep], len(pre)), latents[keep]
-    signed = kind == "abstopk"
     rough = pre.dtype != torch.float32
     nominated = min(int(k * _SPARE) + 1, pre.shape[1]) if rough else k
     active = _largest(pre.abs_() if signed else pre, nominated)
@@ -59,6 +55,34 @@ def survivors(
     return active, latents if signed else latents.relu()
 
 
+@torch.no_grad()
+def batch_survivors(
+    centred: Float[Tensor, "rows d_in"],
+    dense: Callable[[], Iterator[Tensor]],
+    w_enc: Float[Tensor, "d_sae d_in"],
+    b_enc: Float[Tensor, " d_sae"],
+    k: int,
+    threshold: Float[Tensor, ""],
+) -> tuple[Active, Float[Tensor, " n"]]:
+    """The entries that survive in the whole batch, k a row on average, and their fp32 latents.
+
+    Args:
+        centred: what the encoder's columns are multiplied with.
+        dense: gives the pre-activations of one block of rows after another, each only until the
+            next one is asked for; called again where the threshold nominates too few.
+        threshold: running threshold of the choice; 0 where there is none yet.
+    """
+    n_rows, d_sae = len(centred), len(w_enc)
+    floor = torch.where(threshold > 0, threshold * _FLOOR_SHARE, torch.inf)
+    places = _places_above(dense(), floor)
+    if len(places) < k * n_rows:
+        places = _places_of_largest(dense(), int(k * n_rows * _SPARE))
+    active = Active.of(places // d_sae, places % d_sae, n_rows)
+    latents = (bag_dots(centred, w_enc, active) + b_enc[active.features]).relu()
+    keep = _best(latents, min(k * n_rows, len(latents)))
+    return Active.of(active.bags[keep], active.features[keep], n_rows), latents[keep]
+
+
 def _best(latents: Tensor, n: int) -> Tensor:
     """Places of the n largest, in order; a GPU sorts faster than it chooses so many."""
     if latents.is_cuda:
@@ -66,14 +90,31 @@ def _best(latents: Tensor, n: int) -> Tensor:
     return latents.topk(n, sorted=False).indices.sort().values
 
 
-def _above(pre: Tensor, floor: Tensor, wanted: int) -> Active:
-    """Entries above `floor`, or the largest ones if those are too few."""
-    flat = pre.flatten()
-    found = (flat > floor).nonzero().squeeze(1)
-    if len(found) < wanted:
-        n = min(int(wanted * _SPARE), flat.numel())
-        found = flat.topk(n, sorted=False).indices.sort().values
-    return Active.of(found // pre.shape[1], found % pre.shape[1], len(pre))
+def _places_above(blocks: Iterator[Tensor], floor: Tensor) -> Tensor:
+    """Where entries are above `floor`, counted through all blocks."""
+    found, start = [], 0
+    for block in blocks:
+        flat = block.flatten()
+        found.append((flat > floor).nonzero().squeeze(1) + start)
+        start += len(flat)
+    return torch.cat(found)
+
+
+def _places_of_largest(blocks: Iterator[Tensor], n: int) -> Tensor:
+    """Where the n largest entries are, or all if they are fewer, counted through all blocks.
+
+    A part at a time: on a CPU a choice among all of them would copy each, with its place.
+    """
+    values, places, start = torch.empty(0), torch.empty(0, dtype=torch.long), 0
+    for block in blocks:
+        for part in block.flatten().split(_PART):
+            best = part.topk(min(n, len(part)), sorted=False)
+            values = torch.cat([values.to(part), best.values])
+            places = torch.cat([places.to(part.device), best.indices + start])
+            keep = values.topk(min(n, len(values)), sorted=False).indices
+            values, places = values[keep], places[keep]
+            start += len(part)
+    return places.sort().values
 
 
 def _largest(pre: Tensor, n: int) -> Active:

@@ -9,7 +9,7 @@ AuxK), Bussmann et al. 2024 (BatchTopK) and 2025 (Matryoshka), Zhu et al. 2025 (
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from saesteer.axes import Rows
 from saesteer.training.coder import Coder, StepResult, squares
 from saesteer.training.kernels import Active, SparseSums, drop_along_, to_unit_
-from saesteer.training.select import Kind, survivors
+from saesteer.training.select import Kind, batch_survivors, row_survivors
 
 BLOCK = 1024
 """Rows whose dense pre-activations are in memory together, where it can be so few. At 4,096 rows of
@@ -146,28 +146,40 @@ class SparseCoder(Coder):
 
     @torch.no_grad()
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Active, Float[Tensor, " n"]]:
-        """The surviving entries of scaled inputs and their fp32 latents.
-
-        On a CPU, rows that choose for themselves do so a block at a time.
-        """
-        settings, dtype = self.settings, self.settings.dtype
-        together = x.is_cuda or settings.kind == "batchtopk"
-        size = len(x) if together else min(len(x), BLOCK)
-        pre, bias = self.workspace(size, dtype), self.b_enc.to(dtype)
-        columns = self.w_enc.to(dtype).t()
+        """The surviving entries of scaled inputs and their fp32 latents."""
+        settings, centred = self.settings, x - self.offset
+        if settings.kind == "batchtopk":
+            return batch_survivors(
+                centred,
+                lambda: (pre for _, pre in self._dense(centred)),
+                self.w_enc,
+                self.b_enc,
+                settings.k,
+                self.threshold,
+            )
         blocks: list[Active] = []
         latents: list[Tensor] = []
-        for centred in (x - self.offset).split(size):
-            out = pre[: len(centred)]
-            torch.addmm(bias, centred.to(dtype), columns, out=out)
-            active, found = survivors(
-                centred, out, self.w_enc, self.b_enc, settings.k, settings.kind, self.threshold
+        signed = settings.kind == "abstopk"
+        for rows, pre in self._dense(centred):
+            active, found = row_survivors(
+                rows, pre, self.w_enc, self.b_enc, settings.k, signed=signed
             )
             blocks.append(active)
             latents.append(found)
         if len(blocks) == 1:
             return blocks[0], latents[0]
         return Active.joined(blocks), torch.cat(latents)
+
+    def _dense(self, centred: Float[Tensor, "rows d_in"]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and their pre-activations in the encoder's dtype, all at once on a GPU, else a
+        block at a time, each in the memory of the last one."""
+        dtype = self.settings.dtype
+        size = len(centred) if centred.is_cuda else min(len(centred), BLOCK)
+        pre, bias, columns = self.workspace(size, dtype), self.b_enc.to(dtype), self.w_enc.to(dtype)
+        for block in centred.split(size):
+            out = pre[: len(block)]
+            torch.addmm(bias, block.to(dtype), columns.t(), out=out)
+            yield block, out
 
     def workspace(self, n_rows: int, dtype: torch.dtype) -> Tensor:
         """The buffer for dense pre-activations, kept from step to step: page faults cost as much

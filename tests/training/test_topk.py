@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from saesteer.errors import ConfigError
 from saesteer.models import Site
-from saesteer.training import sparse
+from saesteer.training import select, sparse
 from saesteer.training.kernels import Active
 from saesteer.training.sparse import TopKSettings
 from saesteer.training.topk import TopKCoder
@@ -191,6 +191,31 @@ def test_blocks_of_rows_choose_as_all_rows_together(monkeypatch, kind, dtype):
     assert torch.equal(blocks.starts, whole.starts)
     assert set_of(blocks, found).keys() == set_of(whole, values).keys()
     assert found.sort().values.allclose(values.sort().values)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 99.0])  # none yet, one that serves, one too high
+def test_a_batch_chosen_in_blocks_and_parts(monkeypatch, threshold, dtype):
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    coder = TopKCoder(64, 2048, TopKSettings(k=24, dtype=dtype), seed=0)
+    coder.threshold.fill_(threshold)
+    with torch.no_grad():
+        latents = keep_largest((x - coder.b_dec) @ coder.w_enc.t() + coder.b_enc, 24, "batchtopk")
+    expected = {(row, feature) for row, feature in latents.nonzero().tolist()}
+    monkeypatch.setattr(sparse, "BLOCK", 100)
+    monkeypatch.setattr(select, "_PART", 30_000)
+    found, values = coder.select(x)
+    assert set_of(found, values).keys() == expected
+    assert found.starts.tolist() == torch.searchsorted(found.rows, torch.arange(256)).tolist()
+
+
+def test_as_many_survive_where_all_are_equal(monkeypatch):
+    monkeypatch.setattr(sparse, "BLOCK", 3)
+    coder = TopKCoder(4, 16, TopKSettings(k=2), seed=0)
+    coder.b_enc.data.fill_(1.0)
+    active, values = coder.select(torch.zeros(8, 4))
+    assert values.tolist() == [1.0] * 16
+    assert len(set_of(active, values)) == 16
 
 
 def test_a_feature_at_an_edge_belongs_to_the_next_level():
