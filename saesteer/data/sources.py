@@ -106,8 +106,8 @@ class ModelSource:
 
     Attributes:
         rows_per_pass: packed rows in one forward pass.
-        compiled: blocks without a site, which run compiled in these passes and in no others:
-            compiled code ignores hooks.
+        compiled: blocks without a site inside, which run compiled in these passes and in no others:
+            compiled code ignores hooks. Those on a block itself are called around it.
     """
 
     model: Model
@@ -117,7 +117,7 @@ class ModelSource:
     compiled: Sequence[nn.Module] = ()
 
     def __post_init__(self) -> None:
-        self._calls = [torch.compile(block._call_impl, dynamic=False) for block in self.compiled]
+        self._calls = [torch.compile(block.forward, dynamic=False) for block in self.compiled]
 
     def next_chunk(self) -> Chunk | None:
         """Activations of the next packed rows; None when the text has ended.
@@ -196,15 +196,17 @@ class ModelSource:
 
 @contextmanager
 def _called(blocks: Sequence[nn.Module], calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """These blocks are called so for the extent of a `with`, as `nn.Module.compile` has it."""
-    before = [block._compiled_call_impl for block in blocks]
+    """These blocks' `forward` is so for the extent of a `with`."""
+    before = [vars(block).get("forward") for block in blocks]  # a wrapper's own, as a rule none
     for block, call in zip(blocks, calls, strict=True):
-        block._compiled_call_impl = call
+        block.forward = call
     try:
         yield
     finally:
-        for block, call in zip(blocks, before, strict=True):
-            block._compiled_call_impl = call
+        for block, wrapper in zip(blocks, before, strict=True):
+            del block.forward
+            if wrapper is not None:
+                block.forward = wrapper
 
 
 def first_rows(

@@ -129,7 +129,8 @@ def drop_along_(grad: Tensor, weight: Tensor) -> None:
     """Take from each row of `grad` what lies along the unit row of `weight`."""
     if grad.is_cuda and (fast := triton_kernels()):
         return fast.drop_along_(grad, weight)
-    along = torch.einsum("fd,fd->f", grad, weight)
+    each = torch.arange(len(grad), device=grad.device)
+    along = bag_dots(grad, weight, Active(each, each, each))  # einsum takes four times as long
     grad.addcmul_(along[:, None], weight, value=-1.0)
     return None
 

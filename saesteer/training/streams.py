@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict
+
+from torch import nn
 
 from saesteer.config import TrainSAEConfig
 from saesteer.data.activations import ActivationStream
@@ -16,7 +18,7 @@ from saesteer.data.share import Share
 from saesteer.data.sources import Columns, ModelSource, Skippable
 from saesteer.data.tokens import TokenStream
 from saesteer.errors import ConfigError, DataError
-from saesteer.models import Model
+from saesteer.models import Model, Site
 from saesteer.models.limits import check_context
 from saesteer.training.build import sites_of
 from saesteer.training.distributed import ALONE, World
@@ -144,10 +146,18 @@ def _model_source(config: TrainSAEConfig, model: Model, columns: Columns) -> Mod
         labelled=labelled,
         numbered=config.even_l0 > 0,
     )
-    hooked = {site.layer for site in columns.sites}
-    free = [b for i, b in enumerate(model.layout.blocks[: max(hooked)]) if i not in hooked]
-    compiled = free if config.compile and not config.kl else ()
+    compiled = _without_hooks(model, columns.sites) if config.compile and not config.kl else ()
     return ModelSource(model, columns, tokens, config.rows_per_pass, compiled)
+
+
+def _without_hooks(model: Model, sites: Sequence[Site]) -> list[nn.Module]:
+    """The blocks up to the last site that have none inside; one may lie at their edges."""
+    blocks = model.layout.blocks
+    inside = {
+        site.layer for site in sites if model.layout.point(site).module is not blocks[site.layer]
+    }
+    last = max(site.layer for site in sites)
+    return [block for i, block in enumerate(blocks[: last + 1]) if i not in inside]
 
 
 def _cache(config: TrainSAEConfig, model: Model, columns: Columns) -> ActivationCache:

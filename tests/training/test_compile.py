@@ -31,10 +31,10 @@ def compiled(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "layers"),
     [
-        ({"site": "resid_post.2"}, [0, 1]),
+        ({"site": "resid_post.2"}, [0, 1, 2]),
         ({"site": "resid_pre.2"}, [0, 1]),
-        ({"site": "resid_post.0", "sites": ["resid_post.2"]}, [1]),
-        ({"site": "mlp_in.1", "target": "resid_post.2"}, [0]),
+        ({"site": "resid_post.0", "sites": ["resid_post.2"]}, [0, 1, 2]),
+        ({"site": "mlp_in.1", "target": "resid_post.2"}, [0, 2]),
         ({"variants": {"a": {"site": "mlp_out.1"}, "b": {"site": "mlp_out.2"}}}, [0]),
         ({"site": "head_out.0"}, []),
     ],
