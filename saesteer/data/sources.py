@@ -8,8 +8,8 @@ so that whatever learns from them sees the same tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
@@ -22,6 +22,7 @@ from saesteer.data.tokens import TokenRows, TokenStream
 from saesteer.errors import DataError
 from saesteer.metrics.outliers import outlier_tokens
 from saesteer.models import Model, Site, installed
+from saesteer.models.hooks import run_as
 from saesteer.models.limits import finite_rows
 
 
@@ -185,28 +186,13 @@ class ModelSource:
                 raise _Reached
 
         hooks = [(self.model.layout.point(site), reach) for site in self.columns.sites]
-        with suppress(_Reached), installed(hooks), _called(self.compiled, self._calls):
+        with suppress(_Reached), installed(hooks), run_as(self.compiled, self._calls):
             self.model.layout.base(
                 input_ids=rows.input_ids.to(self.model.device),
                 position_ids=rows.position_ids.to(self.model.device),
                 use_cache=False,
             )
         return seen
-
-
-@contextmanager
-def _called(blocks: Sequence[nn.Module], calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """These blocks' `forward` is so for the extent of a `with`."""
-    before = [vars(block).get("forward") for block in blocks]  # a wrapper's own, as a rule none
-    for block, call in zip(blocks, calls, strict=True):
-        block.forward = call
-    try:
-        yield
-    finally:
-        for block, wrapper in zip(blocks, before, strict=True):
-            del block.forward
-            if wrapper is not None:
-                block.forward = wrapper
 
 
 def first_rows(

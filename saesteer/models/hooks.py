@@ -77,6 +77,22 @@ def installed(hooks: Iterable[tuple[HookPoint, Edit]]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def run_as(modules: Sequence[nn.Module], calls: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Calls in place of these modules' `forward` for the extent of a `with`, their hooks around
+    them; their own, or a wrapper of it, comes back."""
+    saved = [vars(module).get("forward") for module in modules]
+    for module, call in zip(modules, calls, strict=True):
+        vars(module)["forward"] = call
+    try:
+        yield
+    finally:
+        for module, wrapper in zip(modules, saved, strict=True):
+            vars(module).pop("forward")
+            if wrapper is not None:
+                vars(module)["forward"] = wrapper
+
+
 @final
 class _Unflattened:
     """A hook at a module's input that gives rows and positions back their axes, in each thread."""

@@ -8,14 +8,13 @@ model runs and only its site is replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saesteer.models.hooks import installed
+from saesteer.models.hooks import installed, run_as
 from saesteer.models.model import Model, TokenBatch
 from saesteer.models.sites import Site
 
@@ -39,7 +38,7 @@ class Replay:
             resid: [batch, pos, width], in the model's dtype; at every token, padding too.
         """
         hook = (self._model.layout.point(self._site), lambda _: resid)
-        with installed([hook]), _stepped_over(self._below):
+        with installed([hook]), run_as(self._below, [_hand_on] * len(self._below)):
             return self._model.forward(tokens)
 
 
@@ -69,20 +68,6 @@ def _returns_tensors(model: Model) -> bool:
     return seen == [True]
 
 
-@contextmanager
-def _stepped_over(blocks: Sequence[nn.Module]) -> Iterator[None]:
-    """These blocks hand on their input; their own `forward`, or a wrapper of it, comes back."""
-    saved = [block.__dict__.get("forward") for block in blocks]
-    for block in blocks:
-        block.__dict__["forward"] = _hand_on
-    try:
-        yield
-    finally:
-        for block, forward in zip(blocks, saved, strict=True):
-            block.__dict__.pop("forward")
-            if forward is not None:
-                block.__dict__["forward"] = forward
-
-
 def _hand_on(hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    """What a block that is stepped over does."""
     return hidden_states
