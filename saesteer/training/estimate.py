@@ -17,6 +17,7 @@ from saesteer.models import Model
 from saesteer.training.build import sites_of
 from saesteer.training.model_cost import model_flop, pass_memory
 from saesteer.training.rates import Rates
+from saesteer.training.sparse import BLOCK
 from saesteer.training.streams import check_run, rows_cached
 
 DENSE_FLOP = 18
@@ -123,7 +124,7 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
         tokens_read=read,
         flop={"model": read * a_token, "sae": config.n_tokens * (dense + exact)},
         bytes_moved={"memory": steps * step_bytes * gpus, "link": steps * shared},
-        memory=memory_of(config, model, gpus),
+        memory=memory_of(config, model, gpus, rates.device),
         device_memory=rates.memory,
         disk=_disk(config, shapes, width, read),
         seconds=seconds,
@@ -132,14 +133,18 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
     )
 
 
-def memory_of(config: TrainSAEConfig, model: Model, gpus: int = 1) -> dict[str, float]:
-    """Bytes that a run needs on each device, by what they hold, and in all."""
+def memory_of(
+    config: TrainSAEConfig, model: Model, gpus: int = 1, device: str = "cuda"
+) -> dict[str, float]:
+    """Bytes that a run needs on each device of this type, by what they hold, and in all."""
     size, rows = _size(config), config.batch_size / gpus
     shapes = _shapes(config, model)
     parts = {
         "model": float(size * sum(p.numel() for p in model.hf.parameters())),
         "sae": 4 * sum(_weight_bytes(d, one) for d, one in shapes),  # gradients, two moments
-        "pre_activations": max(rows * one.d_sae * (size + 2.0) for _, one in shapes),
+        "pre_activations": max(
+            _rows_at_once(rows, one, device) * one.d_sae * (size + 2.0) for _, one in shapes
+        ),
         "ring": _ring_rows(config) / gpus * _row_width(config, model) * size,
         **pass_memory(config, model, size),
     }
@@ -226,6 +231,12 @@ def _disk(
 def _weight_bytes(d_model: int, config: TrainSAEConfig) -> float:
     """Both matrices, in fp32."""
     return 4.0 * 2 * d_model * config.d_sae
+
+
+def _rows_at_once(rows: float, config: TrainSAEConfig, device: str) -> float:
+    """Whose pre-activations are in memory together: a block of them where a CPU chooses."""
+    in_blocks = config.arch in SPARSE and not device.startswith("cuda")
+    return min(rows, float(BLOCK)) if in_blocks else rows
 
 
 def _size(config: TrainSAEConfig) -> int:

@@ -27,6 +27,7 @@ class Rates:
         exact: the same in fp32.
         bandwidth: bytes a second to and from memory.
         memory: bytes of memory.
+        device: its type, as torch calls it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Rates:
     exact: float
     bandwidth: float
     memory: float
+    device: str = "cuda"
 
 
 # Dense bf16 and fp32 (or TF32) TFLOP/s, TB/s and GB by the makers' data sheets.
@@ -80,6 +82,7 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
         exact=flop / _seconds(lambda: x @ y, device),
         bandwidth=2 * 4 * len(source) / _seconds(lambda: target.copy_(source), device),
         memory=device_memory(device),
+        device=device,
     )
 
 

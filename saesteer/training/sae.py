@@ -100,7 +100,8 @@ def _train(
 
 def _warn_of_memory(config: TrainSAEConfig, model: Model, world: World) -> None:
     """Say so on stderr, once, where the run will hardly fit."""
-    short = shortage(memory_of(config, model, world.size), device_memory(str(model.device)))
+    device = str(model.device)
+    short = shortage(memory_of(config, model, world.size, device), device_memory(device))
     if short is not None and world.leads:
         print(f"saesteer: {short}", file=sys.stderr)
 

@@ -16,6 +16,7 @@ from saesteer.training.estimate import estimate
 from saesteer.training.rates import Rates, gpu_rates, measure_rates
 from saesteer.training.sae import open_trainer, train_sae
 from saesteer.training.signals import StopRequest
+from saesteer.training.sparse import BLOCK
 from saesteer.training.streams import columns_of, fill_cache, open_stream
 
 RATES = Rates("a box", matmul=1e12, exact=1e11, bandwidth=1e10, memory=1e10)
@@ -121,6 +122,17 @@ def test_what_the_run_would_refuse_has_no_cost(settings, model, changes, gpus, m
         estimate(replace(settings(), **changes), model, RATES, gpus)
 
 
+def test_a_cpu_holds_a_block_of_pre_activations_where_it_chooses_by_blocks(settings, model):
+    def held(arch, batch_size, device):
+        config = settings(arch=arch, batch_size=batch_size)
+        return estimate(config, model, replace(RATES, device=device)).memory["pre_activations"]
+
+    for arch in ("topk", "batchtopk"):
+        assert held(arch, 4 * BLOCK, "cpu") == held(arch, BLOCK, "cpu") == held(arch, BLOCK, "cuda")
+        assert held(arch, 4 * BLOCK, "cuda") == 4 * held(arch, BLOCK, "cuda")
+    assert held("jumprelu", 4 * BLOCK, "cpu") == 4 * held("jumprelu", BLOCK, "cpu")
+
+
 def test_variants_add_up(settings, model):
     one = estimate(settings(), model, RATES)
     two = estimate(settings(variants={"a": {}, "b": {"seed": 1}}), model, RATES)
@@ -133,6 +145,7 @@ def test_this_machine_can_be_measured():
     assert rates.matmul > 1e9
     assert rates.bandwidth > 1e8
     assert rates.memory > 1e9
+    assert rates.device == "cpu"
 
 
 def test_a_skeleton_has_shapes_and_no_weights(tiny_model, tmp_path):
