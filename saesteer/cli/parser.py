@@ -222,7 +222,9 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     memory = add("memory", "step:memory", "Peak memory of a step.", "768x24576")
     memory.add_argument("--arch", choices=_ARCHS, default="topk")
     memory.set_defaults(tuned=False)
-    _bench_variance(verbs)
+    variance = add("variance", "variance", "What many steps explain.", "768x24576")
+    count_option(variance, "--steps", 2000)
+    variance.add_argument("--arch", choices=_ARCHS, default="topk")
     add("buffer", "buffer", "The shuffle buffer.", "131072x768")
     multi = add("multi", "multi", "Several SAEs from one pass against runs of their own.", None)
     count_option(multi, "--n", 8, "SAEs")
@@ -240,21 +242,6 @@ def _bench(nouns: argparse._SubParsersAction[_Parser]) -> None:
     for parser in (multi, cost):
         parser.add_argument("--model", default="smollm2-135m-instruct")
         parser.add_argument("--site", default="resid_post.9")
-
-
-def _bench_variance(verbs: argparse._SubParsersAction[_Parser]) -> None:
-    text = "Explained variance after many steps: fp32 and bf16 encoders, and sae-lens."
-    parser = _command(verbs, "variance", _later("bench", "run"), text)
-    parser.set_defaults(benchmark="variance", dtype="float32")
-    count_option(parser, "--steps", 2000)
-    count_option(parser, "--k", 32)
-    parser.add_argument("--shape", default="768x24576", help="default 768x24576")
-    count_option(parser, "--batch", 4096)
-    parser.add_argument("--arch", choices=_ARCHS, default="topk")
-    left_out = "none: without sae-lens, which takes five sixths of the time"
-    parser.add_argument(
-        "--against", choices=("sae-lens", "none"), default="sae-lens", help=left_out
-    )
 
 
 def _bench_train(parser: _Parser) -> None:

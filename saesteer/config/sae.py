@@ -93,8 +93,9 @@ class TrainSAEConfig:
             (Karvonen 2025, 25 M tokens: a tenth to a half less of the loss in cross entropy). A
             step runs the whole model on batch_size tokens in their order, so that shuffling,
             reuse, cache and compile have no part in it. 0: reconstruction alone.
-        dtype: of the language model; SAE weights and optimiser are float32 always. The fastest is
-            bfloat16 where the device has units for it, else float32.
+        dtype: of the language model; on a GPU also of the encoder's matmul, which nominates latents
+            that are then computed in float32. SAE weights and optimiser are float32 always. The
+            fastest is bfloat16 where the device has units for it, else float32.
         prefetch: chunks read ahead in a thread; default 2 on a GPU, 0 on a CPU, where the model
             and the SAE want the same cores.
         init: a trained SAE of any architecture to start from, as `load_sae` takes it by name (with

@@ -201,6 +201,8 @@ def _exact_flop(d_model: int, config: TrainSAEConfig) -> float:
 
 
 def _matmul_rate(config: TrainSAEConfig, rates: Rates) -> float:
+    if config.arch in SPARSE and rates.nominating is not None:
+        return rates.nominating
     return rates.exact if config.dtype == "float32" else rates.matmul
 
 

@@ -28,6 +28,8 @@ class Rates:
         bandwidth: bytes a second to and from memory.
         memory: bytes of memory.
         device: its type, as torch calls it.
+        nominating: FLOP a second of the TopK family's encoder, where it is not in the config's
+            dtype.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Rates:
     bandwidth: float
     memory: float
     device: str = "cuda"
+    nominating: float | None = None
 
 
 # Dense bf16 and fp32 (or TF32) TFLOP/s, TB/s and GB by the makers' data sheets.
@@ -73,6 +76,7 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
     rows, columns, size = 2048, 8192, 576
     x, y = torch.randn(rows, size, device=device), torch.randn(size, columns, device=device)
     half_x, half_y = x.to(dtype), y.to(dtype)
+    fast_x, fast_y = (part.to(fastest_dtype(device)) for part in (x, y))
     source = torch.randn(32_000_000, device=device)
     target = torch.empty_like(source)
     flop = 2.0 * rows * columns * size
@@ -83,6 +87,7 @@ def measure_rates(device: str, dtype: torch.dtype) -> Rates:
         bandwidth=2 * 4 * len(source) / _seconds(lambda: target.copy_(source), device),
         memory=device_memory(device),
         device=device,
+        nominating=flop / _seconds(lambda: fast_x @ fast_y, device) if device == "cpu" else None,
     )
 
 

@@ -2,7 +2,9 @@
 
 The dense pre-activations only nominate. Nominees are computed again in fp32, and the choice is made
 among those, so a bf16 matmul gives the latents that an fp32 one would: it nominates more than are
-needed, and its error is far smaller than the gap to the last of them.
+needed, and its error is far smaller than the gap to the last of them. Where it is asked to be sure,
+that is looked at: nominees tell how large errors are, and where the gap is not twice the largest,
+the choice is made again by an fp32 matmul.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ _GROUP = 8
 """Entries of a row that first compete among themselves for a place among its largest."""
 _SPARE = 1.25
 """Nominees as a multiple of those wanted, where no threshold says enough."""
+_DOUBT = 2
+"""Errors, of the largest among the nominees, that an entry left out is allowed for."""
 _PART = 1 << 22
 """Entries of a batch among which its largest are looked for together."""
 
@@ -38,6 +42,7 @@ def row_survivors(
     k: int,
     *,
     signed: bool,
+    sure: bool = False,
 ) -> tuple[Active, Float[Tensor, " n"]]:
     """The k entries that survive in each row, and their fp32 latents.
 
@@ -45,14 +50,26 @@ def row_survivors(
         centred: what the encoder's columns are multiplied with.
         pre: dense pre-activations in any dtype; its memory may be written over.
         signed: choose by magnitude and keep signs.
+        sure: look whether rough pre-activations may have missed a survivor.
     """
     rough = pre.dtype != torch.float32
     nominated = min(int(k * _SPARE) + 1, pre.shape[1]) if rough else k
-    active = _largest(pre.abs_() if signed else pre, nominated)
-    latents = bag_dots(centred, w_enc, active) + b_enc[active.features]
+    features = _largest(pre.abs_() if signed else pre, nominated)
+    latents = _latents(centred, w_enc, b_enc, features)
     if nominated > k:
-        active, latents = _trim(active, latents, k, nominated, signed=signed)
-    return active, latents if signed else latents.relu()
+        sizes = latents.abs() if signed else latents
+        best = sizes.topk(k, dim=-1, sorted=False).indices
+        unsure = _unsure(pre, features, sizes, best) if sure else ()
+        features, latents = features.gather(1, best), latents.gather(1, best)
+        if len(unsure):
+            exact = torch.addmm(b_enc, centred[unsure], w_enc.t())
+            features[unsure] = _largest(exact.abs_() if signed else exact, k)
+            latents[unsure] = _latents(centred[unsure], w_enc, b_enc, features[unsure])
+    if not pre.is_cuda:  # so that sums have the same bits however they were nominated
+        features, order = features.sort(dim=-1)
+        latents = latents.gather(1, order)
+    latents = latents.flatten()
+    return _row_by_row(features), latents if signed else latents.relu()
 
 
 @torch.no_grad()
@@ -63,6 +80,7 @@ def batch_survivors(
     b_enc: Float[Tensor, " d_sae"],
     k: int,
     threshold: Float[Tensor, ""],
+    exact: Callable[[], Iterator[Tensor]] | None = None,
 ) -> tuple[Active, Float[Tensor, " n"]]:
     """The entries that survive in the whole batch, k a row on average, and their fp32 latents.
 
@@ -71,15 +89,21 @@ def batch_survivors(
         dense: gives the pre-activations of one block of rows after another, each only until the
             next one is asked for; called again where the threshold nominates too few.
         threshold: running threshold of the choice; 0 where there is none yet.
+        exact: gives them in fp32, for where rough ones may have missed a survivor; None does not
+            look.
     """
     n_rows, d_sae = len(centred), len(w_enc)
-    floor = torch.where(threshold > 0, threshold * _FLOOR_SHARE, torch.inf)
-    places = _places_above(dense(), floor)
+    least = torch.where(threshold > 0, threshold * _FLOOR_SHARE, torch.inf)
+    places, seen = _above(dense(), least)
     if len(places) < k * n_rows:
-        places = _places_of_largest(dense(), int(k * n_rows * _SPARE))
+        places, seen = _largest_of(dense(), int(k * n_rows * _SPARE))
+        least = seen.min()
     active = Active.of(places // d_sae, places % d_sae, n_rows)
-    latents = (bag_dots(centred, w_enc, active) + b_enc[active.features]).relu()
+    pre = bag_dots(centred, w_enc, active) + b_enc[active.features]
+    latents = pre.relu()
     keep = _best(latents, min(k * n_rows, len(latents)))
+    if exact is not None and _doubtful(latents[keep].min(), least, pre, seen):
+        return batch_survivors(centred, exact, w_enc, b_enc, k, threshold)
     return Active.of(active.bags[keep], active.features[keep], n_rows), latents[keep]
 
 
@@ -90,18 +114,21 @@ def _best(latents: Tensor, n: int) -> Tensor:
     return latents.topk(n, sorted=False).indices.sort().values
 
 
-def _places_above(blocks: Iterator[Tensor], floor: Tensor) -> Tensor:
-    """Where entries are above `floor`, counted through all blocks."""
-    found, start = [], 0
+def _above(blocks: Iterator[Tensor], floor: Tensor) -> tuple[Tensor, Tensor]:
+    """Where entries are above `floor`, counted through all blocks, and the entries."""
+    found, values, start = [], [], 0
     for block in blocks:
         flat = block.flatten()
-        found.append((flat > floor).nonzero().squeeze(1) + start)
+        places = (flat > floor).nonzero().squeeze(1)
+        found.append(places + start)
+        values.append(flat[places])
         start += len(flat)
-    return torch.cat(found)
+    return torch.cat(found), torch.cat(values)
 
 
-def _places_of_largest(blocks: Iterator[Tensor], n: int) -> Tensor:
-    """Where the n largest entries are, or all if they are fewer, counted through all blocks.
+def _largest_of(blocks: Iterator[Tensor], n: int) -> tuple[Tensor, Tensor]:
+    """Where the n largest entries are, or all if they are fewer, counted through all blocks, and
+    the entries.
 
     A part at a time: on a CPU a choice among all of them would copy each, with its place.
     """
@@ -114,11 +141,12 @@ def _places_of_largest(blocks: Iterator[Tensor], n: int) -> Tensor:
             keep = values.topk(min(n, len(values)), sorted=False).indices
             values, places = values[keep], places[keep]
             start += len(part)
-    return places.sort().values
+    places, order = places.sort()
+    return places, values[order]
 
 
-def _largest(pre: Tensor, n: int) -> Active:
-    """The n largest entries of every row.
+def _largest(pre: Tensor, n: int) -> Tensor:
+    """Features of the n largest entries of every row, `[rows, n]`.
 
     They lie in the n groups with the largest maxima, so that few entries have to be put in order.
     """
@@ -131,19 +159,35 @@ def _largest(pre: Tensor, n: int) -> Active:
         members = (features[:, None, :] + offsets[:, None]).flatten(1)
         best = pre.gather(1, members).topk(n, dim=-1, sorted=False).indices
         features = members.gather(1, best)
-    return _row_by_row(features.flatten(), len(pre), n)
+    return features
 
 
-def _trim(
-    active: Active, latents: Tensor, k: int, nominated: int, *, signed: bool
-) -> tuple[Active, Tensor]:
-    """The k best of every row's nominees by their fp32 latents."""
-    by_row = latents.view(-1, nominated)
-    best = (by_row.abs() if signed else by_row).topk(k, dim=-1, sorted=False).indices
-    features = active.features.view(-1, nominated).gather(1, best)
-    return _row_by_row(features.flatten(), len(by_row), k), by_row.gather(1, best).flatten()
+def _latents(centred: Tensor, w_enc: Tensor, b_enc: Tensor, features: Tensor) -> Tensor:
+    """Pre-activations of some features in each row, in fp32."""
+    dots = bag_dots(centred, w_enc, _row_by_row(features)).view(features.shape)
+    return dots + b_enc[features]
 
 
-def _row_by_row(features: Tensor, n_rows: int, n: int) -> Active:
+def _unsure(pre: Tensor, features: Tensor, exact: Tensor, best: Tensor) -> Tensor:
+    """Rows in which an entry that was not nominated might have survived."""
+    seen = pre.gather(1, features)
+    last = exact.gather(1, best).amin(-1, keepdim=True)
+    return _doubtful(last, seen.amin(-1, keepdim=True), exact, seen).squeeze(1).nonzero()[:, 0]
+
+
+def _doubtful(last: Tensor, least: Tensor, exact: Tensor, seen: Tensor) -> Tensor:
+    """Whether an entry that was not nominated might be above the last survivor.
+
+    It was seen no higher than the least nominee. Errors grow with what they are errors of, so those
+    of nominees that did not survive are the ones to judge it by.
+    """
+    error = (seen - exact).abs().where(exact <= last, 0.0).max()
+    return last.relu() < least + _DOUBT * error
+
+
+def _row_by_row(features: Tensor) -> Active:
+    """Entries of which every row has as many, `[rows, n]`."""
+    n_rows, n = features.shape
     bags = torch.arange(n_rows, device=features.device).repeat_interleave(n)
-    return Active(bags, features, torch.arange(0, n_rows * n, n, device=features.device))
+    starts = torch.arange(0, n_rows * n, n, device=features.device)
+    return Active(bags, features.flatten(), starts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saesteer.axes import Rows
+from saesteer.models import fastest_dtype
 from saesteer.training.coder import Coder, StepResult, squares
 from saesteer.training.kernels import Active, SparseSums, drop_along_, to_unit_
 from saesteer.training.select import Kind, batch_survivors, row_survivors
@@ -40,7 +42,8 @@ class TopKSettings:
         threshold_rate: step of the running threshold.
         per_token: divide the error of every token by its own squared distance from the batch's
             mean, not the batch's error by the batch's variance.
-        dtype: of the dense encoder matmul.
+        dtype: of the dense encoder matmul, but on a CPU: that takes the fastest, and gives the
+            survivors of float32.
     """
 
     k: int
@@ -148,32 +151,44 @@ class SparseCoder(Coder):
     def select(self, x: Float[Tensor, "rows d_in"]) -> tuple[Active, Float[Tensor, " n"]]:
         """The surviving entries of scaled inputs and their fp32 latents."""
         settings, centred = self.settings, x - self.offset
+        weights = self.w_enc, self.b_enc, settings.k
         if settings.kind == "batchtopk":
-            return batch_survivors(
-                centred,
-                lambda: (pre for _, pre in self._dense(centred)),
-                self.w_enc,
-                self.b_enc,
-                settings.k,
-                self.threshold,
+            dense, exact = (
+                partial(self._dense_alone, centred, dtype) for dtype in (self._rough, torch.float32)
             )
+            sure = exact if self._sure else None
+            return batch_survivors(centred, dense, *weights, self.threshold, sure)
         blocks: list[Active] = []
         latents: list[Tensor] = []
         signed = settings.kind == "abstopk"
-        for rows, pre in self._dense(centred):
-            active, found = row_survivors(
-                rows, pre, self.w_enc, self.b_enc, settings.k, signed=signed
-            )
+        for rows, pre in self._dense(centred, self._rough):
+            active, found = row_survivors(rows, pre, *weights, signed=signed, sure=self._sure)
             blocks.append(active)
             latents.append(found)
         if len(blocks) == 1:
             return blocks[0], latents[0]
         return Active.joined(blocks), torch.cat(latents)
 
-    def _dense(self, centred: Float[Tensor, "rows d_in"]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows and their pre-activations in the encoder's dtype, all at once on a GPU, else a
-        block at a time, each in the memory of the last one."""
-        dtype = self.settings.dtype
+    @property
+    def _rough(self) -> torch.dtype:
+        """Of the pre-activations that nominate: on a CPU whichever is fastest, since the choice is
+        made sure there; a GPU would have to be waited for."""
+        cpu = self.w_enc.device.type == "cpu"
+        return fastest_dtype("cpu") if cpu else self.settings.dtype
+
+    @property
+    def _sure(self) -> bool:
+        """Whether nominees may have to be looked at."""
+        return self.w_enc.device.type == "cpu" and self._rough != torch.float32
+
+    def _dense_alone(self, centred: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        return (pre for _, pre in self._dense(centred, dtype))
+
+    def _dense(
+        self, centred: Float[Tensor, "rows d_in"], dtype: torch.dtype
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and their pre-activations, all at once on a GPU, else a block at a time, each in the
+        memory of the last one."""
         size = len(centred) if centred.is_cuda else min(len(centred), BLOCK)
         pre, bias, columns = self.workspace(size, dtype), self.b_enc.to(dtype), self.w_enc.to(dtype)
         for block in centred.split(size):

@@ -91,6 +91,14 @@ def test_costs_follow_the_tokens_the_width_and_the_cards(settings, model):
     assert several.seconds["exchange"] > once.seconds["exchange"] == 0
 
 
+def test_the_encoder_of_a_cpu_is_as_fast_as_it_nominates(settings, model):
+    def hours(arch, nominating):
+        return estimate(settings(arch=arch), model, replace(RATES, nominating=nominating)).hours
+
+    assert hours("topk", 1e13) < hours("topk", None) == hours("topk", RATES.exact)
+    assert hours("jumprelu", 1e13) == hours("jumprelu", None)
+
+
 def test_a_cache_takes_disk(settings, model):
     cached = estimate(settings(cache=CacheConfig("somewhere")), model, RATES)
     assert cached.disk["cache"] == cached.tokens_read * model.layout.d_model * 4
@@ -146,6 +154,7 @@ def test_this_machine_can_be_measured():
     assert rates.bandwidth > 1e8
     assert rates.memory > 1e9
     assert rates.device == "cpu"
+    assert rates.nominating > 0.5 * rates.exact
 
 
 def test_a_skeleton_has_shapes_and_no_weights(tiny_model, tmp_path):

@@ -155,49 +155,115 @@ def test_latents_cut_at_zero_carry_no_gradient(make, batch, kind):
     assert result.l0.item() == pytest.approx((latents > 0).sum().item() / BATCH)
 
 
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def nominating(request, monkeypatch):
+    """What a CPU is found to be fastest in."""
+    nominate_in(monkeypatch, request.param)
+    return request.param
+
+
+def nominate_in(monkeypatch, dtype):
+    monkeypatch.setattr(sparse, "fastest_dtype", lambda _: dtype)
+
+
+def chosen_by(monkeypatch, coder, x):
+    """Survivors with rough nominations, and without."""
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        nominate_in(monkeypatch, dtype)
+        active, values = coder.select(x)
+        found.append((active.rows, active.features, values))
+    return found
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bf16_encoder_only_nominates(make, batch, kind):
-    """Nominees are scored again in fp32, so a rough matmul gives the fp32 choice."""
-    exact, rough = make(kind), make(kind, dtype=torch.bfloat16)
-    exact.threshold.fill_(1.0)
-    rough.threshold.fill_(1.0)
-    x = batch * exact.input_scale
-    ours, theirs = (set_of(*coder.select(x)) for coder in (exact, rough))
-    assert ours.keys() == theirs.keys()
-    assert all(theirs[key] == pytest.approx(ours[key], rel=1e-5, abs=1e-6) for key in ours)
+@pytest.mark.parametrize("threshold", [0.0, 1.0], ids=["first step", "later"])
+def test_a_bf16_encoder_only_nominates(monkeypatch, make, batch, kind, threshold):
+    """Nominees are scored again in fp32, so a rough matmul gives the fp32 choice, bit for bit."""
+    coder = make(kind)
+    coder.threshold.fill_(threshold)
+    rough, exact = chosen_by(monkeypatch, coder, batch * coder.input_scale)
+    assert all(map(torch.equal, rough, exact))
 
 
 @pytest.mark.parametrize("kind", ["batchtopk", "topk", "abstopk"])
 @pytest.mark.parametrize("threshold", [0.0, 0.5], ids=["first step", "later"])
-def test_nominees_are_more_than_are_needed(kind, threshold):
+def test_nominees_are_more_than_are_needed(monkeypatch, kind, threshold):
     """Where thousands of latents lie close together, bf16 alone would choose others."""
     x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
-    chosen = []
-    for dtype in (torch.float32, torch.bfloat16):
-        coder = TopKCoder(64, 2048, TopKSettings(k=24, kind=kind, dtype=dtype), seed=0)
-        coder.threshold.fill_(threshold)
-        chosen.append(set_of(*coder.select(x)).keys())
-    assert chosen[0] == chosen[1]
+    coder = TopKCoder(64, 2048, TopKSettings(k=24, kind=kind), seed=0)
+    coder.threshold.fill_(threshold)
+    rough, exact = chosen_by(monkeypatch, coder, x)
+    assert all(map(torch.equal, rough, exact))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["topk", "abstopk"])
-def test_blocks_of_rows_choose_as_all_rows_together(monkeypatch, kind, dtype):
+def close_together(kind):
+    """Latents nearer to each other than bf16 can tell, in the second half of the rows."""
+    generator = torch.Generator().manual_seed(0)
+    coder = TopKCoder(64, 2048, TopKSettings(k=24, kind=kind), seed=0)
+    common = torch.randn(64, generator=generator)
+    with torch.no_grad():
+        coder.w_enc.copy_(common + 1e-3 * torch.randn(2048, 64, generator=generator))
+    return coder, common + 0.1 * torch.randn(64, 64, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [("topk", 0.0), ("abstopk", 0.0), ("batchtopk", 0.0), ("batchtopk", 0.999)],
+    ids=["topk", "abstopk", "first step", "threshold just too high"],
+)
+def test_where_bf16_can_not_tell_the_choice_is_made_in_fp32(monkeypatch, kind, share):
+    coder, x = close_together(kind)
+    cut = coder.select(x)[1].abs().min()
+    coder.threshold.copy_(share * cut / select._FLOOR_SHARE)  # the floor lies right below the cut
+    rough, exact = chosen_by(monkeypatch, coder, x)
+    assert all(map(torch.equal, rough, exact))
+
+
+def test_rows_are_chosen_again_only_where_bf16_can_not_tell(monkeypatch):
+    coder, close = close_together("topk")
+    close[:, 0], apart = 0.0, torch.zeros_like(close)
+    apart[:, 0] = 10.0
+    with torch.no_grad():
+        coder.w_enc[:, 0] = 1.02 ** torch.arange(-1948.0, 100.0)  # each 2 % above the one before
+    again, doubts = [], select._unsure
+    nominate_in(monkeypatch, torch.bfloat16)
+    monkeypatch.setattr(select, "_unsure", lambda *args: again.append(doubts(*args)) or again[-1])
+    coder.select(torch.cat([apart, close]))
+    (rows,) = again
+    assert rows.tolist() == list(range(64, 128))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 99.0])  # none yet, one that serves, one too high
+def test_a_batch_is_not_chosen_again_where_bf16_can_tell(monkeypatch, threshold):
     x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
-    coder = TopKCoder(64, 2048, TopKSettings(k=24, kind=kind, dtype=dtype), seed=0)
+    coder = TopKCoder(64, 2048, TopKSettings(k=24), seed=0)
+    coder.threshold.fill_(threshold)
+    asked, dense = [], coder._dense
+    nominate_in(monkeypatch, torch.bfloat16)
+    monkeypatch.setattr(coder, "_dense", lambda x, dtype: asked.append(dtype) or dense(x, dtype))
+    coder.select(x)
+    assert set(asked) == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", ["topk", "abstopk"])
+def test_blocks_of_rows_choose_as_all_rows_together(monkeypatch, kind, nominating):
+    x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
+    coder = TopKCoder(64, 2048, TopKSettings(k=24, kind=kind), seed=0)
     whole, values = coder.select(x)
     monkeypatch.setattr(sparse, "BLOCK", 100)
     blocks, found = coder.select(x)
     assert torch.equal(blocks.starts, whole.starts)
-    assert set_of(blocks, found).keys() == set_of(whole, values).keys()
-    assert found.sort().values.allclose(values.sort().values)
+    assert torch.equal(blocks.features, whole.features)
+    assert torch.equal(found, values)
+    assert coder.workspace(56, nominating).dtype == nominating
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("nominating")
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 99.0])  # none yet, one that serves, one too high
-def test_a_batch_chosen_in_blocks_and_parts(monkeypatch, threshold, dtype):
+def test_a_batch_chosen_in_blocks_and_parts(monkeypatch, threshold):
     x = torch.randn(256, 64, generator=torch.Generator().manual_seed(0))
-    coder = TopKCoder(64, 2048, TopKSettings(k=24, dtype=dtype), seed=0)
+    coder = TopKCoder(64, 2048, TopKSettings(k=24), seed=0)
     coder.threshold.fill_(threshold)
     with torch.no_grad():
         latents = keep_largest((x - coder.b_dec) @ coder.w_enc.t() + coder.b_enc, 24, "batchtopk")
