@@ -59,7 +59,8 @@ def row_survivors(
     if nominated > k:
         sizes = latents.abs() if signed else latents
         best = sizes.topk(k, dim=-1, sorted=False).indices
-        unsure = _unsure(pre, features, sizes, best) if sure else ()
+        scale = centred.norm(dim=-1, keepdim=True)
+        unsure = _unsure(pre, features, sizes, best, scale) if sure else ()
         features, latents = features.gather(1, best), latents.gather(1, best)
         if len(unsure):
             exact = torch.addmm(b_enc, centred[unsure], w_enc.t())
@@ -168,21 +169,23 @@ def _latents(centred: Tensor, w_enc: Tensor, b_enc: Tensor, features: Tensor) ->
     return dots + b_enc[features]
 
 
-def _unsure(pre: Tensor, features: Tensor, exact: Tensor, best: Tensor) -> Tensor:
-    """Rows in which an entry that was not nominated might have survived."""
+def _unsure(pre: Tensor, features: Tensor, exact: Tensor, best: Tensor, scale: Tensor) -> Tensor:
+    """Rows, of these lengths, in which an entry that was not nominated might have survived."""
     seen = pre.gather(1, features)
     last = exact.gather(1, best).amin(-1, keepdim=True)
-    return _doubtful(last, seen.amin(-1, keepdim=True), exact, seen).squeeze(1).nonzero()[:, 0]
+    return _doubtful(last, seen.amin(-1, keepdim=True), exact, seen, scale).nonzero()[:, 0]
 
 
-def _doubtful(last: Tensor, least: Tensor, exact: Tensor, seen: Tensor) -> Tensor:
+def _doubtful(
+    last: Tensor, least: Tensor, exact: Tensor, seen: Tensor, scale: Tensor | float = 1.0
+) -> Tensor:
     """Whether an entry that was not nominated might be above the last survivor.
 
     It was seen no higher than the least nominee. Errors grow with what they are errors of, so those
-    of nominees that did not survive are the ones to judge it by.
+    of nominees that did not survive are the ones to judge it by, in units of `scale`.
     """
-    error = (seen - exact).abs().where(exact <= last, 0.0).max()
-    return last.relu() < least + _DOUBT * error
+    error = ((seen - exact).abs() / scale).where(exact <= last, 0.0).max()
+    return last.relu() < least + _DOUBT * error * scale
 
 
 def _row_by_row(features: Tensor) -> Active:

@@ -76,6 +76,7 @@ class SparseCoder(Coder):
         self.b_enc = nn.Parameter(torch.zeros(len(w_enc), device=device))
         self.b_dec = nn.Parameter(torch.zeros(w_dec.shape[1], device=device))
         self._workspace: Tensor | None = None
+        self._cast: Tensor | None = None
         self._edges = torch.tensor(settings.widths, device=device)
         self.input_scale: Tensor
         self.threshold: Tensor
@@ -190,11 +191,19 @@ class SparseCoder(Coder):
         """Rows and their pre-activations, all at once on a GPU, else a block at a time, each in the
         memory of the last one."""
         size = len(centred) if centred.is_cuda else min(len(centred), BLOCK)
-        pre, bias, columns = self.workspace(size, dtype), self.b_enc.to(dtype), self.w_enc.to(dtype)
+        pre, bias, columns = self.workspace(size, dtype), self.b_enc.to(dtype), self._columns(dtype)
         for block in centred.split(size):
             out = pre[: len(block)]
             torch.addmm(bias, block.to(dtype), columns.t(), out=out)
             yield block, out
+
+    def _columns(self, dtype: torch.dtype) -> Tensor:
+        """The encoder's columns in a dtype, in memory that is kept as the workspace is."""
+        if dtype == self.w_enc.dtype:
+            return self.w_enc
+        if self._cast is None or self._cast.dtype != dtype:
+            self._cast = torch.empty_like(self.w_enc, dtype=dtype)
+        return self._cast.copy_(self.w_enc)
 
     def workspace(self, n_rows: int, dtype: torch.dtype) -> Tensor:
         """The buffer for dense pre-activations, kept from step to step: page faults cost as much
