@@ -387,6 +387,17 @@ def test_the_workspace_follows_the_batch(make, batch):
     assert coder.workspace(10, torch.bfloat16).dtype == torch.bfloat16
 
 
+def test_nominations_follow_the_weights(make, batch):
+    """What is kept from step to step is memory alone."""
+    coder = make("topk")
+    for _ in range(2):
+        with torch.no_grad():
+            coder.w_enc.mul_(-2.0)
+            ((_, rough),) = coder._dense(batch, torch.bfloat16)
+        expected = batch @ coder.w_enc.t() + coder.b_enc
+        torch.testing.assert_close(rough.float(), expected, rtol=0.1, atol=0.5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_ships_rebuilds_like_the_step(make, batch, kind):
     """Row-wise kinds exactly; threshold kinds at the batch's own threshold."""
