@@ -59,8 +59,7 @@ def row_survivors(
     if nominated > k:
         sizes = latents.abs() if signed else latents
         best = sizes.topk(k, dim=-1, sorted=False).indices
-        scale = centred.norm(dim=-1, keepdim=True)
-        unsure = _unsure(pre, features, sizes, best, scale) if sure else ()
+        unsure = _unsure(centred, pre, features, sizes, best) if sure else ()
         features, latents = features.gather(1, best), latents.gather(1, best)
         if len(unsure):
             exact = torch.addmm(b_enc, centred[unsure], w_enc.t())
@@ -169,9 +168,11 @@ def _latents(centred: Tensor, w_enc: Tensor, b_enc: Tensor, features: Tensor) ->
     return dots + b_enc[features]
 
 
-def _unsure(pre: Tensor, features: Tensor, exact: Tensor, best: Tensor, scale: Tensor) -> Tensor:
-    """Rows, of these lengths, in which an entry that was not nominated might have survived."""
+def _unsure(centred: Tensor, pre: Tensor, features: Tensor, exact: Tensor, best: Tensor) -> Tensor:
+    """Rows in which an entry that was not nominated might have survived; errors grow with their
+    length."""
     seen = pre.gather(1, features)
+    scale = centred.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(centred.dtype).tiny)
     last = exact.gather(1, best).amin(-1, keepdim=True)
     return _doubtful(last, seen.amin(-1, keepdim=True), exact, seen, scale).nonzero()[:, 0]
 
