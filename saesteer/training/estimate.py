@@ -6,6 +6,7 @@ the formulas against real runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from saesteer.models import Model
 from saesteer.training.build import sites_of
 from saesteer.training.model_cost import model_flop, pass_memory
 from saesteer.training.rates import Rates
-from saesteer.training.sparse import BLOCK
+from saesteer.training.sparse import rows_together
 from saesteer.training.streams import check_run, rows_cached
 
 DENSE_FLOP = 18
@@ -133,9 +134,7 @@ def estimate(config: TrainSAEConfig, model: Model, rates: Rates, gpus: int = 1) 
     )
 
 
-def memory_of(
-    config: TrainSAEConfig, model: Model, gpus: int = 1, device: str = "cuda"
-) -> dict[str, float]:
+def memory_of(config: TrainSAEConfig, model: Model, gpus: int, device: str) -> dict[str, float]:
     """Bytes that a run needs on each device of this type, by what they hold, and in all."""
     size, rows = _size(config), config.batch_size / gpus
     shapes = _shapes(config, model)
@@ -237,8 +236,7 @@ def _weight_bytes(d_model: int, config: TrainSAEConfig) -> float:
 
 def _rows_at_once(rows: float, config: TrainSAEConfig, device: str) -> float:
     """Whose pre-activations are in memory together: a block of them where a CPU chooses."""
-    in_blocks = config.arch in SPARSE and not device.startswith("cuda")
-    return min(rows, float(BLOCK)) if in_blocks else rows
+    return float(rows_together(math.ceil(rows), device)) if config.arch in SPARSE else rows
 
 
 def _size(config: TrainSAEConfig) -> int:

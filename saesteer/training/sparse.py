@@ -56,6 +56,11 @@ class TopKSettings:
     dtype: torch.dtype = torch.float32
 
 
+def rows_together(n_rows: int, device: str | torch.device) -> int:
+    """How many of a batch's rows have their dense pre-activations in memory at one time."""
+    return n_rows if torch.device(device).type == "cuda" else min(n_rows, BLOCK)
+
+
 class SparseCoder(Coder):
     """Weights as rows of features: `w_enc` `[d_sae, d_in]` and `w_dec` `[d_sae, d_out]`.
 
@@ -190,7 +195,7 @@ class SparseCoder(Coder):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows and their pre-activations, all at once on a GPU, else a block at a time, each in the
         memory of the last one."""
-        size = len(centred) if centred.is_cuda else min(len(centred), BLOCK)
+        size = rows_together(len(centred), centred.device)
         pre, bias, columns = self.workspace(size, dtype), self.b_enc.to(dtype), self._columns(dtype)
         for block in centred.split(size):
             out = pre[: len(block)]

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from end_to_end import fvu
 from step import activations, our_learner, same_weights, setting, their_trainer
 from timing import Progress
 from torch import Tensor
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             train(batch)
             if step % every == 0 or step == args.steps:
                 curves[name][step] = sum(map(explained, held)) / N_HELD
-        shown = ", ".join(f"{name} {max(c.values()):.4f}" for name, c in curves.items() if c)
+        shown = ", ".join(f"{name} {[*c.values()][-1]:.4f}" for name, c in curves.items() if c)
         progress(step, args.steps, shown)
     last = {name: curve[args.steps] for name, curve in curves.items()}
     return {
@@ -64,10 +65,4 @@ def _ours(args: argparse.Namespace) -> Contender:
 def _theirs(args: argparse.Namespace) -> Contender:
     trainer = their_trainer(args)
     same_weights(our_learner(args).coder, trainer.sae)
-
-    @torch.no_grad()
-    def explained(batch: Tensor) -> float:
-        error = (batch - trainer.sae(batch)).square().sum()
-        return 1 - (error / (batch - batch.mean(0)).square().sum()).item()
-
-    return trainer.step, explained
+    return trainer.step, lambda batch: 1 - fvu(trainer.sae, batch)
