@@ -75,35 +75,37 @@ def row_survivors(
 @torch.no_grad()
 def batch_survivors(
     centred: Float[Tensor, "rows d_in"],
-    dense: Callable[[], Iterator[Tensor]],
+    dense: Callable[[torch.dtype], Iterator[Tensor]],
     w_enc: Float[Tensor, "d_sae d_in"],
     b_enc: Float[Tensor, " d_sae"],
     k: int,
     threshold: Float[Tensor, ""],
-    exact: Callable[[], Iterator[Tensor]] | None = None,
+    rough: torch.dtype,
+    *,
+    sure: bool = False,
 ) -> tuple[Active, Float[Tensor, " n"]]:
     """The entries that survive in the whole batch, k a row on average, and their fp32 latents.
 
     Args:
         centred: what the encoder's columns are multiplied with.
-        dense: gives the pre-activations of one block of rows after another, each only until the
-            next one is asked for; called again where the threshold nominates too few.
+        dense: gives the pre-activations, in a dtype, of one block of rows after another, each only
+            until the next one is asked for; called again where the threshold nominates too few.
         threshold: running threshold of the choice; 0 where there is none yet.
-        exact: gives them in fp32, for where rough ones may have missed a survivor; None does not
-            look.
+        rough: dtype of those that nominate.
+        sure: look whether they may have missed a survivor.
     """
     n_rows, d_sae = len(centred), len(w_enc)
     least = torch.where(threshold > 0, threshold * _FLOOR_SHARE, torch.inf)
-    places, seen = _above(dense(), least)
+    places, seen = _above(dense(rough), least)
     if len(places) < k * n_rows:
-        places, seen = _largest_of(dense(), int(k * n_rows * _SPARE))
+        places, seen = _largest_of(dense(rough), int(k * n_rows * _SPARE))
         least = seen.min()
     active = Active.of(places // d_sae, places % d_sae, n_rows)
     pre = bag_dots(centred, w_enc, active) + b_enc[active.features]
     latents = pre.relu()
     keep = _best(latents, min(k * n_rows, len(latents)))
-    if exact is not None and _doubtful(latents[keep].min(), least, pre, seen):
-        return batch_survivors(centred, exact, w_enc, b_enc, k, threshold)
+    if sure and _doubtful(latents[keep].min(), least, pre, seen):
+        return batch_survivors(centred, dense, w_enc, b_enc, k, threshold, torch.float32)
     return Active.of(active.bags[keep], active.features[keep], n_rows), latents[keep]
 
 

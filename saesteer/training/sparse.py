@@ -159,11 +159,10 @@ class SparseCoder(Coder):
         settings, centred = self.settings, x - self.offset
         weights = self.w_enc, self.b_enc, settings.k
         if settings.kind == "batchtopk":
-            dense, exact = (
-                partial(self._dense_alone, centred, dtype) for dtype in (self._rough, torch.float32)
+            dense = partial(self._dense_alone, centred)
+            return batch_survivors(
+                centred, dense, *weights, self.threshold, self._rough, sure=self._sure
             )
-            sure = exact if self._sure else None
-            return batch_survivors(centred, dense, *weights, self.threshold, sure)
         blocks: list[Active] = []
         latents: list[Tensor] = []
         signed = settings.kind == "abstopk"
